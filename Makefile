@@ -1,0 +1,53 @@
+# make train   environment, then the main job on the bundled data: papermill runs nbs/train.ipynb
+# make test    environment, then the whole test suite
+# make lab     the walkthrough in JupyterLab
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup train evaluate test notebooks readme hooks lab clean
+.DEFAULT_GOAL := train
+
+setup: $(READY)
+
+# constraints.txt pins what this suite was tested with; a plain `pip install -e '.[dev]'` works, too.
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.12, say")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(READY)
+	@mkdir -p runs/digits
+	$(BIN)/papermill --log-output --no-progress-bar nbs/train.ipynb runs/digits/train.ipynb -p overwrite True
+	@echo "Open runs/digits/train.ipynb, or look into runs/digits/samples"
+
+evaluate: $(READY)
+	$(BIN)/papermill --log-output --no-progress-bar nbs/evaluate.ipynb runs/digits/evaluate.ipynb -p run_dir runs/digits
+
+# The notebooks' own tests; that library and notebooks agree; properties, golden values and runs; every notebook in a real kernel.
+test: $(READY)
+	$(BIN)/nbdev_test --n_workers 2 --timing
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg nbs
+
+# After changing a notebook: write the library, clean the notebooks, write the README.
+notebooks: $(READY)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(MAKE) readme
+
+# README.md is nbs/index.ipynb, with its links as seen from the top folder.
+readme: $(READY)
+	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb \
+	  | sed -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_]*\.ipynb\))#](nbs/\1)#g' > README.md
+
+hooks: $(READY)
+	$(BIN)/nbdev_install_hooks
+
+lab: $(READY)
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+clean:
+	rm -rf $(VENV) *.egg-info build dist .pytest_cache .hypothesis

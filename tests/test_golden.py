@@ -1,0 +1,91 @@
+"""Values measured on the published implementation (tests/golden) against ours."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rar_nb.config import MODELS, ModelConfig, SampleConfig
+from rar_nb.orders import SCAN_ORDERS, permute, raster_order, scan_order
+from rar_nb.sampler import Drawing, guidance_weight
+from rar_nb.transformer import RAR, rar_loss
+from tests.golden.fill import fill
+
+GOLDEN = Path(__file__).parent / "golden"
+SCANS = json.loads((GOLDEN / "scan_orders.json").read_text())
+
+
+@pytest.mark.parametrize("grid", ["4x4", "7x7", "8x8", "16x16"])
+@pytest.mark.parametrize("name", list(SCAN_ORDERS))
+def test_scan_orders(grid, name):
+    assert scan_order(name, int(grid.split("x")[0]))[0].tolist() == SCANS[grid][name]
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "rar_tiny.npz", allow_pickle=False) as arrays:
+        values = {name: arrays[name] for name in arrays}
+    return {name: torch.from_numpy(v) if v.ndim else v.item() for name, v in values.items()} | {
+        "config": json.loads(str(values["config"]))
+    }
+
+
+@pytest.fixture(scope="module")
+def model(golden):
+    c = golden["config"]
+    model = RAR(
+        ModelConfig(
+            codebook_size=c["codebook_size"], num_tokens=c["image_seq_len"], num_classes=c["condition_num_classes"],
+            hidden_size=c["hidden_size"], num_layers=c["num_hidden_layers"], num_heads=c["num_attention_heads"],
+            mlp_size=c["intermediate_size"],
+        )
+    ).eval()
+    weights = {name: torch.from_numpy(fill(name, tuple(p.shape))) for name, p in model.state_dict().items()}
+    model.load_state_dict({name: w * 4 if w.ndim > 1 else w for name, w in weights.items()})
+    return model
+
+
+@torch.no_grad()
+def test_training_logits_and_loss(model, golden):
+    tokens, orders = golden["tokens"], golden["orders"]
+    logits = model(tokens, golden["condition_train"], orders)
+    torch.testing.assert_close(logits, golden["train_logits"], atol=1e-4, rtol=0)
+    assert torch.equal(permute(tokens, orders), golden["labels"])
+    assert rar_loss(logits, tokens, orders).item() == pytest.approx(golden["loss"], abs=1e-4)
+
+
+@torch.no_grad()
+def test_guided_logits(model, golden):
+    c, tokens, classes = golden["config"], golden["tokens"], golden["classes"]
+    sample = SampleConfig(c["guidance_scale"], c["guidance_scale_pow"], c["temperature"])
+    drawing = Drawing(model, classes, sample)
+    logits = [drawing.next_logits(tokens[:, k - 1] if k else None) for k in range(tokens.shape[1])]
+    torch.testing.assert_close(torch.stack(logits, 1), golden["guided_logits"], atol=1e-4, rtol=0)
+
+
+def test_guidance_weights(golden):
+    c = golden["config"]
+    ours = [guidance_weight(k, c["image_seq_len"], c["guidance_scale"], c["guidance_scale_pow"]) for k in range(c["image_seq_len"])]
+    np.testing.assert_allclose(ours, golden["cfg_scale"], atol=1e-9)
+
+
+def test_ids_of_conditions(model, golden):
+    config = model.config
+    assert golden["condition_train"][0] == config.null_id
+    assert torch.equal(golden["condition_train"][1:], config.condition_id(golden["classes"][1:]))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_names_and_shapes_of_the_released_checkpoints(name):
+    manifest = json.loads((GOLDEN / "state_dict_manifest.json").read_text())[name]
+    with torch.device("meta"):
+        ours = RAR(MODELS[name]).state_dict()
+    assert [(n, list(p.shape)) for n, p in ours.items()] == [(n, shape) for n, shape in manifest.items()]
+
+
+@torch.no_grad()
+def test_golden_orders_matter(model, golden):
+    """The golden check above could not notice a model that ignores the orders if they were all raster."""
+    logits = model(golden["tokens"], golden["condition_train"], raster_order(16))
+    assert (logits - golden["train_logits"]).abs().max() > 0.1
