@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'SAMPLING', 'PRESETS', 'PARTS', 'PROJECT', 'DATA', 'RUNS', 'require', 'require_int', 'require_number',
            'ModelConfig', 'TokenizerConfig', 'TrainConfig', 'SampleConfig', 'RunConfig', 'override', 'get_preset',
-           'resolve', 'write_beside', 'save_run_config', 'load_run_config']
+           'reject_unknown', 'resolve', 'write_beside', 'save_run_config', 'load_run_config']
 
 # %% ../nbs/00_config.ipynb #793dd163
 import json, math, os, tempfile
@@ -229,6 +229,16 @@ def get_preset(
     "The preset `name` with `values` changed."
     require(name in PRESETS, 'preset', name, "one of " + ", ".join(PRESETS))
     return override(PRESETS[name], **values)
+
+# %% ../nbs/00_config.ipynb #c4dbac35
+def reject_unknown(
+    given:set[str], # all names in the notebook when its first real cell starts
+    known:set[str], # all names at the end of its cell of parameters
+):
+    "Raise `ValueError` if a notebook was given a parameter that it doesn't have."
+    shell = {'In', 'Out', 'exit', 'quit', 'open', 'get_ipython', 'known'} # not ours
+    def public(names): return sorted(name for name in names - shell if not name.startswith('_'))
+    for name in public(given - known): require(False, 'parameter', name, "one of " + ", ".join(public(known)))
 
 # %% ../nbs/00_config.ipynb #c690f4e5
 def resolve(
