@@ -37,11 +37,11 @@ def file_kind(path:Path|str)->str:
     if text.startswith(b'{'): return 'JSON text'
     return 'an unknown format' if start else 'an empty file'
 
-# %% ../nbs/03_checkpoints.ipynb #7596fdd2
+# %% ../nbs/03_checkpoints.ipynb #d4fe0886
 def is_weights(content)->bool:
     "Is this a dictionary from names to ordinary tensors?"
     def ordinary(t): return isinstance(t, torch.Tensor) and t.layout is torch.strided and t.device.type == 'cpu'
-    return isinstance(content, dict) and len(content) > 0 and all(isinstance(k, str) and ordinary(t) for k, t in content.items())
+    return isinstance(content, dict) and all(isinstance(k, str) and ordinary(t) for k, t in content.items())
 
 def describe(content)->str:
     "What a file holds, for an error message."
@@ -49,7 +49,7 @@ def describe(content)->str:
     odd = [f'{k!r}: {type(v).__name__}' for k, v in content.items() if not isinstance(v, torch.Tensor)]
     return 'a dictionary of ' + ', '.join((odd or [repr(k) for k in content])[:5]) + (', …' if len(odd or content) > 5 else '') if content else 'an empty dictionary'
 
-# %% ../nbs/03_checkpoints.ipynb #da90015c
+# %% ../nbs/03_checkpoints.ipynb #255902e8
 def read_weights(
     path:Path|str, # safetensors or torch.save's format, told by content
     unwrap:str|None=None, # the key under which a torch file holds its weights; safetensors files have no such level
@@ -69,7 +69,7 @@ def read_weights(
     if unwrap is not None and kind != 'safetensors':
         require(isinstance(content, dict) and unwrap in content, f'content of {path}', describe(content), f"a dictionary with the weights under unwrap = {unwrap!r}")
         content = content[unwrap]
-    inner = [k for k, v in content.items() if is_weights(v)] if isinstance(content, dict) else []
+    inner = [k for k, v in content.items() if isinstance(v, dict) and v and is_weights(v)] if isinstance(content, dict) else []
     hint = f"; its weights seem to lie under a key: set unwrap to one of {inner}" if inner else "; ask its author for the bare state_dict"
     require(is_weights(content), f'content of {path}', describe(content), "a dictionary from names to tensors" + hint)
     return {name: tensor.detach() for name, tensor in content.items()}
