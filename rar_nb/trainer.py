@@ -20,13 +20,14 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from .checkpoints import load_weights
 from .config import RunConfig, TokenizerConfig, TrainConfig, load_run_config, require
 from .data import TokenData, batch_indices
 from .embeddings import drop_classes
 from .orders import random_ratio_at, sample_orders
 from .style import COLORS
 from .tokenizer import Tokenizer, make_tokenizer
-from .transformer import RAR, load_weights, rar_loss
+from .transformer import RAR, rar_loss
 
 # %% ../nbs/09_trainer.ipynb #afb887c2
 def learning_rate(
