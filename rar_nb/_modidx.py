@@ -165,7 +165,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'rar_nb.trainer': { 'rar_nb.trainer.Metrics': ('trainer.html#metrics', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.Metrics.__init__': ('trainer.html#metrics.__init__', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.Metrics.log': ('trainer.html#metrics.log', 'rar_nb/trainer.py'),
-                                'rar_nb.trainer.choose_precision': ('trainer.html#choose_precision', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.curve': ('trainer.html#curve', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.fast_attention': ('trainer.html#fast_attention', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.held_out_loss': ('trainer.html#held_out_loss', 'rar_nb/trainer.py'),
