@@ -31,6 +31,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'rar_nb.config.get_preset': ('config.html#get_preset', 'rar_nb/config.py'),
                                'rar_nb.config.load_run_config': ('config.html#load_run_config', 'rar_nb/config.py'),
                                'rar_nb.config.override': ('config.html#override', 'rar_nb/config.py'),
+                               'rar_nb.config.published': ('config.html#published', 'rar_nb/config.py'),
                                'rar_nb.config.require': ('config.html#require', 'rar_nb/config.py'),
                                'rar_nb.config.require_int': ('config.html#require_int', 'rar_nb/config.py'),
                                'rar_nb.config.require_number': ('config.html#require_number', 'rar_nb/config.py'),

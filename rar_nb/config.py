@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'TOKENIZERS', 'SAMPLING', 'PRESETS', 'PARTS', 'PROJECT', 'DATA', 'RUNS', 'require', 'require_int',
            'require_number', 'ModelConfig', 'TokenizerConfig', 'TrainConfig', 'SampleConfig', 'RunConfig', 'override',
-           'get_preset', 'resolve', 'write_beside', 'save_run_config', 'load_run_config']
+           'get_preset', 'resolve', 'published', 'write_beside', 'save_run_config', 'load_run_config']
 
 # %% ../nbs/00_config.ipynb #793dd163
 import json, math, os, tempfile
@@ -67,9 +67,9 @@ class ModelConfig:
         "Row of the embedding table for class labels (an int or an integer tensor from 0 to `num_classes` - 1)."
         return classes + self.codebook_size + 1
 
-# %% ../nbs/00_config.ipynb #f05ae795
+# %% ../nbs/00_config.ipynb #e43fe7f3
 MODELS = { # supplement, Table 1
-    'rar_b': ModelConfig(hidden_size=768, num_layers=24, mlp_size=3072),
+    'rar_b': ModelConfig(),
     'rar_l': ModelConfig(hidden_size=1024, num_layers=24, mlp_size=4096),
     'rar_xl': ModelConfig(hidden_size=1280, num_layers=32, mlp_size=5120),
     'rar_xxl': ModelConfig(hidden_size=1408, num_layers=40, mlp_size=6144),
@@ -164,7 +164,7 @@ class TrainConfig:
     @property
     def total_steps(self)->int: return self.steps(self.epochs)
 
-# %% ../nbs/00_config.ipynb #4d69b0ef
+# %% ../nbs/00_config.ipynb #a67f7bfd
 @dataclass(frozen=True)
 class SampleConfig:
     "How images are drawn from a trained generator. The defaults are RAR-B's."
@@ -180,18 +180,18 @@ class SampleConfig:
         for name in ('num_samples', 'sample_batch_size'): require_int(name, getattr(self, name), 1)
 
 SAMPLING = { # supplement, Table 1
-    'rar_b': SampleConfig(16.0, 2.75, 1.0),
+    'rar_b': SampleConfig(),
     'rar_l': SampleConfig(15.5, 2.5, 1.02),
     'rar_xl': SampleConfig(6.9, 1.5, 1.02),
     'rar_xxl': SampleConfig(8.0, 1.2, 1.02),
 }
 
-# %% ../nbs/00_config.ipynb #d7e8feac
+# %% ../nbs/00_config.ipynb #9a5a6e63
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides what a run does; written to the run's folder as `config.json`."
     preset:str # the name in `PRESETS` this run started from
-    data:str = 'digits' # 'digits', 'mnist', 'fashion_mnist', 'cifar10', or a folder with one subfolder a class
+    data:str = 'digits' # 'digits', 'mnist', 'fashion_mnist', 'cifar10', or a folder with one subfolder a class; 'imagenet' stands for one that you must give
     seed:int = 42 # of weights, data order, orders and dropout
     model:ModelConfig = field(default_factory=ModelConfig)
     tokenizer:TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -245,7 +245,7 @@ def get_preset(
     require(name in PRESETS, 'preset', name, "one of " + ", ".join(PRESETS))
     return override(PRESETS[name], **values)
 
-# %% ../nbs/00_config.ipynb #c690f4e5
+# %% ../nbs/00_config.ipynb #9a4a4a02
 def resolve(
     run:RunConfig,
     num_images:int, # training images
@@ -254,12 +254,35 @@ def resolve(
     image_size:int, # pixels along a side
 )->RunConfig: # with steps an epoch, and with the generator's ids matching tokenizer and data
     "Fill in what depends on the data, and make the generator's sizes agree with the tokenizer's."
+    if TOKENIZERS[run.tokenizer.kind]:  # a published tokenizer works at any size, but not well, and a preset's name says which
+        require(image_size == run.tokenizer.image_size, 'image_size', image_size, f"{run.tokenizer.image_size} for a run with {run.tokenizer.kind!r}: open the data with that image_size, or override the run's")
     require(num_images >= run.train.batch_size, 'batch_size', run.train.batch_size, f"at most the number of training images, {num_images}")
     tokenizer = replace(run.tokenizer, channels=channels, image_size=image_size)
     model = replace(run.model, codebook_size=tokenizer.codebook_size, num_tokens=tokenizer.num_tokens, num_classes=num_classes)
     steps = run.train.steps_per_epoch or num_images // run.train.batch_size
     require(run.sample.num_samples % num_classes == 0, 'num_samples', run.sample.num_samples, f"a multiple of the {num_classes} classes")
     return replace(run, model=model, tokenizer=tokenizer, train=replace(run.train, steps_per_epoch=steps))
+
+# %% ../nbs/00_config.ipynb #a45e263c
+def published(
+    name:str,
+    model:str, # key of `MODELS` and `SAMPLING`
+    kind:str='maskgit_vq', # key of `TOKENIZERS`
+    image_size:int=256, # pixels
+    epochs:float=400,
+)->RunConfig:
+    "A run of the paper on ImageNet."
+    tokenizer = TokenizerConfig(kind, image_size, **TOKENIZERS[kind])
+    sizes = replace(MODELS[model], codebook_size=tokenizer.codebook_size, num_tokens=tokenizer.num_tokens)
+    return override(RunConfig(name, 'imagenet', model=sizes, tokenizer=tokenizer, sample=SAMPLING[model]), epochs=epochs)
+
+PRESETS |= {run.preset: run for run in (
+    *(published(model, model) for model in MODELS),
+    # our sources print no guidance for 512 px: it is the same model's at 256 px, a guess that a sweep should replace
+    *(published(f'{model}_512', model, image_size=512, epochs=200) for model in ('rar_l', 'rar_xl', 'rar_xxl')),
+    published('rar_l_llamagen', 'rar_l', 'llamagen_vq'), # and the same holds for this one
+    *(published(f'rar_l_{epochs}ep', 'rar_l', epochs=epochs) for epochs in (200, 300)),
+)}
 
 # %% ../nbs/00_config.ipynb #bd316c33
 @contextmanager
