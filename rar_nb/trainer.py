@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'learning_rate_at', 'parameter_groups', 'step_generator', 'make_batch', 'held_out_loss', 'Metrics',
-           'read_metrics', 'curve', 'choose_precision', 'make_accelerator', 'fast_attention', 'train', 'train_step',
-           'plot_training', 'new_run_folder', 'open_tokenizer', 'open_run']
+           'read_metrics', 'curve', 'make_accelerator', 'fast_attention', 'train', 'train_step', 'plot_training',
+           'new_run_folder', 'open_tokenizer', 'open_run']
 
-# %% ../nbs/09_trainer.ipynb #00473e8f
+# %% ../nbs/09_trainer.ipynb #536040f2
 import json, math, time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,13 +20,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from .checkpoints import load_weights
 from .config import RunConfig, TokenizerConfig, TrainConfig, load_run_config, require
 from .data import TokenData, batch_indices
 from .embeddings import drop_classes
 from .orders import random_ratio_at, sample_orders
 from .style import COLORS
-from .tokenizer import Tokenizer, make_tokenizer
-from .transformer import RAR, load_weights, rar_loss
+from .tokenizer import Tokenizer, choose_precision
+from .transformer import RAR, rar_loss
+from .vq_models import make_tokenizer
 
 # %% ../nbs/09_trainer.ipynb #afb887c2
 def learning_rate(
@@ -111,14 +113,7 @@ def curve(rows:list[dict], name:str)->tuple[list, list]:
     rows = [row for row in rows if name in row]
     return [row['step'] for row in rows], [row[name] for row in rows]
 
-# %% ../nbs/09_trainer.ipynb #bd663b9b
-def choose_precision(precision:str, device:torch.device)->str:
-    "'bf16' or 'no', for what `TrainConfig.precision` says."
-    if precision != 'auto': return precision
-    if device.type == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no'
-    fast = device.type == 'cpu' and getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
-    return 'bf16' if fast else 'no'
-
+# %% ../nbs/09_trainer.ipynb #ad0638e5
 def make_accelerator(precision:str, cpu:bool=False)->Accelerator:
     "An accelerate `Accelerator` on the best device, or on the CPU."
     AcceleratorState._reset_state(True) # it is a singleton that refuses a second precision in one process, such as a kernel
