@@ -6,7 +6,7 @@
 __all__ = ['torchvision', 'DIGITS', 'DIGITS_SHA256', 'GREY_MODES', 'TORCHVISION', 'TOKEN_INDEX', 'TOKEN_VERSION',
            'import_torchvision', 'Digits', 'to_rgb', 'load_rgb', 'center_crop', 'ten_crop_size', 'ten_crop',
            'ImageData', 'stack_images', 'Part', 'hold_out', 'is_image', 'open_folder', 'open_data', 'shard_files',
-           'to_uint16', 'write_shard', 'sha256', 'write_index', 'TokenData', 'content_hash', 'jsonl_rows',
+           'to_uint16', 'write_shard', 'sha256', 'write_index', 'map_array', 'TokenData', 'content_hash', 'jsonl_rows',
            'convert_jsonl', 'epoch_permutation', 'batch_indices']
 
 # %% ../nbs/02_data.ipynb #5c88822c
@@ -228,7 +228,7 @@ def write_shard(
     for path, values in reversed(list(zip(shard_files(folder, number), (to_uint16(tokens, 'tokens'), to_uint16(labels, 'labels'))))):
         with write_beside(path) as beside: np.save(beside, values)
 
-# %% ../nbs/02_data.ipynb #558cf0f1
+# %% ../nbs/02_data.ipynb #f8ae39c1
 def sha256(path:Path|str)->str:
     "SHA-256 of a file, as hexadecimal digits."
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
@@ -252,13 +252,20 @@ def write_index(
         if k == 0: crops, length = tokens.shape[1:]
         require(tokens.shape == (len(labels), crops, length), f'shape of {files[0]}', tokens.shape, f"{(len(labels), crops, length)}, like labels and first shard")
         to_uint16(tokens, str(files[0]), codebook_size); to_uint16(labels, str(files[1]), num_classes)
-        shards.append(dict(rows=len(labels), tokens=files[0].name, tokens_sha256=sha256(files[0]), labels=files[1].name, labels_sha256=sha256(files[1])))
+        about = {kind: dict(file=path.name, bytes=path.stat().st_size, sha256=sha256(path)) for kind, path in zip(('tokens', 'labels'), files)}
+        shards.append(dict(rows=len(labels), **about))
     index = dict(version=TOKEN_VERSION, images=sum(s['rows'] for s in shards), crops=crops, num_tokens=length, codebook_size=codebook_size,
                  num_classes=num_classes, tokenizer=tokenizer, tokenizer_sha256=tokenizer_sha256, shards=shards)
     with write_beside(folder/TOKEN_INDEX) as beside: beside.write_text(json.dumps(index, indent=1) + '\n')
     return index
 
-# %% ../nbs/02_data.ipynb #c986762f
+# %% ../nbs/02_data.ipynb #69635bf1
+def map_array(path:Path, shape:tuple)->np.ndarray: # read-only
+    "An `.npy` file of uint16, mapped into memory. Raises `ValueError` that names the file if it holds something else."
+    a = np.asarray(np.load(path, mmap_mode='r', allow_pickle=False))
+    require((a.shape, a.dtype) == (shape, np.uint16), f'content of {path}', (a.shape, str(a.dtype)), f"{shape} of uint16")
+    return a
+
 class TokenData:
     "Tokenized images, in memory or mapped from a folder: ids [N, crops, L] and labels [N], two bytes each."
     def __init__(self, tokens, labels): # whole numbers [N, crops, L] and [N], below 65,536
@@ -278,10 +285,10 @@ class TokenData:
         require((folder/TOKEN_INDEX).is_file(), 'token folder', str(folder), f"one with an index {TOKEN_INDEX}; tokenizing writes it at its end")
         self.folder, self.index = folder, json.loads((folder/TOKEN_INDEX).read_text())
         require(self.index.get('version') == TOKEN_VERSION, f'version of {folder/TOKEN_INDEX}', self.index.get('version'), f"{TOKEN_VERSION}; tokenize again")
-        for s in self.index['shards']:
-            for name, width in ((s['tokens'], self.index['crops']*self.index['num_tokens']), (s['labels'], 1)):
-                size = (folder/name).stat().st_size if (folder/name).is_file() else 'absent'
-                require(size != 'absent' and size > 2*width*s['rows'], f'size of {folder/name}', size, f"above {2*width*s['rows']:,} bytes; copy it again")
+        for file in (s[kind] for s in self.index['shards'] for kind in ('tokens', 'labels')):
+            path = folder/file['file']
+            size = path.stat().st_size if path.is_file() else 'absent'
+            require(size == file['bytes'], f'size of {path}', size, f"{file['bytes']} bytes; copy it again")
         self._start([None]*len(self.index['shards']))
         return self
 
@@ -292,10 +299,8 @@ class TokenData:
         "Tokens [n, crops, L] and labels [n] of shard `k`, uint16 and read-only if mapped."
         if self.arrays[k] is None:
             s = self.index['shards'][k]
-            tokens, labels = (np.asarray(np.load(self.folder/s[kind], mmap_mode='r', allow_pickle=False)) for kind in ('tokens', 'labels'))
-            for name, a, shape in ((s['tokens'], tokens, (s['rows'], self.crops, self.num_tokens)), (s['labels'], labels, (s['rows'],))):
-                require((a.shape, a.dtype) == (shape, np.uint16), f'content of {self.folder/name}', (a.shape, str(a.dtype)), f"{shape} of uint16")
-            self.arrays[k] = tokens, labels
+            shapes = dict(tokens=(s['rows'], self.crops, self.num_tokens), labels=(s['rows'],))
+            self.arrays[k] = tuple(map_array(self.folder/s[kind]['file'], shape) for kind, shape in shapes.items())
         return self.arrays[k]
 
     def rows(self,
@@ -332,8 +337,8 @@ class TokenData:
         "Compare the files with their checksums. Raises `ValueError` that names the first that differs."
         for s in self.index['shards'] if self.folder else []:
             for kind in ('tokens', 'labels'):
-                path, digest = self.folder/s[kind], s[f'{kind}_sha256']
-                require(sha256(path) == digest, f'SHA-256 of {path}', sha256(path), f"{digest}; copy it again")
+                path, found = self.folder/s[kind]['file'], sha256(self.folder/s[kind]['file'])
+                require(found == s[kind]['sha256'], f'SHA-256 of {path}', found, f"{s[kind]['sha256']}; copy it again")
 
 # %% ../nbs/02_data.ipynb #7642f842
 def content_hash(tensors:Mapping[str, torch.Tensor])->str: # hexadecimal
