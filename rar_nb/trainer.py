@@ -55,7 +55,7 @@ def parameter_groups(model:nn.Module, weight_decay:float)->list[dict]:
     return [{'params': [p for name, p in named if decays(name, p)], 'weight_decay': weight_decay},
             {'params': [p for name, p in named if not decays(name, p)], 'weight_decay': 0.}]
 
-# %% ../nbs/09_trainer.ipynb #b427e0a6
+# %% ../nbs/09_trainer.ipynb #baad05e1
 def step_generator(seed:int, step:int)->torch.Generator:
     "Source of the random choices of one step, on the CPU; `step` counts from 0, and must stay below 2³²."
     return torch.Generator().manual_seed((seed << 32) + step)
@@ -67,13 +67,14 @@ def make_batch(
 )->tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # tokens [B, L] in raster order, condition [B], orders [B, L]
     "What the model sees in step `step`."
     train, generator = run.train, step_generator(run.seed, step)
-    indices = torch.from_numpy(batch_indices(step, len(data), train.batch_size, train.steps_per_epoch, run.seed))
-    crops = torch.randint(data.tokens.shape[1], (train.batch_size,), generator=generator)
-    orders = sample_orders(train.batch_size, data.tokens.shape[2], random_ratio_at(step, train), generator)
-    condition = run.model.condition_id(data.labels[indices])
-    return data.tokens[indices, crops], drop_classes(condition, run.model.null_id, train.class_dropout, generator), orders
+    indices = batch_indices(step, len(data), train.batch_size, train.steps_per_epoch, run.seed)
+    crops = torch.randint(data.crops, (train.batch_size,), generator=generator)
+    orders = sample_orders(train.batch_size, data.num_tokens, random_ratio_at(step, train), generator)
+    tokens, labels = data.rows(indices, crops)
+    condition = run.model.condition_id(labels)
+    return tokens, drop_classes(condition, run.model.null_id, train.class_dropout, generator), orders
 
-# %% ../nbs/09_trainer.ipynb #f8569ff2
+# %% ../nbs/09_trainer.ipynb #35caf391
 @torch.no_grad()
 def held_out_loss(
     model:nn.Module,
@@ -86,7 +87,8 @@ def held_out_loss(
     model.eval()
     orders, total = sample_orders(len(data), config.num_tokens, r, step_generator(0, 0)), 0.
     for i in range(0, len(data), batch_size):
-        tokens, labels, o = (x[i:i + batch_size].to(device) for x in (data.tokens[:, 0], data.labels, orders))
+        some = range(i, min(i + batch_size, len(data)))
+        tokens, labels, o = (x.to(device) for x in (*data.rows(some), orders[i:i + batch_size]))
         total += rar_loss(model(tokens, config.condition_id(labels), o), tokens, o).item() * len(tokens)
     model.train(was_training)
     return total / len(data)
