@@ -248,6 +248,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'rar_nb.transformer.RAR.start': ('transformer.html#rar.start', 'rar_nb/transformer.py'),
                                     'rar_nb.transformer.model_of': ('transformer.html#model_of', 'rar_nb/transformer.py'),
                                     'rar_nb.transformer.modulate': ('transformer.html#modulate', 'rar_nb/transformer.py'),
+                                    'rar_nb.transformer.modulation': ('transformer.html#modulation', 'rar_nb/transformer.py'),
                                     'rar_nb.transformer.rar_loss': ('transformer.html#rar_loss', 'rar_nb/transformer.py')},
             'rar_nb.vq_models': { 'rar_nb.vq_models.AttentionBlock': ('vq_models.html#attentionblock', 'rar_nb/vq_models.py'),
                                   'rar_nb.vq_models.AttentionBlock.__init__': ( 'vq_models.html#attentionblock.__init__',

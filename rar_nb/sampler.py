@@ -74,7 +74,7 @@ class Drawing:
         if self.guided:
             condition = torch.cat([condition, torch.full_like(condition, config.null_id)])
             if len(self.orders) > 1: self.orders = self.orders.repeat(2, 1)
-        self.positions, self.c = model.positions(self.orders), model.conditions(condition)
+        self.positions, (self.c, self.rows) = model.positions(self.orders), model.conditions(condition)
         self.entry = model.start(condition)
         self.cache = KVCache(config, len(condition), device, model.lm_head.weight.dtype)
 
@@ -91,7 +91,7 @@ class Drawing:
         weight = self.weight
         if tokens is not None: self.entry = self.model.embeddings(tokens.repeat(2) if self.guided else tokens)[:, None]
         here = slice(self.cache.length, self.cache.length + self.entry.shape[1])
-        logits = self.model.logits(self.entry + self.positions[:, here], self.c[:, here], self.cache)[:, -1].float()
+        logits = self.model.logits(self.entry + self.positions[:, here], self.c[:, here], self.rows, self.cache)[:, -1].float()
         if self.guided: logits = guide(*logits.chunk(2), weight)
         return logits / self.sample.temperature
 
