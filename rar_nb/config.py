@@ -205,10 +205,11 @@ class RunConfig:
 # %% ../nbs/00_config.ipynb #e461328a
 PRESETS = {
     'digits': RunConfig('digits',
-        model=ModelConfig(256, 49, 10, hidden_size=128, num_layers=6, num_heads=4, mlp_size=512, dropout=0.1),
-        train=TrainConfig(epochs=28, warmup_epochs=2, anneal_start=14, anneal_end=21, steps_per_epoch=None, batch_size=128,
-                          learning_rate=2e-3, precision='auto', eval_every=70),
-        sample=SampleConfig(4.0, 1.0, 1.0, num_samples=1000, sample_batch_size=250)),
+        model=ModelConfig(128, 49, 10, hidden_size=128, num_layers=4, num_heads=4, mlp_size=512, dropout=0.0), # too few steps to overfit
+        tokenizer=TokenizerConfig(codebook_size=128, width=32, vq_steps=400),
+        train=TrainConfig(epochs=9, warmup_epochs=.6, anneal_start=3.5, anneal_end=6, steps_per_epoch=None, batch_size=64,
+                          learning_rate=4e-3, precision='auto', eval_every=70),
+        sample=SampleConfig(4.0, 0.5, 1.0, num_samples=1000, sample_batch_size=250)),
     'tiny': RunConfig('tiny',
         model=ModelConfig(8, 49, 10, hidden_size=32, num_layers=2, num_heads=2, mlp_size=64, dropout=0.0),
         tokenizer=TokenizerConfig(kind='grey', codebook_size=8),
@@ -304,9 +305,9 @@ def write_beside(
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
     os.close(handle)
-    os.chmod(beside, 0o644)  # mkstemp makes private files, but a run is for sharing
     try:
         yield Path(beside)
+        os.chmod(beside, 0o644)  # mkstemp (and safetensors) make private files, but a run is for sharing
         os.replace(beside, path)
     finally: Path(beside).unlink(missing_ok=True)
 

@@ -53,7 +53,7 @@ def train_classifier(
     images:torch.Tensor, # uint8 [N, C, H, W]
     labels, # [N], from 0 to num_classes - 1
     num_classes:int,
-    epochs:int=4,
+    epochs:int=3,
     batch_size:int=64,
     seed:int=0,
     shift:int=2, # batches are moved by up to so many pixels in each direction
