@@ -99,7 +99,7 @@ class FinalNorm(nn.Module):
         scale, shift = modulation(self.adaLN_modulation, c, rows, 2)
         return modulate(self.norm_final(x), shift, scale)
 
-# %% ../nbs/08_transformer.ipynb #48a4f9e2
+# %% ../nbs/08_transformer.ipynb #a852b65b
 class RAR(nn.Module):
     "The generator (paper, section 3; supplement, Table 1). Parameter names and shapes are the released ones."
     def __init__(self, config:ModelConfig):
@@ -157,7 +157,7 @@ class RAR(nn.Module):
     @classmethod
     def from_pretrained(cls,
         source:Path|str='yucornetto/RAR', # hub repository, a run's folder, a folder with the file, or the file itself
-        preset:str|ModelConfig|None=None, # sizes: a key of `MODELS` or `PRESETS`, or the sizes themselves; None: the run's own, or RAR-B's
+        preset:str|ModelConfig|None=None, # sizes: a key of `PRESETS`, or the sizes themselves; None: the run's own, or RAR-B's
         filename:str|None=None, # the file in folder or repository; None: the published name, such as 'rar_b.bin', or a run's 'model.safetensors'
     )->'RAR': # in eval mode, on the CPU
         "A trained generator. Raises `ValueError` naming what is missing or doesn't fit, and the remedy (see `load_pretrained`)."
@@ -169,7 +169,7 @@ def rar_loss(logits:torch.Tensor, tokens:torch.Tensor, orders:torch.Tensor)->tor
     "Mean cross-entropy over all *L* tokens, in nats: entry k of `logits` [B, L + 1, V] against the token of step k."
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), permute(tokens, orders).flatten())
 
-# %% ../nbs/08_transformer.ipynb #e7505ef3
+# %% ../nbs/08_transformer.ipynb #6c047775
 def model_of(
     source:Path|str, # as for `RAR.from_pretrained`
     preset:str|ModelConfig|None=None, # as for `RAR.from_pretrained`
@@ -180,8 +180,8 @@ def model_of(
     if preset is None and (folder/'config.json').is_file(): return load_run_config(folder/'config.json').model, filename or 'model.safetensors'
     preset = 'rar_b' if preset is None else preset
     named = isinstance(preset, str)
-    if named: require(preset in PRESETS or preset in MODELS, 'preset', preset, "a `ModelConfig` or one of " + ", ".join({**MODELS, **PRESETS}))
-    config = preset if not named else MODELS[preset] if preset in MODELS else PRESETS[preset].model
+    if named: require(preset in PRESETS, 'preset', preset, "a `ModelConfig` or one of " + ", ".join(PRESETS))
+    config = PRESETS[preset].model if named else preset
     if filename is None and named and preset in MODELS: filename = f'{preset}.bin'
     require(filename is not None or folder.is_file(), 'filename', filename, "given: only the four models " + ", ".join(MODELS) + " have a published file")
     return config, filename or folder.name
