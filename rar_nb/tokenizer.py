@@ -97,7 +97,7 @@ def nearest_code(
     parts = vectors.flatten(0, -2).split(max(1, 2**26 // len(codebook))) # bounds the memory for distances
     return torch.cat([(squares - 2 * part @ codebook.T).argmin(-1) for part in parts]).view(vectors.shape[:-1])
 
-# %% ../nbs/04_tokenizer.ipynb #5bf1a435
+# %% ../nbs/04_tokenizer.ipynb #3912fb61
 class Codebook(nn.Module):
     "Codes that follow the vectors which choose them, by exponential moving averages (van den Oord et al. 2017, appendix A.1)."
     def __init__(self,
@@ -122,9 +122,10 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def restart(self, which:torch.Tensor, vectors:torch.Tensor):
-        "Put the codes `which` (bool [V]) onto vectors drawn from `vectors` [N, d], as if an average number of vectors had chosen each."
-        drawn, share = vectors[torch.randint(len(vectors), (int(which.sum()),), device=vectors.device)], len(vectors) / len(self.counts)
-        self.embedding[which], self.sums[which], self.counts[which] = drawn, drawn * share, share
+        "Put the codes `which` (bool [V]) onto vectors drawn from `vectors` [N, d], with little weight, so that they follow the next ones fast."
+        drawn = vectors[torch.randint(len(vectors), (int(which.sum()),), device=vectors.device)]
+        weight = 0.1 * len(vectors) / len(self.counts) # a tenth of the average code's
+        self.embedding[which], self.sums[which], self.counts[which] = drawn, drawn * weight, weight
 
     def forward(self, vectors:torch.Tensor)->tuple[torch.Tensor, torch.Tensor]:
         "Vectors [N, d] to (their codes' rows with a straight-through gradient [N, d], commitment loss), all in float32."

@@ -7,9 +7,8 @@ __all__ = ['MULTIPLIERS', 'group_norm', 'ResidualBlock', 'MaskGITStage', 'MaskGI
            'MaskGITVQ', 'AttentionBlock', 'Downsample', 'Upsample', 'VQGANStage', 'middle', 'VQGANEncoder',
            'VQGANDecoder', 'LlamaGenVQ', 'VQGAN', 'make_tokenizer']
 
-# %% ../nbs/05_vq_models.ipynb #d474974d
+# %% ../nbs/05_vq_models.ipynb #4d4b1b5f
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import torch, torch.nn.functional as F

@@ -53,13 +53,14 @@ def main():
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     if args.weights: save_weights(tokenizer, args.weights)
 
-    images = stack_images(held, np.linspace(0, len(held) - 1, 2000).astype(int))  # the same number of every class
+    images = stack_images(held, np.linspace(0, len(held) - 1, 2000).astype(int))  # spread over the whole set
     decoded = reconstruct(tokenizer, images)
     with torch.no_grad():
         tokens = torch.cat([tokenizer.encode(to_float(x.to(args.device), tokenizer.value_range)).cpu() for x in images.split(250)])
     device = torch.cuda.get_device_name() if args.device != "cpu" else f"CPU ({platform.machine()}), {torch.get_num_threads()} thread(s), shared with other jobs"
     name = f"{args.kind}_stride{args.stride}"
     row = dict(
+        kind="cifar10_reconstruction", name=name,
         command=f"OMP_NUM_THREADS={torch.get_num_threads()} python results/cifar10_vqgan/measure.py <CIFAR-10 folder> --kind {args.kind} --stride {args.stride} "
                 f"--width {args.width} --steps {args.steps} --batch {args.batch} --codes {args.codes}",
         device=device, precision=choose_precision(config.vq_precision, tokenizer.device), torch=torch.__version__,
@@ -69,10 +70,9 @@ def main():
         sharpness_of_reconstructions_over_originals=round(sharpness(decoded) / sharpness(images), 3), config=asdict(config),
     )
     path = HERE / "numbers.json"
-    numbers = json.loads(path.read_text()) if path.exists() else {}
-    with write_beside(path) as beside:
-        beside.write_text(json.dumps(dict(sorted((numbers | {name: row}).items())), indent=2) + "\n")
-    shown = torch.arange(50, 2000, 100)  # two of every class
+    others = [other for other in (json.loads(path.read_text()) if path.exists() else []) if other["name"] != name]
+    with write_beside(path) as beside: beside.write_text(json.dumps(sorted([*others, row], key=lambda r: r["name"]), indent=2) + "\n")
+    shown = torch.arange(50, 2000, 100)
     save_png(image_grid(torch.cat([images[shown], decoded[shown]]), columns=20, scale=2), HERE / f"reconstructions_{name}.png")
     print(json.dumps(row, indent=2))
 
