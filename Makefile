@@ -26,11 +26,14 @@ train: $(READY)
 evaluate: $(READY)
 	$(BIN)/papermill --log-output --no-progress-bar nbs/evaluate.ipynb runs/digits/evaluate.ipynb -p run_dir runs/digits
 
-# The notebooks' own tests; that library and notebooks agree; properties, golden values and runs; every notebook in a real kernel.
+# The notebooks' own tests; that library and notebooks agree, properties, golden values and runs; every notebook in a real kernel
+# (but for the run notebooks, which pytest runs through papermill). One thread a process, as two processes run side by side.
+test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg nbs
+	$(BIN)/python -m pytest -n 2 --dist loadscope tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-sanitize-with tests/nbval.cfg \
+	  --ignore nbs/train.ipynb --ignore nbs/evaluate.ipynb nbs
 
 # After changing a notebook: write the library, clean the notebooks, write the README.
 notebooks: $(READY)
@@ -39,9 +42,10 @@ notebooks: $(READY)
 	$(MAKE) readme
 
 # README.md is nbs/index.ipynb, with its links as seen from the top folder.
+README ?= README.md
 readme: $(READY)
 	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb \
-	  | sed -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_]*\.ipynb\))#](nbs/\1)#g' > README.md
+	  | sed -e 's#](\.\./#](#g' -e 's#](\([0-9a-z_]*\.ipynb\))#](nbs/\1)#g' > $(README)
 
 hooks: $(READY)
 	$(BIN)/nbdev_install_hooks

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'learning_rate_at', 'parameter_groups', 'step_generator', 'make_batch', 'held_out_loss', 'Metrics',
-           'read_metrics', 'curve', 'choose_precision', 'make_accelerator', 'fast_attention', 'train', 'train_step',
-           'plot_training', 'new_run_folder', 'open_tokenizer', 'open_run']
+           'read_metrics', 'curve', 'make_accelerator', 'fast_attention', 'train', 'train_step', 'plot_training',
+           'new_run_folder', 'open_tokenizer', 'open_run']
 
-# %% ../nbs/09_trainer.ipynb #00473e8f
+# %% ../nbs/09_trainer.ipynb #536040f2
 import json, math, time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,13 +20,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from .checkpoints import load_weights
 from .config import RunConfig, TokenizerConfig, TrainConfig, load_run_config, require
 from .data import TokenData, batch_indices
 from .embeddings import drop_classes
 from .orders import random_ratio_at, sample_orders
 from .style import COLORS
-from .tokenizer import Tokenizer, make_tokenizer
-from .transformer import RAR, load_weights, rar_loss
+from .tokenizer import Tokenizer, choose_precision
+from .transformer import RAR, rar_loss
+from .vq_models import make_tokenizer
 
 # %% ../nbs/09_trainer.ipynb #afb887c2
 def learning_rate(
@@ -53,7 +55,7 @@ def parameter_groups(model:nn.Module, weight_decay:float)->list[dict]:
     return [{'params': [p for name, p in named if decays(name, p)], 'weight_decay': weight_decay},
             {'params': [p for name, p in named if not decays(name, p)], 'weight_decay': 0.}]
 
-# %% ../nbs/09_trainer.ipynb #b427e0a6
+# %% ../nbs/09_trainer.ipynb #baad05e1
 def step_generator(seed:int, step:int)->torch.Generator:
     "Source of the random choices of one step, on the CPU; `step` counts from 0, and must stay below 2³²."
     return torch.Generator().manual_seed((seed << 32) + step)
@@ -65,13 +67,14 @@ def make_batch(
 )->tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # tokens [B, L] in raster order, condition [B], orders [B, L]
     "What the model sees in step `step`."
     train, generator = run.train, step_generator(run.seed, step)
-    indices = torch.from_numpy(batch_indices(step, len(data), train.batch_size, train.steps_per_epoch, run.seed))
-    crops = torch.randint(data.tokens.shape[1], (train.batch_size,), generator=generator)
-    orders = sample_orders(train.batch_size, data.tokens.shape[2], random_ratio_at(step, train), generator)
-    condition = run.model.condition_id(data.labels[indices])
-    return data.tokens[indices, crops], drop_classes(condition, run.model.null_id, train.class_dropout, generator), orders
+    indices = batch_indices(step, len(data), train.batch_size, train.steps_per_epoch, run.seed)
+    crops = torch.randint(data.crops, (train.batch_size,), generator=generator)
+    orders = sample_orders(train.batch_size, data.num_tokens, random_ratio_at(step, train), generator)
+    tokens, labels = data.rows(indices, crops)
+    condition = run.model.condition_id(labels)
+    return tokens, drop_classes(condition, run.model.null_id, train.class_dropout, generator), orders
 
-# %% ../nbs/09_trainer.ipynb #f8569ff2
+# %% ../nbs/09_trainer.ipynb #35caf391
 @torch.no_grad()
 def held_out_loss(
     model:nn.Module,
@@ -84,7 +87,8 @@ def held_out_loss(
     model.eval()
     orders, total = sample_orders(len(data), config.num_tokens, r, step_generator(0, 0)), 0.
     for i in range(0, len(data), batch_size):
-        tokens, labels, o = (x[i:i + batch_size].to(device) for x in (data.tokens[:, 0], data.labels, orders))
+        some = range(i, min(i + batch_size, len(data)))
+        tokens, labels, o = (x.to(device) for x in (*data.rows(some), orders[i:i + batch_size]))
         total += rar_loss(model(tokens, config.condition_id(labels), o), tokens, o).item() * len(tokens)
     model.train(was_training)
     return total / len(data)
@@ -111,14 +115,7 @@ def curve(rows:list[dict], name:str)->tuple[list, list]:
     rows = [row for row in rows if name in row]
     return [row['step'] for row in rows], [row[name] for row in rows]
 
-# %% ../nbs/09_trainer.ipynb #bd663b9b
-def choose_precision(precision:str, device:torch.device)->str:
-    "'bf16' or 'no', for what `TrainConfig.precision` says."
-    if precision != 'auto': return precision
-    if device.type == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no'
-    fast = device.type == 'cpu' and getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
-    return 'bf16' if fast else 'no'
-
+# %% ../nbs/09_trainer.ipynb #ad0638e5
 def make_accelerator(precision:str, cpu:bool=False)->Accelerator:
     "An accelerate `Accelerator` on the best device, or on the CPU."
     AcceleratorState._reset_state(True) # it is a singleton that refuses a second precision in one process, such as a kernel
@@ -126,10 +123,10 @@ def make_accelerator(precision:str, cpu:bool=False)->Accelerator:
     AcceleratorState._reset_state(True)
     return Accelerator(mixed_precision=choose_precision(precision, device), cpu=cpu)
 
-def fast_attention(device:torch.device)->ExitStack:
-    "On the CPU, attention over short sequences is several times faster as plain bf16 matrix products than as torch's flash kernel."
+def fast_attention(accelerator:Accelerator)->ExitStack:
+    "On the CPU in bf16, attention over short sequences is several times faster as plain matrix products than as torch's flash kernel."
     stack = ExitStack()
-    if device.type == 'cpu':
+    if accelerator.device.type == 'cpu' and accelerator.mixed_precision == 'bf16':
         before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True) # despite its name this holds for the CPU
         stack.callback(torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp, before)
@@ -154,7 +151,7 @@ def train(
     prepared, optimizer = accelerator.prepare(model, optimizer)
     bar = tqdm(total=total, desc='RAR', mininterval=1, unit='step', disable=not progress)
     losses, since = [], time.perf_counter()
-    with fast_attention(accelerator.device):
+    with fast_attention(accelerator):
         for step in range(total + 1):
             if held is not None and (step % config.eval_every == 0 or step == total):
                 with accelerator.autocast():

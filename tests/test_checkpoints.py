@@ -1,0 +1,338 @@
+"""Weights from elsewhere: a fabricated copy of the released rar_b file, every way a file can be wrong, the hub, and memory."""
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from rar_nb.checkpoints import find_weights, load_pretrained, load_weights, read_weights, save_weights
+from rar_nb.config import MODELS, SAMPLING, ModelConfig
+from rar_nb.sampler import Drawing, draw, image_noise
+from rar_nb.transformer import RAR
+from tests.golden.fill import fill
+
+ROOT = Path(__file__).parent.parent
+MANIFEST = json.loads((ROOT / "tests/golden/state_dict_manifest.json").read_text())
+
+
+def python(code, **env):
+    """Standard output of `code` in a fresh Python that finds this checkout."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | env
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---- the published model ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A folder with `rar_b.bin`, 1 GB: the released names and shapes, filled by name."""
+    folder = tmp_path_factory.mktemp("released")
+    torch.save({n: torch.from_numpy(fill(n, tuple(shape))) for n, shape in MANIFEST["rar_b"].items()}, folder / "rar_b.bin")
+    yield folder
+    (folder / "rar_b.bin").unlink()
+
+
+@torch.inference_mode()
+def test_released_file_loads_and_draws(released):
+    model = RAR.from_pretrained(released)
+    assert model.config == MODELS["rar_b"] and not model.training
+    state = model.state_dict()
+    for name in ("cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.23.adaLN_modulation.1.bias", "embeddings.weight", "lm_head.bias"):
+        assert torch.equal(state[name], torch.from_numpy(fill(name, tuple(MANIFEST["rar_b"][name])))), name
+    drawing, noise, tokens = Drawing(model, torch.tensor([207]), SAMPLING["rar_b"]), image_noise(0, [0], 256), [None]
+    for k in range(3):
+        logits = drawing.next_logits(tokens[-1])
+        assert logits.shape == (1, 1024) and logits.std() > 0
+        tokens.append(draw(logits, noise[:, k]))
+    # the last prediction again, all at once and without guidance, of which there is next to none at the start
+    row = torch.cat([torch.stack(tokens[1:3], 1), torch.zeros(1, 254, dtype=torch.long)], 1)
+    again = model(row, model.config.condition_id(torch.tensor([207])), torch.arange(256)[None])[:, 2]
+    torch.testing.assert_close(logits, again, atol=1e-3, rtol=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of the memory from Linux's /proc")
+def test_memory_of_a_pretrained_model(released):
+    """Peak resident memory, mapped pages included, with every weight read: at most 1.3 times the weights' size."""
+    peak, weights = json.loads(python(PEAK.format(source=str(released), preset="rar_b")))
+    assert weights == 4 * sum(torch.Size(shape).numel() for shape in MANIFEST["rar_b"].values())
+    assert weights <= peak <= 1.3 * weights
+
+
+PEAK = """
+import json, torch
+from rar_nb.transformer import RAR
+def peak(): return 1024 * next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))
+before = peak()
+model = RAR.from_pretrained({source!r}, {preset!r})
+assert all(p.sum().isfinite() for p in model.parameters())  # a page that wasn't read isn't in memory
+used = peak() - before
+print(json.dumps([used, sum(p.numel() * p.element_size() for p in model.parameters())]))
+"""
+
+
+# ---- a small one, and what can be wrong with it ------------------------------------------------------------------------
+
+SMALL = ModelConfig(codebook_size=16, num_tokens=9, num_classes=4, hidden_size=16, num_layers=2, num_heads=2, mlp_size=32)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(0)
+    return {n: torch.randn_like(p) for n, p in RAR(SMALL).state_dict().items()}
+
+
+def load(path):
+    return load_pretrained(lambda: RAR(SMALL), path, path.name)
+
+
+def stored(weights, path):
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save(weights, path, _use_new_zipfile_serialization=path.suffix != ".old")
+    return path
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w.pt", "w.old", "w.safetensors"])
+def test_every_format_gives_the_same_weights(weights, tmp_path, name):
+    path = stored(weights, tmp_path / name)
+    loaded = load(path).state_dict(), load_weights(RAR(SMALL), path).state_dict(), read_weights(path)
+    for found in loaded:
+        assert set(found) == set(weights) and all(torch.equal(found[n], w) for n, w in weights.items())
+
+
+FAULTS = {
+    "missing": (lambda w: w.pop("blocks.1.mlp.fc1.bias"), r"blocks\.1\.mlp\.fc1\.bias in .*w\.bin = 'absent' .*must be \(32,\)"),
+    "unexpected": (lambda w: w.update({"ema.decay": torch.ones(())}), r"ema\.decay in .*w\.bin = \(\) .*must be absent"),
+    "misshapen": (lambda w: w.update({"lm_head.weight": torch.ones(17, 16)}), r"lm_head\.weight in .*\(17, 16\) .*must be \(16, 16\)"),
+    "whole numbers": (lambda w: w.update({"lm_head.bias": torch.ones(16).long()}), r"dtype of parameter lm_head\.bias in .*torch\.int64 .*torch\.float32"),
+    "no tensor": (lambda w: w.update({"lm_head.bias": 3}), r"w\.bin = .*'lm_head\.bias': int.* dictionary from names to tensors"),
+    "on no device": (lambda w: w.update({"lm_head.bias": torch.ones(16, device="meta")}), "dictionary from names to tensors"),
+    "sparse": (lambda w: w.update({"lm_head.weight": torch.eye(16).to_sparse()}), "dictionary from names to tensors"),
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_wrong_weights(weights, tmp_path, fault):
+    change, message = FAULTS[fault]
+    wrong = dict(weights)
+    change(wrong)
+    path = stored(wrong, tmp_path / "w.bin")
+    model = RAR(SMALL)
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    for attempt in (lambda: load(path), lambda: load_weights(model, path)):
+        with pytest.raises(ValueError, match=message):
+            attempt()
+    assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())  # nothing was changed
+
+
+def test_ignored_names(weights, tmp_path):
+    path = stored({"model": weights | {"used": torch.zeros(7)}}, tmp_path / "w.pt")
+    model = load_pretrained(lambda: RAR(SMALL), path, "", unwrap="model", ignore=["used"])
+    assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
+    with pytest.raises(ValueError, match="used in"):
+        load_pretrained(lambda: RAR(SMALL), path, "", unwrap="model")
+    with pytest.raises(ValueError, match=r"set unwrap to one of \['model'\]"):
+        load_pretrained(lambda: RAR(SMALL), path, "")
+    with pytest.raises(ValueError, match="'model': .*unwrap = 'ema'"):
+        load_pretrained(lambda: RAR(SMALL), path, "", unwrap="ema")
+    with pytest.raises(ValueError, match="lm_head.bias in"):  # what the module needs can't be ignored
+        lacking = {n: w for n, w in weights.items() if n != "lm_head.bias"}
+        load_pretrained(lambda: RAR(SMALL), stored(lacking, path), "", ignore=["lm_head.bias"])
+
+
+PAGES = {
+    "page.bin": (b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>", "a web page, 65 bytes"),
+    "page.safetensors": (b"<html>", "a web page"),
+    "pointer.bin": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1043812352\n", "a git-LFS pointer"),
+    "error.pt": (b'{"error": "Repository not found"}', "JSON text"),
+    "empty.bin": (b"", "an empty file"),
+    "noise.pt": (bytes(range(100, 200)), "an unknown format"),
+}
+
+
+@pytest.mark.parametrize("name", list(PAGES))
+def test_files_that_are_no_weights(tmp_path, name):
+    content, what = PAGES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} = '{what}.*download it again"):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w.old", "w.safetensors"])
+def test_files_that_are_cut_off(weights, tmp_path, name):
+    whole = stored(weights, tmp_path / name).read_bytes()
+    for length in [*range(0, len(whole), 997), len(whole) - 1]:
+        (tmp_path / name).write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=name):
+            load(tmp_path / name)
+
+
+class Program:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("unwrap", [None, "model"])
+def test_programs_in_a_pickle_never_run(weights, tmp_path, zipped, unwrap):
+    trace, path = tmp_path / "trace", tmp_path / "w.bin"
+    content = {"model": weights, "note": Program(trace)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"w\.bin holds more than tensors \(io\.open\).*safetensors"):
+        load_pretrained(lambda: RAR(SMALL), path, "", unwrap=unwrap)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # it is a real one: whoever trusts the file does run it
+    assert trace.exists()
+
+
+BASE = {"a": torch.arange(12.0).view(3, 4), "b": torch.ones(5)}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["w.bin", "w.old", "w.safetensors"]), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5))
+def test_damage_is_one_error_or_harmless(tmp_path_factory, name, changes):
+    """Whatever bytes are wrong: a ValueError that names the file, or tensors (damaged numbers can't be told)."""
+    path = stored(BASE, tmp_path_factory.mktemp("damage") / name)
+    content = bytearray(path.read_bytes())
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    path.write_bytes(content)
+    try:
+        found = read_weights(path)
+    except ValueError as e:
+        assert name in str(e)
+    else:
+        assert all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in found.items())
+
+
+# ---- what is loaded is the module's own ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w.safetensors"])
+def test_trained_and_saved_over_its_own_file(weights, tmp_path, name):
+    path = stored(weights, tmp_path / name)
+    before, model = path.read_bytes(), load(path).train()
+    loss = model(torch.zeros(2, 9, dtype=torch.long), torch.tensor([17, 18]), torch.arange(9)[None]).square().mean()
+    loss.backward()
+    assert all(p.grad is not None for n, p in model.named_parameters())
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    assert path.read_bytes() == before and not torch.equal(model.lm_head.bias, weights["lm_head.bias"])
+    changed = {n: p.clone() for n, p in model.state_dict().items()}
+    save_weights(model, path)  # the file that the model is mapped from
+    assert all(torch.equal(p, changed[n]) for n, p in load(path).state_dict().items())
+    path.unlink()
+    assert all(torch.equal(p, changed[n]) for n, p in model.state_dict().items())
+
+
+def test_other_precisions_are_converted(weights, tmp_path):
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        path = stored({n: w.to(dtype) for n, w in weights.items()}, tmp_path / "w.bin")
+        for model in (load(path), load_weights(RAR(SMALL), path)):
+            assert all(p.dtype == torch.float32 and torch.equal(p, weights[n].to(dtype).float()) for n, p in model.state_dict().items())
+
+
+def test_parameters_that_share_memory_in_the_file_are_told_apart(tmp_path):
+    both = torch.arange(16.0).view(4, 4)
+    torch.save({"0.weight": both, "1.weight": both.T}, tmp_path / "w.bin")
+    model = load_pretrained(lambda: nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)), tmp_path, "w.bin")
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert torch.equal(model[1].weight, both.T) and model[1].weight.is_contiguous()
+
+
+# ---- where the file is -----------------------------------------------------------------------------------------------
+
+
+def test_folders_and_runs(weights, tmp_path):
+    with pytest.raises(ValueError, match="holds neither rar_l.bin nor a .safetensors"):
+        RAR.from_pretrained(tmp_path, "rar_l")
+    stored(weights, tmp_path / "mine.safetensors")
+    assert torch.equal(RAR.from_pretrained(tmp_path, SMALL, "mine.bin").lm_head.bias, weights["lm_head.bias"])
+    with pytest.raises(ValueError, match="source = 'no/such/folder'"):
+        RAR.from_pretrained("no/such/folder")
+
+
+HUB = """
+from rar_nb.checkpoints import find_weights
+for source, name in (('owner/open', 'w.bin'), ('owner/open', 'w.bin'), ('owner/open', 'none.bin'), ('owner/gated', 'w.bin'), ('owner/none', 'w.bin')):
+    try: print(find_weights(source, name).read_bytes().decode())
+    except ValueError as e: print(e)
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as a download needs."""
+
+    content, gets = b"weights as stored on the hub", []
+
+    def answer(self):
+        repo, name = self.path.split("/")[2], self.path.split("/")[-1]
+        error = {"none": (404, "RepoNotFound"), "gated": (403, "GatedRepo")}.get(repo) or ((404, "EntryNotFound") if name != "w.bin" else None)
+        self.send_response(error[0] if error else 200)
+        for key, value in {"ETag": '"1"', "X-Repo-Commit": "c" * 40, "Content-Length": 0 if error else len(self.content)}.items():
+            self.send_header(key, str(value))
+        if error:
+            self.send_header("X-Error-Code", error[1])
+        self.end_headers()
+        return not error
+
+    def do_HEAD(self):
+        self.answer()
+
+    def do_GET(self):
+        Hub.gets.append(self.path)
+        if self.answer():
+            self.wfile.write(self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_hub(tmp_path):
+    """The real download code against a hub on this machine: a file once, then errors that name what was asked for."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        out = python(HUB, HF_HOME=str(tmp_path), HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="0", NO_PROXY="*")
+    finally:
+        server.shutdown()
+    first, second, *errors = out.splitlines()
+    assert first == second == Hub.content.decode() and [g for g in Hub.gets if g.endswith("w.bin")] == ["/owner/open/resolve/main/w.bin"]  # the second time it is in the cache
+    for error, source in zip(errors, ("owner/open", "owner/gated", "owner/none"), strict=True):
+        assert source in error and "give its path as source" in error
+    assert "none.bin" in errors[0] and "hf auth login" in errors[1]
+
+
+def test_no_network(tmp_path):
+    code = """
+import huggingface_hub
+from rar_nb.transformer import RAR
+try: RAR.from_pretrained(preset='rar_xl')
+except ValueError as e: print(e)
+"""
+    error = python(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")  # else the hub's client retries for 23 s
+    assert "yucornetto/RAR" in error and "rar_xl.bin" in error and "download it by hand and give its path" in error
+
+
+def test_a_hub_id_is_asked_for_only_where_nothing_is_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner/name").write_bytes(b"")
+    assert find_weights("owner/name", "w.bin") == Path("owner/name")

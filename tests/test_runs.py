@@ -1,0 +1,126 @@
+"""The run notebooks, headless, as a user runs them: from another folder, with small parameters and with wrong ones."""
+import json
+from pathlib import Path
+
+import papermill
+import pytest
+import torch
+from papermill.exceptions import PapermillExecutionError
+from PIL import Image
+
+from rar_nb.config import load_run_config
+from rar_nb.trainer import open_run, read_metrics
+
+NBS = Path(__file__).parent.parent / "nbs"
+SMALL = dict(preset="tiny", cpu=True, num_samples=100)
+
+
+def execute(name, out, **parameters):
+    return papermill.execute_notebook(NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run made in a folder that is not the project's, by a relative path."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    execute("train", folder / "out.ipynb", run_dir="mine", **SMALL)
+    return folder / "mine"
+
+
+def test_a_run_is_one_folder(run):
+    config, tokenizer, model = open_run(run)
+    assert config == load_run_config(run / "config.json")
+    steps = config.train.total_steps
+    rows = read_metrics(run / "metrics.jsonl")
+    assert {row["step"] for row in rows} == set(range(steps + 1))
+    grids = sorted(p.name for p in (run / "samples").glob("*.png"))
+    assert grids == ["final.png", "progress.png", "step_000000.png", "step_000010.png", "step_000020.png"]
+    for name in grids:
+        assert Image.open(run / "samples" / name).width > 100
+    numbers = json.loads((run / "evaluation.json").read_text())
+    assert numbers["samples"] == 100 and numbers["proxy_fid_samples"] > numbers["proxy_fid_real_against_real"]
+
+
+def test_training_learns(run):
+    loss = [row["raster_loss"] for row in read_metrics(run / "metrics.jsonl") if "raster_loss" in row]
+    assert loss[-1] < loss[0] - 0.1
+
+
+def test_same_parameters_same_run(run, tmp_path):
+    execute("train", tmp_path / "out.ipynb", run_dir=str(tmp_path / "again"), **SMALL)
+    again, first = open_run(tmp_path / "again")[2].state_dict(), open_run(run)[2].state_dict()
+    assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def test_tokenizer_of_another_run(run, tmp_path):
+    execute("train", tmp_path / "out.ipynb", run_dir=str(tmp_path / "b"), tokenizer_from=str(run), changes={"num_layers": 1}, **SMALL)
+    assert (tmp_path / "b" / "tokenizer.safetensors").read_bytes() == (run / "tokenizer.safetensors").read_bytes()
+    assert load_run_config(tmp_path / "b" / "config.json").model.num_layers == 1
+
+
+def test_colour_folder(tmp_path):
+    """One's own images: a folder of photographs of another size, in colour."""
+    generator = torch.Generator().manual_seed(0)
+    for c, colour in enumerate([(200, 30, 30), (30, 30, 200)]):
+        (tmp_path / "images" / f"class{c}").mkdir(parents=True)
+        for i in range(40):
+            noise = torch.randint(0, 55, (45, 40, 3), generator=generator).byte()
+            Image.fromarray((noise + torch.tensor(colour).byte()).numpy()).save(tmp_path / "images" / f"class{c}" / f"{i}.png")
+    execute("train", tmp_path / "out.ipynb", data=str(tmp_path / "images"), image_size=32, run_dir=str(tmp_path / "run"), **SMALL)
+    config, tokenizer, model = open_run(tmp_path / "run")
+    assert (config.tokenizer.channels, config.model.num_tokens, config.model.num_classes) == (3, 64, 2)
+
+
+def test_evaluate(run, tmp_path):
+    trained = json.loads((run / "evaluation.json").read_text())
+    execute("evaluate", tmp_path / "out.ipynb", run_dir=str(run), num_samples=50, sweep=[0, 3.5], sweep_samples=20, guidance_scale=1.5)
+    numbers = json.loads((run / "evaluation.json").read_text())
+    assert numbers["samples"] == 50 and numbers["sample"]["guidance_scale"] == 1.5 and trained["samples"] == 100
+    assert [row["guidance_scale"] for row in numbers["sweep"]] == [0, 3.5]
+    assert (run / "evaluation" / "guidance.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(preset="rar_z"), "preset = 'rar_z' is not allowed: it must be one of"),
+        (dict(epoch=3), "parameter = 'epoch' is not allowed: it must be one of"),
+        (dict(changes={"num_layer": 3}), "parameter = 'num_layer' is not allowed: it must be one of"),
+        (dict(epochs=0), "epochs = 0 is not allowed: it must be a number above 0"),
+        (dict(batch_size="many"), "batch_size = 'many' is not allowed: it must be a whole number"),
+        (dict(batch_size=100_000), "batch_size = 100000 is not allowed: it must be at most the number of training images, 4500"),
+        (dict(num_samples=105), "num_samples = 105 is not allowed: it must be a multiple of the 10 classes"),
+        (dict(data="/no/such/folder"), "data = '/no/such/folder' is not allowed: it must be"),
+        (dict(image_size=30), "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 4"),
+        (dict(tokenizer_from="/no/such/run"), "/no/such/run/config.json"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_train_refuses_wrong_parameters(tmp_path, wrong, message):
+    with pytest.raises(PapermillExecutionError) as error:
+        execute("train", tmp_path / "out.ipynb", **({"run_dir": str(tmp_path / "run")} | SMALL | wrong))
+    assert message in error.value.evalue
+    assert not (tmp_path / "run").exists(), "nothing is written before the parameters are checked"
+
+
+def test_train_keeps_an_earlier_run(run, tmp_path):
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(PapermillExecutionError, match="overwrite=True"):
+        execute("train", tmp_path / "out.ipynb", run_dir=str(run), **SMALL)
+    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(run_dir="/no/such/run"), "/no/such/run/config.json"),
+        (dict(guidance_scale=-1), "guidance_scale = -1 is not allowed: it must be a number of at least 0"),
+        (dict(sweep_samples=7), "num_samples = 7 is not allowed: it must be a multiple of the number of classes, 10"),
+        (dict(guidance=3), "parameter = 'guidance' is not allowed: it must be one of"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_evaluate_refuses_wrong_parameters(run, tmp_path, wrong, message):
+    with pytest.raises(PapermillExecutionError) as error:
+        execute("evaluate", tmp_path / "out.ipynb", **({"run_dir": str(run)} | wrong))
+    assert message in error.value.evalue
