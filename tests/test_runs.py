@@ -9,6 +9,7 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from rar_nb.config import load_run_config
+from rar_nb.data import Digits
 from rar_nb.trainer import open_run, read_metrics
 
 NBS = Path(__file__).parent.parent / "nbs"
@@ -20,10 +21,21 @@ def execute(name, out, **parameters):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def images(tmp_path_factory):
+    """40 digits of each class as PNG files, since the classifier of the evaluation would take a minute to learn from all."""
+    folder, digits = tmp_path_factory.mktemp("digits"), Digits()
+    for c in range(10):
+        (folder / str(c)).mkdir()
+        for i in range(40):
+            digits[500 * c + i][0].save(folder / str(c) / f"{i}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, images):
     """A run made in a folder that is not the project's, by a relative path."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    execute("train", folder / "out.ipynb", run_dir="mine", **SMALL)
+    execute("train", folder / "out.ipynb", run_dir="mine", data=images, **SMALL)
     return folder / "mine"
 
 
@@ -46,14 +58,14 @@ def test_training_learns(run):
     assert loss[-1] < loss[0] - 0.1
 
 
-def test_same_parameters_same_run(run, tmp_path):
-    execute("train", tmp_path / "out.ipynb", run_dir=str(tmp_path / "again"), **SMALL)
+def test_same_parameters_same_run(run, images, tmp_path):
+    execute("train", tmp_path / "out.ipynb", run_dir=str(tmp_path / "again"), data=images, **SMALL)
     again, first = open_run(tmp_path / "again")[2].state_dict(), open_run(run)[2].state_dict()
     assert all(torch.equal(again[name], first[name]) for name in first)
 
 
-def test_tokenizer_of_another_run(run, tmp_path):
-    execute("train", tmp_path / "out.ipynb", run_dir=str(tmp_path / "b"), tokenizer_from=str(run), changes={"num_layers": 1}, **SMALL)
+def test_tokenizer_of_another_run(run, images, tmp_path):
+    execute("train", tmp_path / "out.ipynb", run_dir=str(tmp_path / "b"), data=images, tokenizer_from=str(run), changes={"num_layers": 1}, **SMALL)
     assert (tmp_path / "b" / "tokenizer.safetensors").read_bytes() == (run / "tokenizer.safetensors").read_bytes()
     assert load_run_config(tmp_path / "b" / "config.json").model.num_layers == 1
 
@@ -78,29 +90,6 @@ def test_evaluate(run, tmp_path):
     assert numbers["samples"] == 50 and numbers["sample"]["guidance_scale"] == 1.5 and trained["samples"] == 100
     assert [row["guidance_scale"] for row in numbers["sweep"]] == [0, 3.5]
     assert (run / "evaluation" / "guidance.png").is_file()
-
-
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        (dict(preset="rar_z"), "preset = 'rar_z' is not allowed: it must be one of"),
-        (dict(epoch=3), "parameter = 'epoch' is not allowed: it must be one of"),
-        (dict(changes={"num_layer": 3}), "parameter = 'num_layer' is not allowed: it must be one of"),
-        (dict(epochs=0), "epochs = 0 is not allowed: it must be a number above 0"),
-        (dict(batch_size="many"), "batch_size = 'many' is not allowed: it must be a whole number"),
-        (dict(batch_size=100_000), "batch_size = 100000 is not allowed: it must be at most the number of training images, 4500"),
-        (dict(num_samples=105), "num_samples = 105 is not allowed: it must be a multiple of the 10 classes"),
-        (dict(data="/no/such/folder"), "data = '/no/such/folder' is not allowed: it must be"),
-        (dict(image_size=30), "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 4"),
-        (dict(tokenizer_from="/no/such/run"), "/no/such/run/config.json"),
-    ],
-    ids=lambda value: None if isinstance(value, str) else "-".join(value),
-)
-def test_train_refuses_wrong_parameters(tmp_path, wrong, message):
-    with pytest.raises(PapermillExecutionError) as error:
-        execute("train", tmp_path / "out.ipynb", **({"run_dir": str(tmp_path / "run")} | SMALL | wrong))
-    assert message in error.value.evalue
-    assert not (tmp_path / "run").exists(), "nothing is written before the parameters are checked"
 
 
 def test_train_keeps_an_earlier_run(run, tmp_path):

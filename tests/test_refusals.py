@@ -1,0 +1,29 @@
+"""The train notebook, headless, with wrong parameters: one clear error, before anything is written. (A module of its own, so that
+pytest-xdist can run it beside test_runs.)"""
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from tests.test_runs import SMALL, execute
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(preset="rar_z"), "preset = 'rar_z' is not allowed: it must be one of"),
+        (dict(epoch=3), "parameter = 'epoch' is not allowed: it must be one of"),
+        (dict(changes={"num_layer": 3}), "parameter = 'num_layer' is not allowed: it must be one of"),
+        (dict(epochs=0), "epochs = 0 is not allowed: it must be a number above 0"),
+        (dict(batch_size="many"), "batch_size = 'many' is not allowed: it must be a whole number"),
+        (dict(batch_size=100_000), "batch_size = 100000 is not allowed: it must be at most the number of training images, 4500"),
+        (dict(num_samples=105), "num_samples = 105 is not allowed: it must be a multiple of the 10 classes"),
+        (dict(data="/no/such/folder"), "data = '/no/such/folder' is not allowed: it must be"),
+        (dict(image_size=30), "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 4"),
+        (dict(tokenizer_from="/no/such/run"), "/no/such/run/config.json"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_train_refuses_wrong_parameters(tmp_path, wrong, message):
+    with pytest.raises(PapermillExecutionError) as error:
+        execute("train", tmp_path / "out.ipynb", **({"run_dir": str(tmp_path / "run")} | SMALL | wrong))
+    assert message in error.value.evalue
+    assert not (tmp_path / "run").exists(), "nothing is written before the parameters are checked"
