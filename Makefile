@@ -32,7 +32,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest -n 2 --dist loadscope tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-sanitize-with tests/nbval.cfg \
+	$(BIN)/python -m pytest -n 2 --dist loadscope -p tests.nbval_counts --nbval-lax --nbval-sanitize-with tests/nbval.cfg \
 	  --ignore nbs/train.ipynb --ignore nbs/evaluate.ipynb nbs
 
 # After changing a notebook: write the library, clean the notebooks, write the README.
