@@ -28,6 +28,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'rar_nb.config.TrainConfig.__post_init__': ('config.html#trainconfig.__post_init__', 'rar_nb/config.py'),
                                'rar_nb.config.TrainConfig.steps': ('config.html#trainconfig.steps', 'rar_nb/config.py'),
                                'rar_nb.config.TrainConfig.total_steps': ('config.html#trainconfig.total_steps', 'rar_nb/config.py'),
+                               'rar_nb.config.TrainConfig.tracker_names': ('config.html#trainconfig.tracker_names', 'rar_nb/config.py'),
                                'rar_nb.config.get_preset': ('config.html#get_preset', 'rar_nb/config.py'),
                                'rar_nb.config.load_run_config': ('config.html#load_run_config', 'rar_nb/config.py'),
                                'rar_nb.config.override': ('config.html#override', 'rar_nb/config.py'),
