@@ -263,7 +263,7 @@ def prepare(accelerator:Accelerator, model:RAR, config:TrainConfig)->tuple[nn.Mo
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=0., betas=(config.beta1, config.beta2), fused=accelerator.device.type == 'cuda' or None)
     return *accelerator.prepare(model, optimizer), said
 
-# %% ../nbs/09_trainer.ipynb #b8ae3dcb
+# %% ../nbs/09_trainer.ipynb #2e5dbf25
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True) # whatever the devices share is gathered in the main process
 
 def save_tensors(tensors:dict[str, torch.Tensor], path:Path|str, **about:int):
@@ -278,7 +278,7 @@ def save_model(accelerator:Accelerator, model:RAR, path:Path|str):
 
 def save_checkpoint(accelerator:Accelerator, model:RAR, optimizer, path:Path|str, losses:list[torch.Tensor], **about:int):
     "Write all that training needs to go on. Every process must call it; the main one writes."
-    state = get_optimizer_state_dict(model, optimizer.optimizer, options=FULL)['state'] if optimizer.state else {} # before the first step there is none
+    state = get_optimizer_state_dict(model, optimizer.optimizer, options=FULL).get('state', {}) if optimizer.state else {} # none before the first step, nor in other processes
     tensors = {f'model.{name}': t for name, t in get_model_state_dict(model, options=FULL).items()}
     tensors |= {f'optimizer.{kind}.{name}': t for name, kinds in state.items() for kind, t in kinds.items()}
     if losses: tensors['losses'] = accelerator.reduce(torch.stack(losses), 'mean').cpu()
@@ -483,11 +483,11 @@ def main(args:list[str]|None=None): # None: those of the command line
     metrics = train(run, RAR(run.model), data, held, folder, resume=given.resume, max_minutes=given.max_minutes, cpu=given.cpu)
     PartialState().destroy_process_group()
 
-# %% ../nbs/09_trainer.ipynb #664fa28f
+# %% ../nbs/09_trainer.ipynb #335744a5
 def launch_command(folder:Path|str, tokens:Path|str, processes:int, cpu:bool=False, resume:bool=False, max_minutes:float|None=None)->list[str]:
     "The command that trains the run of `folder` on `processes` devices of this box; parameters as for `main`."
     launcher = [sys.executable, '-m', 'accelerate.commands.launch', '--num_machines', 1, '--num_processes', processes, '--mixed_precision', 'no', '--dynamo_backend', 'no',
-                '--main_process_port', 0, *(['--cpu'] if cpu else ['--multi_gpu'] if processes > 1 else [])] # port 0: any that is free
+                '--main_process_port', 0, *(['--multi_gpu'] if processes > 1 else [])] # on CPUs, too: with its own --cpu it starts one process only. Port 0: any free one
     ours = ['-m', 'rar_nb.trainer', '--run_dir', folder, '--tokens', tokens, *(['--cpu'] if cpu else []), *(['--resume'] if resume else []),
             *(['--max_minutes', max_minutes] if max_minutes is not None else [])]
     return [str(word) for word in launcher + ours]
