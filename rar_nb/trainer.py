@@ -7,10 +7,10 @@ __all__ = ['FULL', 'learning_rate', 'learning_rate_at', 'parameter_groups', 'ste
            'Metrics', 'read_metrics', 'curve', 'make_accelerator', 'fast_attention', 'accumulation', 'working_blocks',
            'uncompiled', 'try_batch', 'find_device_batch_size', 'train_step', 'prepare', 'save_tensors', 'save_model',
            'save_checkpoint', 'load_checkpoint', 'flat_config', 'check_trackers', 'check_tokens', 'train',
-           'plot_training', 'new_run_folder', 'has_run', 'open_tokenizer', 'open_run', 'open_tokens', 'resolve_tokens',
-           'arguments', 'main', 'launch_command', 'follow']
+           'plot_training', 'new_run_folder', 'has_run', 'open_tokenizer', 'open_run', 'load_latest', 'open_tokens',
+           'save_tokens', 'resolve_tokens', 'arguments', 'main', 'launch_command', 'follow']
 
-# %% ../nbs/09_trainer.ipynb #cc2b1f78
+# %% ../nbs/09_trainer.ipynb #34b01b06
 import argparse, json, math, os, shutil, signal, subprocess, sys, time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
@@ -37,7 +37,7 @@ from tqdm import tqdm
 from .checkpoints import load_weights, read_weights
 from .config import (DEVICE_FIELDS, PRESETS, PROJECT, RunConfig, TokenizerConfig, TrainConfig, get_preset, load_run_config, override, require, require_number,
                            resolve, save_run_config, write_beside)
-from .data import TOKEN_INDEX, TokenData, batch_indices
+from .data import TOKEN_INDEX, TokenData, batch_indices, content_hash
 from .embeddings import drop_classes
 from .orders import random_ratio_at, raster_order, sample_orders
 from .style import COLORS
@@ -386,7 +386,7 @@ def train(
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False).eval() # forward without autocast again
     return metrics
 
-# %% ../nbs/09_trainer.ipynb #04a87c22
+# %% ../nbs/09_trainer.ipynb #d251cc2f
 def plot_training(rows:list[dict]):
     "The curves of a run: training and held-out losses, and r, over the steps. Returns the figure."
     fig, (top, bottom) = plt.subplots(2, 1, figsize=(7, 4), sharex=True, height_ratios=[3, 1])
@@ -398,7 +398,8 @@ def plot_training(rows:list[dict]):
         if falling: ax.axvspan(falling[0], falling[-1], color=COLORS['random'], alpha=.1, lw=0)
     bottom.plot(*curve(rows, 'r'), color=COLORS['random'])
     losses = sorted(curve(rows, 'loss')[1])
-    top.set(ylabel='nats a token', ylim=(losses[0] - .1, losses[int(.97*(len(losses) - 1))] + .1)); top.legend(loc='upper right')
+    if losses: top.set(ylim=(losses[0] - .1, losses[int(.97*(len(losses) - 1))] + .1))
+    top.set(ylabel='nats a token'); top.legend(loc='upper right')
     bottom.set(ylabel='r', xlabel='step', ylim=(-.05, 1.05))
     return fig
 
@@ -437,12 +438,27 @@ def open_run(folder:Path|str)->tuple[RunConfig, Tokenizer, RAR]:
     config = load_run_config(Path(folder)/'config.json')
     return config, open_tokenizer(folder)[1], load_weights(RAR(config.model), Path(folder)/'model.safetensors').eval()
 
-# %% ../nbs/09_trainer.ipynb #f85bbb31
+# %% ../nbs/09_trainer.ipynb #e79e8b5b
+def load_latest(model:RAR, folder:Path|str)->RAR: # `model`, in eval mode
+    "Copy the newest weights of a run into `model`: those it ended with, or else those of its checkpoint."
+    if (Path(folder)/'model.safetensors').exists(): return load_weights(model, Path(folder)/'model.safetensors').eval()
+    tensors = read_weights(Path(folder)/'checkpoint.safetensors')
+    model.load_state_dict({name.removeprefix('model.'): t for name, t in tensors.items() if name.startswith('model.')})
+    return model.eval()
+
+# %% ../nbs/09_trainer.ipynb #4391e165
 def open_tokens(folder:Path|str)->tuple[TokenData, TokenData|None]: # (train, held-out)
     "Tokens of the folders `folder`/train and `folder`/val, or of `folder` itself with none held out. Raises `ValueError` as `TokenData.open` does."
     folder = Path(folder).expanduser()
     if not (folder/'train').is_dir(): return TokenData.open(folder), None
     return TokenData.open(folder/'train'), TokenData.open(folder/'val') if (folder/'val').is_dir() else None
+
+def save_tokens(folder:Path|str, run:RunConfig, tokenizer:Tokenizer, train:TokenData, held:TokenData|None=None)->Path: # `folder`
+    "Write tokens where `open_tokens` finds them, unless they are there."
+    for part, data in dict(train=train, val=held).items():
+        if data and not (Path(folder)/part/TOKEN_INDEX).exists():
+            data.save(Path(folder)/part, run.model.codebook_size, run.model.num_classes, run.tokenizer.kind, content_hash(tokenizer.state_dict()))
+    return Path(folder)
 
 def resolve_tokens(run:RunConfig, data:TokenData)->RunConfig:
     "`resolve` for images that are tokens already. Raises `ValueError` if they are not those of the run's tokenizer."
@@ -480,7 +496,7 @@ def main(args:list[str]|None=None): # None: those of the command line
     if (folder/'model.safetensors').exists(): return print(f"{folder} is finished")
     run = override(saved, **{name: getattr(given, name) for name in DEVICE_FIELDS})
     torch.manual_seed(run.seed)
-    metrics = train(run, RAR(run.model), data, held, folder, resume=given.resume, max_minutes=given.max_minutes, cpu=given.cpu)
+    train(run, RAR(run.model), data, held, folder, resume=given.resume, max_minutes=given.max_minutes, cpu=given.cpu)
     PartialState().destroy_process_group()
 
 # %% ../nbs/09_trainer.ipynb #335744a5
