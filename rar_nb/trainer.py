@@ -403,7 +403,7 @@ def plot_training(rows:list[dict]):
     bottom.set(ylabel='r', xlabel='step', ylim=(-.05, 1.05))
     return fig
 
-# %% ../nbs/09_trainer.ipynb #e0e47a64
+# %% ../nbs/09_trainer.ipynb #11fe0d0b
 def new_run_folder(
     folder:Path|str,
     overwrite:bool=False, # an earlier run there may be replaced
@@ -412,7 +412,8 @@ def new_run_folder(
     folder = Path(folder).expanduser().resolve()
     require(overwrite or not (folder/'config.json').exists(), 'run_dir', str(folder), "a folder without a run in it; name another one, or set overwrite=True to replace that run, or resume=True to go on with it")
     (folder/'samples').mkdir(parents=True, exist_ok=True)
-    for old in (folder/'config.json', *folder.glob('*.safetensors'), *(folder/'samples').glob('*.png')): old.unlink(missing_ok=True)
+    ours = ('config.json', *(f'{name}.safetensors' for name in ('model', 'tokenizer', 'before_annealing', 'checkpoint')))
+    for old in (*(folder/name for name in ours), *(folder/'samples').glob('*.png')): old.unlink(missing_ok=True)
     for part in ('train', 'val'):
         if (folder/'tokens'/part/TOKEN_INDEX).exists(): shutil.rmtree(folder/'tokens'/part)
     return folder
