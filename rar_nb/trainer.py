@@ -10,11 +10,11 @@ __all__ = ['FULL', 'learning_rate', 'learning_rate_at', 'parameter_groups', 'ste
            'plot_training', 'new_run_folder', 'has_run', 'open_tokenizer', 'open_run', 'load_latest', 'open_tokens',
            'save_tokens', 'resolve_tokens', 'arguments', 'main', 'launch_command', 'follow']
 
-# %% ../nbs/09_trainer.ipynb #34b01b06
+# %% ../nbs/09_trainer.ipynb #264665d9
 import argparse, json, math, os, shutil, signal, subprocess, sys, time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -234,7 +234,7 @@ def find_device_batch_size(
         raise ValueError(f"{accelerator.device} has not enough memory for any even share of batch_size = {batch_size}: set device_batch_size, checkpointing=True, or take more devices") from e
     return int(accelerator.gather(torch.tensor([size], device=accelerator.device)).min())
 
-# %% ../nbs/09_trainer.ipynb #4e698912
+# %% ../nbs/09_trainer.ipynb #eb857f6b
 def train_step(accelerator:Accelerator, model:nn.Module, optimizer, run:RunConfig, data:TokenData, step:int)->tuple[torch.Tensor, torch.Tensor]:
     "One optimizer step; (loss of this process's share, norm of all gradients before clipping), both still on the device."
     rank, turns, loss = accelerator.process_index, accelerator.gradient_accumulation_steps, 0.
@@ -259,7 +259,7 @@ def prepare(accelerator:Accelerator, model:RAR, config:TrainConfig)->tuple[nn.Mo
     size = config.device_batch_size
     with uncompiled(config): size = size or find_device_batch_size(model, accelerator, config.batch_size)
     turns = accelerator.gradient_accumulation_steps = accumulation(config.batch_size, accelerator.num_processes, size)
-    said = f'{accelerator.num_processes*size*turns:,} images a step = {accelerator.num_processes} × {accelerator.device.type} × {size:,} images × {turns} turns'
+    said = f'{accelerator.num_processes*size*turns:,} images a step = {accelerator.num_processes} × {accelerator.device.type} × {size:,} images × {turns} turn{"s"*(turns > 1)}'
     optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), lr=0., betas=(config.beta1, config.beta2), fused=accelerator.device.type == 'cuda' or None)
     return *accelerator.prepare(model, optimizer), said
 
