@@ -310,7 +310,7 @@ def check_trackers(names:list[str]):
     available = dict(tensorboard=is_tensorboard_available, wandb=is_wandb_available, trackio=is_trackio_available)
     for name in names: require(available[name](), 'trackers', name, f"installed; run `pip install {name}`, or leave it out")
 
-# %% ../nbs/09_trainer.ipynb #75cfb610
+# %% ../nbs/09_trainer.ipynb #dfe917d3
 def check_tokens(run:RunConfig, data:TokenData):
     "Raise `ValueError` unless `data` is of the size that the run's generator has."
     for name in ('num_tokens', 'codebook_size', 'num_classes'):
@@ -343,7 +343,7 @@ def train(
     if config.tracker_names: accelerator.init_trackers('rar_nb', {name: value if value is not None else 'None' for name, value in flat_config(run).items()})
     with working_blocks(model, config), fast_attention(accelerator):
         prepared, optimizer, said = prepare(accelerator, model, config)
-        require(on_eval is None or prepared is model or not hasattr(prepared, 'unshard'), 'on_eval', on_eval, "None with FSDP, where no process has all weights")
+        require(on_eval is None or not accelerator.is_fsdp2, 'on_eval', on_eval, "None with FSDP, where no process has all weights")
         if progress: accelerator.print(said)
         losses, about, saved = [], dict(step=0, rows=0), folder and folder/'checkpoint.safetensors'
         if resume and saved.exists(): losses, about = load_checkpoint(model, optimizer, saved)
