@@ -233,7 +233,7 @@ def test_a_checkpoint_of_another_model_is_refused(tokens, one, tmp_path):
     "wrong, message",
     [
         (["--preset", "rar_z"], "preset = 'rar_z' is not allowed"),
-        (["--preset", "rar_b", "--changes", "{}"], "num_tokens of the tokens = 49 is not allowed: it must be 256"),
+        (["--preset", "rar_b", "--changes", '{"batch_size": 32}'], "num_tokens of the tokens = 49 is not allowed: it must be 256"),
         (["--tokens", "/no/such/tokens"], "token folder = '/no/such/tokens' is not allowed"),
         (["--changes", '{"epoch": 3}'], "parameter = 'epoch' is not allowed"),
         (["--device_batch_size", "5"], "device_batch_size = 5 is not allowed: it must be a divisor of 32"),
