@@ -19,6 +19,9 @@ from tests.test_runs import SMALL, execute
         (dict(data="/no/such/folder"), "data = '/no/such/folder' is not allowed: it must be"),
         (dict(image_size=30), "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 4"),
         (dict(tokenizer_from="/no/such/run"), "/no/such/run/config.json"),
+        (dict(tokens="/no/such/tokens"), "tokenizer_from = None is not allowed: it must be given with tokens"),
+        (dict(devices=5), "batch_size = 32 is not allowed: it must be a multiple of the number of devices, 5"),
+        (dict(trackers="mlflow"), "trackers = 'mlflow' is not allowed: it must be names out of tensorboard, wandb, trackio"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )

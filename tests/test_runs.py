@@ -9,8 +9,9 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from rar_nb.config import load_run_config
-from rar_nb.data import Digits
-from rar_nb.trainer import open_run, read_metrics
+from rar_nb.data import Digits, open_data
+from rar_nb.tokenizer import pretokenize
+from rar_nb.trainer import curve, open_run, read_metrics, save_tokens
 
 NBS = Path(__file__).parent.parent / "nbs"
 SMALL = dict(preset="tiny", cpu=True, num_samples=100)
@@ -59,9 +60,36 @@ def test_training_learns(run):
 
 
 def test_same_parameters_same_run(run, images, tmp_path):
-    execute("train", tmp_path / "out.ipynb", run_dir=str(tmp_path / "again"), data=images, **SMALL)
-    again, first = open_run(tmp_path / "again")[2].state_dict(), open_run(run)[2].state_dict()
-    assert all(torch.equal(again[name], first[name]) for name in first)
+    """Also in two pieces, the first of which ends before the first step: with a checkpoint, and without an error."""
+    again = dict(run_dir=str(tmp_path / "again"), data=images, **SMALL)
+    execute("train", tmp_path / "out.ipynb", max_minutes=0, **again)
+    assert (tmp_path / "again" / "checkpoint.safetensors").exists() and not (tmp_path / "again" / "model.safetensors").exists()
+    execute("train", tmp_path / "out.ipynb", resume=True, **again)
+    for file in ("tokenizer", "before_annealing", "model"):
+        assert (tmp_path / "again" / f"{file}.safetensors").read_bytes() == (run / f"{file}.safetensors").read_bytes()
+    names = ("config.json", "evaluation.json", "metrics.jsonl", "before_annealing.safetensors", "model.safetensors", "samples", "tokenizer.safetensors")
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == sorted(names)
+
+
+def test_tokens_in_place_of_images_on_two_devices(run, images, tmp_path):
+    """No images at hand, two processes in a child of the notebook: the losses of the run that had both the images and one process."""
+    config, tokenizer, model = open_run(run)
+    train_images, held_images = open_data(images)
+    save_tokens(tmp_path / "tokens", config, tokenizer, pretokenize(tokenizer, train_images), pretokenize(tokenizer, held_images))
+    execute("train", tmp_path / "out.ipynb", run_dir="two", tokens="tokens", tokenizer_from=str(run), devices=2, **SMALL)
+    for name in ("loss", "raster_loss"):
+        (steps, values), (again_steps, again) = (curve(read_metrics(folder / "metrics.jsonl"), name) for folder in (run, tmp_path / "two"))
+        assert steps == again_steps and max(abs(x - y) for x, y in zip(values, again)) < 1e-5
+    assert "2 × cpu × 16 images" in (tmp_path / "two" / "train.log").read_text()
+    said = (tmp_path / "out.ipynb").read_text()
+    assert said.count(r"skipped: this run has tokens, but no images\n") == 6 and not (tmp_path / "two" / "evaluation.json").exists()
+    assert (tmp_path / "two" / "samples" / "final.png").exists()
+
+
+def test_resume_refuses_another_run(run, images, tmp_path):
+    with pytest.raises(PapermillExecutionError) as error:
+        execute("train", tmp_path / "out.ipynb", run_dir=str(run), data=images, resume=True, batch_size=16, **SMALL)
+    assert "train.batch_size = 16 is not allowed: it must be 32, as in the run" in error.value.evalue
 
 
 def test_tokenizer_of_another_run(run, images, tmp_path):
