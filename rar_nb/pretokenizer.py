@@ -166,7 +166,7 @@ def gather(items:list[tuple])->tuple[torch.Tensor|None, torch.Tensor, list[dict]
     images = torch.stack([image for image, _ in good]) if good else None
     return images, torch.tensor([label for _, label in good], dtype=torch.int64), [wrong for *_, wrong in items if wrong]
 
-# %% ../nbs/18_pretokenizer.ipynb #490e7d0d
+# %% ../nbs/18_pretokenizer.ipynb #321cc741
 SHOWN = 20 # failures that a process prints; all of them are in `SKIPPED`
 
 def write_shards(
@@ -185,7 +185,7 @@ def write_shards(
     cuda, failed, allowed = tokenizer.device.type == 'cuda', 0, config.max_failed_share * len(data)
     loader = iter(DataLoader(Readable(data), batch_sampler=sum(batches.values(), []), collate_fn=gather, pin_memory=cuda,
                              num_workers=(8 if cuda else 0) if config.workers is None else config.workers))
-    with tqdm(total=sum(edges[k + 1] - edges[k] for k in todo), desc='images', unit='image', mininterval=1, disable=not progress) as bar, \
+    with tqdm(total=sum(edges[k + 1] - edges[k] for k in todo), desc='images', unit='image', mininterval=5, disable=not progress) as bar, \
          torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=config.tf32):
         for k in todo:
             tokens, labels, skipped = [], [], []

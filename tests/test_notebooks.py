@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-PARAMETRISED = ["train", "evaluate"]
+PARAMETRISED = ["train", "evaluate", "pretokenize"]
 
 
 def code_cells(path):
