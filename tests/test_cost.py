@@ -57,7 +57,7 @@ def test_training_flops_are_what_torch_counts(config, batch):
     assert counted(lambda: loss(RAR(config), batch).backward()) == train_flops(config, batch)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(sizes, st.integers(1, 9), st.booleans())
 def test_sampling_flops_are_what_torch_counts(config, batch, guided):
     model, classes = RAR(config).eval(), torch.arange(batch) % config.num_classes
