@@ -107,7 +107,7 @@ def ten_crop(
     corners = [(0, 0), (0, w), (h, 0), (h, w), (round(h / 2), round(w / 2))] # halves go to the even neighbour
     return torch.stack([x[..., i:i + size, j:j + size] for x in (images, images.flip(-1)) for i, j in corners], 1)
 
-# %% ../nbs/02_data.ipynb #7451a968
+# %% ../nbs/02_data.ipynb #9f227754
 GREY_MODES = ('1', 'L', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N') # Pillow's names for images without colour
 
 class ImageData(Dataset):
@@ -115,12 +115,13 @@ class ImageData(Dataset):
     def __init__(self,
         source, # a data set of (Pillow image, class) with `classes` and `targets`, as torchvision's are
         size:int|None=None, # pixels along a side; None: the images have one square size already
+        channels:int|None=None, # 1 or 3; None: grey if one image of each class is
     ):
         require(len(source) > 0, 'number of images', 0, "at least 1")
         self.source, self.classes, self.targets = source, list(source.classes), np.asarray(source.targets, dtype=np.int64)
-        firsts = [source[int(np.argmax(self.targets == c))][0] for c in np.unique(self.targets)]  # one image of each class
-        self.channels = 1 if all(image.mode in GREY_MODES for image in firsts) else 3
-        self.resize, self.size = size is not None, size or firsts[0].width
+        self.resize, self.size = size is not None, size or source[0][0].width
+        firsts = (source[int(np.argmax(self.targets == c))][0] for c in np.unique(self.targets))
+        self.channels = channels or (1 if all(image.mode in GREY_MODES for image in firsts) else 3)
         require_int('image_size', self.size, 1)
 
     def __len__(self): return len(self.source)
@@ -144,13 +145,14 @@ def stack_images(
     "Several images of `data` as one tensor."
     return torch.stack([data[int(i)][0] for i in (range(len(data)) if indices is None else indices)])
 
-# %% ../nbs/02_data.ipynb #1f1688c2
+# %% ../nbs/02_data.ipynb #36d88f19
 class Part(Dataset):
     "Some images of an `ImageData`, with the same attributes."
     def __init__(self, data, indices):
         self.data, self.indices, self.targets = data, np.asarray(indices), data.targets[indices]
         self.classes, self.channels, self.size = data.classes, data.channels, data.size
     def __len__(self): return len(self.indices)
+    def name(self, i:int)->str: return self.data.name(int(self.indices[i]))
     def __getitem__(self, i): return self.data[int(self.indices[i])]
 
 def hold_out(
@@ -165,7 +167,7 @@ def hold_out(
         held[members[len(members) - per_class:]] = True
     return Part(data, np.flatnonzero(~held)), Part(data, np.flatnonzero(held))
 
-# %% ../nbs/02_data.ipynb #84db06c5
+# %% ../nbs/02_data.ipynb #40c3a639
 TORCHVISION = dict(mnist='MNIST', fashion_mnist='FashionMNIST', cifar10='CIFAR10') # our names, torchvision's
 
 def is_image(path:str)->bool: # False for hidden files
@@ -179,7 +181,7 @@ def open_folder(folder:Path|str, image_size:int|None=None)->tuple[Dataset, Datas
     "RGB images of `folder`/class/… as (train, held-out); a tenth of each class is held out unless there are folders `train` and `val`."
     folder = Path(folder)
     def images(path):
-        try: return ImageData(torchvision.datasets.ImageFolder(path, loader=load_rgb, is_valid_file=is_image), image_size)
+        try: return ImageData(torchvision.datasets.ImageFolder(path, loader=load_rgb, is_valid_file=is_image), image_size, channels=3) # as `load_rgb` gives them
         except FileNotFoundError as e: raise ValueError(f"{path} must hold one folder a class, with images in each: {e}") from e
     if (folder/'train').is_dir() and (folder/'val').is_dir():
         train, held = images(folder/'train'), images(folder/'val')

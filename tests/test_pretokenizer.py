@@ -1,0 +1,257 @@
+"""Token datasets made from folders of images: by any number of processes, after a kill, with torn files."""
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from rar_nb.checkpoints import save_weights
+from rar_nb.config import RunConfig, TokenizerConfig, save_run_config
+from rar_nb.data import TokenData, center_crop, load_rgb, torchvision
+from rar_nb.pretokenizer import PretokenizeConfig, finish, prepare, pretokenize_folder, read_record, shard_edges, write_shards
+from rar_nb.tokenizer import to_float
+from rar_nb.vq_models import MaskGITVQ, make_tokenizer
+
+TORN = "b/04.png"  # of 23 images, number 12 in the list
+ABOUT = TokenizerConfig("vqgan", image_size=32, channels=3, stride=8, codebook_size=64, codebook_dim=8, width=8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    save_run_config(RunConfig("tiny", tokenizer=ABOUT), folder / "config.json")
+    save_weights(make_tokenizer(ABOUT), folder / "tokenizer.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """8, 9 and 6 smooth colour images of unlike sizes in three classes; one of them is cut off."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for name, count in dict(a=8, b=9, c=6).items():
+        (folder / name).mkdir()
+        for i in range(count):
+            small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+            small.resize((40 + 3 * i, 90 - 4 * i), Image.Resampling.BICUBIC).save(folder / name / f"{i:02d}.png")
+    (folder / TORN).write_bytes((folder / TORN).read_bytes()[:900])
+    return folder
+
+
+@pytest.fixture
+def config(run, images, tmp_path):
+    def make(out="tokens", **changes):
+        given = dict(data=str(images), tokenizer=str(run), part="all", shard_images=6, batch_size=20, max_failed_share=0.1, cpu=True)
+        return PretokenizeConfig(out=str(tmp_path / out), **(given | changes))
+    return make
+
+
+def content(folder):
+    return {p.name: p.read_bytes() for p in Path(folder).iterdir()}
+
+
+def expected(run, images, kind):
+    """The same by hand: torchvision's ten crops, the tokenizer on one image at a time."""
+    tokenizer, tokens, labels = make_tokenizer(ABOUT).eval(), [], []
+    tokenizer.load_state_dict(load_file(run / "tokenizer.safetensors"))
+    for path in sorted(images.glob("*/*.png")):
+        if path == images / TORN:
+            continue
+        if kind == "ten":
+            crops = torchvision.transforms.TenCrop(32)(center_crop(load_rgb(path), 35))
+        else:
+            centre = center_crop(load_rgb(path), 32)
+            crops = [centre, centre.transpose(Image.Transpose.FLIP_LEFT_RIGHT)][: dict(centre=2, one=1)[kind]]
+        pixels = torch.stack([torch.from_numpy(np.array(c)).permute(2, 0, 1) for c in crops])
+        tokens.append(tokenizer.encode(to_float(pixels, tokenizer.value_range)))
+        labels.append("abc".index(path.parent.name))
+    return torch.stack(tokens), torch.tensor(labels)
+
+
+@pytest.mark.parametrize("kind", ["ten", "centre", "one"])
+def test_tokens_and_labels_against_torchvision(run, images, config, kind):
+    data = pretokenize_folder(config(crops=kind), progress=False)
+    tokens, labels = expected(run, images, kind)
+    assert torch.equal(data.tokens, tokens) and torch.equal(data.labels, labels)
+    assert len(data.tokens.unique()) > 5, "a tokenizer that says always the same would test nothing"
+    assert (data.index["codebook_size"], data.index["num_classes"], data.index["tokenizer"]) == (64, 3, "vqgan")
+
+
+def test_torn_image_is_named_and_has_no_row(images, config, capsys):
+    data = pretokenize_folder(config(), progress=False)
+    assert str(images / TORN) in capsys.readouterr().out
+    record = json.loads((Path(config().out) / "skipped.json").read_text())
+    assert (record["images"], record["skipped"]) == (23, 1) and record["files"][0]["file"] == str(images / TORN)
+    assert len(data) == 22 and data.labels.bincount().tolist() == [8, 8, 6]
+    assert [s["rows"] for s in data.index["shards"]] == [5, 6, 5, 6]  # images 0-4, 5-10, 11-16 (one torn), 17-22
+
+
+def test_too_many_torn_images(config):
+    strict = config(max_failed_share=0.04)
+    with pytest.raises(ValueError, match=r"share of images that failed = '1/23 so far' .*max_failed_share = 0.04.*04.png"):
+        pretokenize_folder(strict, progress=False)
+    with pytest.raises(ValueError, match="index"):
+        TokenData.open(strict.out)
+    assert len(pretokenize_folder(config(max_failed_share=0.05), progress=False)) == 22  # allowing more goes on in the same folder
+
+
+def test_share_counts_what_all_processes_skipped(config, images):
+    """Each process is below the limit, together they are above it."""
+    config = config(max_failed_share=0.05)
+    prepare(config)
+    for k in range(2):
+        write_shards(config, (k, 2))
+    for k in (0, 3):  # as if another image had failed in shards of either process
+        record = Path(config.out) / f"shard-{k:05d}.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | dict(skipped=[dict(file="x.png", reason="torn")])))
+    with pytest.raises(ValueError, match=r"'3/23'.*skipped.json"):
+        finish(config)
+    assert json.loads((Path(config.out) / "skipped.json").read_text())["skipped"] == 3
+
+
+def test_first_image_of_a_class_may_be_torn(run, images, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in (1, 2, 3):
+            (tmp_path / "images" / name / f"{i}.png").write_bytes((images / name / f"0{i}.png").read_bytes())
+    (tmp_path / "images" / "b" / "1.png").write_bytes(b"not an image")
+    data = pretokenize_folder(PretokenizeConfig(str(tmp_path / "images"), str(tmp_path / "t"), str(run), part="all", max_failed_share=0.5, cpu=True), progress=False)
+    assert data.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_one_and_two_processes_and_workers_same_bytes(config):
+    pretokenize_folder(config("one"), progress=False)
+    pretokenize_folder(config("two"), processes=2, progress=False)
+    pretokenize_folder(config("workers", workers=2), progress=False)
+    one = content(config("one").out)
+    assert len(one) == 3 + 2 * 4
+    assert content(config("two").out) == one and content(config("workers").out) == one
+
+
+def test_accelerate_launch_same_bytes(run, images, config):
+    pretokenize_folder(config("one"), progress=False)
+    options = dict(data=images, tokenizer=run, part="all", shard_images=6, batch_size=20, max_failed_share=0.1, out=config("launched").out)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0",
+               "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "rar_nb.pretokenizer", "--cpu", *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "22 images of 10 crops, 1 skipped" in done.stdout
+    assert content(config("launched").out) == content(config("one").out)
+
+
+def test_killed_and_continued(run, images, config):
+    killed = config("killed", shard_images=2)
+    command = [sys.executable, "-c", f"""
+import time
+from rar_nb import pretokenizer as p
+whole = p.crop_tokens
+def slow(*args): time.sleep(.3); return whole(*args)  # so that there is time to kill
+p.crop_tokens = slow
+p.pretokenize_folder(p.{killed!r}, progress=False)"""]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (Path(killed.out) / "shard-00002.json").exists():
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    finished = [k for k in range(12) if read_record(killed.out, k)]
+    assert 3 <= len(finished) < 12 and not (Path(killed.out) / "tokens.json").exists()
+    (Path(killed.out) / ".tokens-00007-abc.npy").write_bytes(b"half")  # what a kill in the middle of writing leaves
+    inodes = {k: (Path(killed.out) / f"tokens-{k:05d}.npy").stat().st_ino for k in finished}
+    pretokenize_folder(killed, progress=False)
+    assert inodes == {k: (Path(killed.out) / f"tokens-{k:05d}.npy").stat().st_ino for k in finished}
+    pretokenize_folder(config("unhurt", shard_images=2), progress=False)
+    assert content(killed.out) == content(config("unhurt").out)
+
+
+def test_damaged_shard_is_made_again(config):
+    pretokenize_folder(config("unhurt"), progress=False)
+    damaged = config("damaged")
+    prepare(damaged)
+    write_shards(damaged)
+    path = Path(damaged.out) / "tokens-00001.npy"
+    path.write_bytes(path.read_bytes()[:-2] + b"\0\1")
+    pretokenize_folder(damaged, progress=False)
+    assert content(damaged.out) == content(config("unhurt").out)
+
+
+def test_finished_folder_is_only_opened(config):
+    pretokenize_folder(config(), progress=False)
+    before = {p: p.stat().st_mtime_ns for p in Path(config().out).iterdir()}
+    assert len(pretokenize_folder(config(), progress=False)) == 22
+    assert {p: p.stat().st_mtime_ns for p in Path(config().out).iterdir()} == before
+
+
+@pytest.mark.parametrize("change", [dict(crops="centre"), dict(shard_images=7), dict(batch_size=30), dict(image_size=40), dict(part="train"), dict(tf32=True)], ids=lambda c: next(iter(c)))
+def test_other_arguments_in_the_same_folder(config, change):
+    prepare(config())
+    before = content(config().out)
+    name = "images" if "part" in change else next(iter(change))
+    with pytest.raises(ValueError, match=f"^{name} = .*name another folder"):
+        pretokenize_folder(config(**change), progress=False)
+    assert content(config().out) == before
+
+
+def test_other_images_or_tokenizer_in_the_same_folder(run, images, config, tmp_path):
+    prepare(config())
+    other = tmp_path / "other"
+    save_run_config(RunConfig("tiny", tokenizer=ABOUT), other / "config.json")
+    save_weights(make_tokenizer(ABOUT), other / "tokenizer.safetensors")
+    with pytest.raises(ValueError, match="^tokenizer_sha256 = "):
+        prepare(config(tokenizer=str(other)))
+    moved = tmp_path / "moved"
+    for path in images.glob("*/*.png"):
+        (moved / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (moved / path.parent.name / path.name).write_bytes(path.read_bytes())
+    assert prepare(config(data=str(moved))) == 23  # the same images elsewhere are the same
+    (moved / "a" / "00.png").rename(moved / "a" / "0.png")
+    with pytest.raises(ValueError, match="^images_sha256 = "):
+        prepare(config(data=str(moved)))
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(data="/no/such"), "data = '/no/such' is not allowed"),
+    (dict(tokenizer="/no/such"), "tokenizer = '/no/such' is not allowed: it must be one of maskgit_vq, llamagen_vq, or the folder"),
+    (dict(tokenizer="maskgit_vq", weights="/no/such.bin"), "no/such.bin"),
+    (dict(image_size=30), "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 8"),
+    (dict(data="digits"), "channels of the images = 1"),
+], ids=str)
+def test_refused_before_anything_is_written(config, change, message):
+    change = dict(part="train") | change
+    with pytest.raises(ValueError) as error:
+        pretokenize_folder(config(**change), progress=False)
+    assert message in str(error.value)
+    assert not Path(config().out).exists()
+
+
+def test_foreign_tokens_are_kept(config):
+    TokenData(torch.zeros(3, 1, 4, dtype=torch.int64), torch.arange(3)).save(config().out, 10, 3)
+    before = content(config().out)
+    with pytest.raises(ValueError, match="a folder without tokens"):
+        prepare(config())
+    assert content(config().out) == before
+
+
+def test_published_tokenizer_from_a_file(images, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = MaskGITVQ().eval()
+    save_file(tokenizer.state_dict(), tmp_path / "maskgit-vqgan-imagenet-f16-256.safetensors")
+    data = pretokenize_folder(PretokenizeConfig(str(images), str(tmp_path / "t"), weights=str(tmp_path), part="held_out", crops="one", image_size=32, cpu=True), progress=False)
+    last = center_crop(load_rgb(images / "c" / "05.png"), 32)
+    assert torch.equal(data.tokens[-1], tokenizer.encode(to_float(torch.from_numpy(np.array(last)).permute(2, 0, 1)[None], (0.0, 1.0))))
+    assert (data.index["tokenizer"], data.index["codebook_size"], data.num_tokens) == ("maskgit_vq", 1024, 4)
+
+
+@pytest.mark.parametrize("images, most", [(1, 5), (5, 5), (6, 5), (1_281_167, 2**14), (17, 4)])
+def test_shard_edges_properties(images, most):
+    edges = shard_edges(images, most)
+    sizes = np.diff(edges)
+    assert (edges[0], edges[-1]) == (0, images) and sizes.min() >= 1 and sizes.max() <= most and sizes.max() - sizes.min() <= 1
+    assert len(sizes) == -(-images // most)
