@@ -38,6 +38,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'rar_nb.config.require_number': ('config.html#require_number', 'rar_nb/config.py'),
                                'rar_nb.config.resolve': ('config.html#resolve', 'rar_nb/config.py'),
                                'rar_nb.config.save_run_config': ('config.html#save_run_config', 'rar_nb/config.py'),
+                               'rar_nb.config.small': ('config.html#small', 'rar_nb/config.py'),
                                'rar_nb.config.write_beside': ('config.html#write_beside', 'rar_nb/config.py')},
             'rar_nb.data': { 'rar_nb.data.Digits': ('data.html#digits', 'rar_nb/data.py'),
                              'rar_nb.data.Digits.__getitem__': ('data.html#digits.__getitem__', 'rar_nb/data.py'),

@@ -54,7 +54,7 @@ def inception_score(logits:torch.Tensor)->float: # [N, classes], without the bia
     "The mean over ten parts of the shuffled images, as is usual."
     return isc_features_to_metric(logits)[KEY_METRIC_ISC_MEAN]
 
-# %% ../nbs/19_fidelity.ipynb #8d8d8fbf
+# %% ../nbs/19_fidelity.ipynb #40b5ab97
 EXTRACTOR = 'inception-v3-compat' # torch-fidelity's name for it
 INCEPTION_FILE = Path(URL_INCEPTION_V3).name # its name ends in the first digits of its SHA-256
 LAYERS = ('2048', 'logits_unbiased') # the features that the metrics are made of
@@ -72,7 +72,7 @@ def random_inception(path:Path|str, seed:int=0)->Path:
     generator, module = torch.Generator().manual_seed(seed), EmptyInception()
     for m in module.modules(): # of a size that lets an image's signal through all layers
         if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, nonlinearity='relu', generator=generator)
-        if isinstance(m, nn.Linear): nn.init.normal_(m.weight, std=.1, generator=generator)
+        if isinstance(m, nn.Linear): nn.init.normal_(m.weight, std=.5, generator=generator)
     with write_beside(path) as beside: torch.save(module.state_dict(), beside)
     return Path(path)
 
@@ -179,19 +179,17 @@ def measure(
     if statistics: return numbers | dict(FID=fid(features.statistics, statistics))
     return numbers | compare_features(features['2048'], extract(real, inception, cache, device, progress=progress)['2048']) | dict(num_real=len(real))
 
-# %% ../nbs/19_fidelity.ipynb #0ea556d8
+# %% ../nbs/19_fidelity.ipynb #dcd6a590
 def adm_statistics(
     path:Path|str, # `.npz`
 )->dict[str, np.ndarray]: # 'mu' [2048], 'sigma' [2048, 2048]
     "Mean and covariance of Inception's features from a reference batch of ADM. Raises `ValueError` that names the file if it is none."
     path = Path(path).expanduser()
     require(path.is_file(), 'reference', str(path), "an existing .npz, or a folder of real images")
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            names = content.files
-            require({'mu', 'sigma'} <= set(names), f'content of {path}', names, "a reference batch with 'mu' and 'sigma'; a batch of samples has none")
-            mu, sigma = (np.asarray(content[name], np.float64) for name in ('mu', 'sigma'))
-    except (OSError, EOFError, zipfile.BadZipFile) as e: raise ValueError(f"{path} can't be read as an .npz ({e}); download it again") from e
+    require(zipfile.is_zipfile(path), f'content of {path}', f'{path.stat().st_size:,} bytes of something else', "a whole .npz; download it again")
+    with np.load(path, allow_pickle=False) as content:
+        require({'mu', 'sigma'} <= set(content.files), f'content of {path}', content.files, "a reference batch with 'mu' and 'sigma'; a batch of samples has none")
+        mu, sigma = (np.asarray(content[name], np.float64) for name in ('mu', 'sigma'))
     require((mu.shape, sigma.shape) == ((2048,), (2048, 2048)), f"shapes of mu and sigma in {path}", (mu.shape, sigma.shape), "(2048,) and (2048, 2048), Inception's features")
     require(np.isfinite(mu).all() and np.isfinite(sigma).all() and np.allclose(sigma, sigma.T), f'sigma in {path}', 'not finite or not symmetric', "a covariance; download it again")
     return dict(mu=mu, sigma=sigma)
