@@ -192,7 +192,7 @@ SAMPLING = { # supplement, Table 1
 class RunConfig:
     "Everything that decides what a run does; written to the run's folder as `config.json`."
     preset:str # the name in `PRESETS` this run started from
-    data:str = 'digits' # 'digits', 'mnist', 'fashion_mnist', 'cifar10', or a folder with one subfolder a class; 'imagenet' stands for one that you must give
+    data:str = 'digits' # 'digits', 'mnist', 'fashion_mnist', 'cifar10', or a folder with one subfolder a class; 'imagenet' and 'your_images' stand for one that you must give
     seed:int = 42 # of weights, data order, orders and dropout
     model:ModelConfig = field(default_factory=ModelConfig)
     tokenizer:TokenizerConfig = field(default_factory=TokenizerConfig)
