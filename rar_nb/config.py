@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'TOKENIZERS', 'TRACKERS', 'DEVICE_FIELDS', 'SAMPLING', 'PRESETS', 'PARTS', 'PROJECT', 'DATA', 'RUNS',
            'require', 'require_int', 'require_number', 'ModelConfig', 'TokenizerConfig', 'TrainConfig', 'SampleConfig',
-           'RunConfig', 'override', 'get_preset', 'reject_unknown', 'resolve', 'published', 'write_beside',
+           'RunConfig', 'override', 'get_preset', 'reject_unknown', 'resolve', 'published', 'small', 'write_beside',
            'save_run_config', 'load_run_config']
 
 # %% ../nbs/00_config.ipynb #793dd163
@@ -210,7 +210,7 @@ SAMPLING = { # supplement, Table 1
 class RunConfig:
     "Everything that decides what a run does; written to the run's folder as `config.json`."
     preset:str # the name in `PRESETS` this run started from
-    data:str = 'digits' # 'digits', 'mnist', 'fashion_mnist', 'cifar10', or a folder with one subfolder a class; 'imagenet' stands for one that you must give
+    data:str = 'digits' # 'digits', 'mnist', 'fashion_mnist', 'cifar10', or a folder with one subfolder a class; 'imagenet' and 'your_images' stand for one that you must give
     seed:int = 42 # of weights, data order, orders and dropout
     model:ModelConfig = field(default_factory=ModelConfig)
     tokenizer:TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -312,6 +312,19 @@ PRESETS |= {run.preset: run for run in (
     *(published(f'{model}_512', model, image_size=512, epochs=200) for model in ('rar_l', 'rar_xl', 'rar_xxl')),
     published('rar_l_llamagen', 'rar_l', 'llamagen_vq'), # and the same holds for this one
     *(published(f'rar_l_{epochs}ep', 'rar_l', epochs=epochs) for epochs in (200, 300)),
+)}
+
+# %% ../nbs/00_config.ipynb #23ba2d67
+def small(name:str, image_size:int, hidden_size:int, num_layers:int, stride:int, width:int, **train)->RunConfig:
+    "A run of ours for images of one's own."
+    tokenizer = TokenizerConfig('vqgan', image_size, 3, stride, codebook_size=1024, width=width, vq_steps=20_000, vq_batch_size=32, vq_learning_rate=5e-4)
+    model = ModelConfig(1024, tokenizer.num_tokens, 10, hidden_size, num_layers, num_heads=hidden_size//64, mlp_size=4*hidden_size)
+    return RunConfig(name, 'your_images', model=model, tokenizer=tokenizer, sample=SampleConfig(4.0, 1.0, 1.0, num_samples=10_000, sample_batch_size=100),
+                     train=TrainConfig(steps_per_epoch=None, batch_size=256, precision='auto', eval_every=1000, **train))
+
+PRESETS |= {run.preset: run for run in (
+    small('rar_xs', 64, 256, 8, stride=4, width=32, epochs=400, warmup_epochs=20, anneal_start=200, anneal_end=300, learning_rate=1e-3),
+    small('rar_s', 128, 384, 12, stride=8, width=64, epochs=200, warmup_epochs=10, anneal_start=100, anneal_end=150, learning_rate=8e-4),
 )}
 
 # %% ../nbs/00_config.ipynb #bd316c33

@@ -4,22 +4,28 @@
 
 # %% auto #0
 __all__ = ['REQUEST', 'guidance_weight', 'guide', 'image_noise', 'draw', 'Drawing', 'sample_tokens', 'balanced_classes',
-           'draw_images', 'sample_images', 'set_up', 'generate', 'write_npy', 'pack_npz']
+           'draw_images', 'sample_images', 'set_request', 'set_up', 'generate', 'open_model', 'main', 'launch_command',
+           'launch', 'write_npy', 'pack_npz']
 
-# %% ../nbs/10_sampler.ipynb #3b405035
-import json, math, zipfile
+# %% ../nbs/10_sampler.ipynb #a908a391
+import argparse, json, math, subprocess, sys, time, zipfile
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np, torch
+from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
-from .config import SampleConfig, require, require_int, write_beside
+from .checkpoints import load_weights
+from .config import RunConfig, SampleConfig, get_preset, override, require, require_int, write_beside
 from .data import content_hash
 from .orders import raster_order, unpermute
 from .tokenizer import Tokenizer, to_uint8
+from .trainer import open_run
 from .style import save_png
 from .transformer import RAR, KVCache
+from .vq_models import LlamaGenVQ, MaskGITVQ, make_tokenizer
 
 # %% ../nbs/10_sampler.ipynb #c3691095
 def guidance_weight(
@@ -146,8 +152,14 @@ def sample_images(
     model.train(was_training)
     return torch.cat(images)
 
-# %% ../nbs/10_sampler.ipynb #26c59532
+# %% ../nbs/10_sampler.ipynb #44182b67
 REQUEST = 'generate.json'
+
+def set_request(model:RAR, tokenizer:Tokenizer, sample:SampleConfig, seed:int)->dict: # of plain values
+    "What identifies a set of images: model, tokenizer, settings and seed, but not who draws it."
+    return dict(seed=seed, num_samples=sample.num_samples, num_classes=model.config.num_classes, guidance_scale=sample.guidance_scale,
+        guidance_power=sample.guidance_power, temperature=sample.temperature, sample_batch_size=sample.sample_batch_size,
+        model_sha256=content_hash(model.state_dict()), tokenizer=type(tokenizer).__name__, tokenizer_sha256=content_hash(tokenizer.state_dict()))
 
 def set_up(
     folder:Path|str,
@@ -176,9 +188,7 @@ def generate(
     (index, count), n, config = share, sample.num_samples, model.config
     require_int('number of processes', count, 1); require_int('number of the process', index, 0, count - 1); require_int('seed', seed, 0, 2**64 - 1)
     classes, was_training, written = balanced_classes(n, config.num_classes), model.training, 0
-    folder = set_up(folder, dict(seed=seed, num_samples=n, num_classes=config.num_classes, guidance_scale=sample.guidance_scale,
-        guidance_power=sample.guidance_power, temperature=sample.temperature, sample_batch_size=sample.sample_batch_size,
-        model_sha256=content_hash(model.state_dict()), tokenizer=type(tokenizer).__name__, tokenizer_sha256=content_hash(tokenizer.state_dict())))
+    folder = set_up(folder, set_request(model, tokenizer, sample, seed))
     model.eval()
     for numbers in tqdm(torch.arange(n).split(sample.sample_batch_size)[index::count], desc='images', mininterval=1, disable=not progress):
         missing = [k for k, i in enumerate(numbers.tolist()) if not (folder/f'{i:06d}.png').exists()]
@@ -188,6 +198,83 @@ def generate(
         written += len(missing)
     model.train(was_training)
     return written
+
+# %% ../nbs/10_sampler.ipynb #835aa53c
+def open_model(
+    run_dir:Path|str|None=None, # a finished run; or else:
+    preset:str|None=None, # the recipe that the files below are of
+    model:Path|str|None=None, # its generator, as for `RAR.from_pretrained`; None: the released one
+    tokenizer:Path|str|None=None, # its tokenizer: likewise
+)->tuple[RunConfig, Tokenizer, RAR]: # in eval mode, on the CPU
+    "Open a run's folder, or the files of a published checkpoint. Raises `ValueError` with what is missing and the remedy."
+    require((run_dir is None) != (preset is None), 'run_dir, preset', (run_dir and str(run_dir), preset), "one of them: a run's folder, or the preset that a checkpoint is of")
+    if run_dir is not None:
+        require(model is None and tokenizer is None, 'model, tokenizer', (model, tokenizer), "left out beside run_dir, which has its own")
+        return open_run(run_dir)
+    run = get_preset(preset)
+    released = {'maskgit_vq': MaskGITVQ, 'llamagen_vq': LlamaGenVQ}.get(run.tokenizer.kind)
+    require(released or model and tokenizer, 'model, tokenizer', (model, tokenizer), f"the two files of a run of {preset}, of which there is no released one")
+    opened = released.from_pretrained(*([tokenizer] if tokenizer else [])) if released else load_weights(make_tokenizer(run.tokenizer), tokenizer).eval()
+    return run, opened, RAR.from_pretrained(*([model] if model else []), preset=preset)
+
+# %% ../nbs/10_sampler.ipynb #2fdb53ed
+def main(
+    arguments:list[str]|None=None, # None: those of the command line
+):
+    "Draw a class-balanced set of images as PNG files, by as many processes as `accelerate launch` starts."
+    parser = argparse.ArgumentParser('rar_nb.sampler', description=main.__doc__)
+    for name, text in dict(run_dir="folder of a finished run; or else:", preset="the recipe that the next two are of",
+        model="generator: a file, a folder or a hub repository", tokenizer="tokenizer: likewise").items(): parser.add_argument(f'--{name}', help=text)
+    parser.add_argument('--folder', required=True, help="where the images go; a set that was begun there is finished")
+    parser.add_argument('--seed', type=int, default=0, help="of the set")
+    parser.add_argument('--cpu', action='store_true', help="stay on the CPU even if there is a GPU")
+    for f in fields(SampleConfig): parser.add_argument(f'--{f.name}', type=f.type, help="what the run or preset says, if left out")
+    given = vars(parser.parse_args(arguments))
+    state = PartialState(cpu=given['cpu'])
+    run, tokenizer, model = open_model(*(given[name] for name in ('run_dir', 'preset', 'model', 'tokenizer')))
+    sample = override(run, **{f.name: given[f.name] for f in fields(SampleConfig)}).sample
+    generate(model.to(state.device), tokenizer.to(state.device), given['folder'], sample, given['seed'],
+             (state.process_index, state.num_processes), progress=state.is_main_process)
+    state.destroy_process_group()
+
+if __name__ == '__main__' and '__file__' in globals(): main() # as a program, but not in a notebook
+
+# %% ../nbs/10_sampler.ipynb #0f176ef7
+def launch_command(
+    processes:int, # to start on this machine
+    cpu:bool, # on its CPU, even if there are GPUs
+    **options, # of `main`; those that are None are left out
+)->list[str]:
+    "The command that draws a set with several processes; a free port, and no settings from accelerate's own configuration."
+    command = [sys.executable, '-m', 'accelerate.commands.launch', '--num_processes', processes, '--num_machines', 1, '--main_process_port', 0,
+               '--mixed_precision', 'no', '--dynamo_backend', 'no', *(['--multi_gpu'] if processes > 1 else []), '-m', 'rar_nb.sampler']
+    command += ['--cpu'] if cpu else [] # accelerate's own --cpu would start one process, whatever the number
+    return [str(part) for part in (*command, *(x for name, value in options.items() if value is not None for x in (f'--{name}', value)))]
+
+def launch(
+    folder:Path|str, # of the set; the processes' output goes to `launch.log` in it
+    sample:SampleConfig,
+    seed:int=0,
+    processes:int=2,
+    cpu:bool=False,
+    progress:bool=False,
+    **source, # as for `open_model`
+):
+    "Draw a set with `accelerate launch` as a child process. Raises `RuntimeError` with the end of its output if it fails."
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = launch_command(processes, cpu, **source, folder=folder, seed=seed, **asdict(sample))
+    def done(): return sum(1 for _ in folder.glob('[0-9]*.png'))
+    with (folder/'launch.log').open('w') as log, tqdm(total=sample.num_samples, initial=done(), desc=f'images, {processes} processes', mininterval=1, disable=not progress) as bar:
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while child.poll() is None:
+                bar.update(done() - bar.n)
+                time.sleep(.2)
+            bar.update(done() - bar.n)
+        finally: # also when the cell is interrupted
+            if child.poll() is None: child.terminate(); child.wait()
+    if child.returncode: raise RuntimeError(f"drawing into {folder} failed ({' '.join(command[-12:])}):\n" + (folder/'launch.log').read_text()[-3000:])
 
 # %% ../nbs/10_sampler.ipynb #dedaf4e5
 def write_npy(f, shape:tuple, dtype, rows):

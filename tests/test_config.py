@@ -108,7 +108,7 @@ def test_resolving_with_imagenet_changes_nothing(name):
 
 def test_resolving_ours_still_follows_the_data():
     for name in set(PRESETS) - set(RAR):
-        run = resolve(get_preset(name), 4500, 10, 1, 28)
+        run = resolve(get_preset(name), 4500, 10, 1, PRESETS[name].tokenizer.image_size)
         assert (run.model.codebook_size, run.model.num_tokens) == (run.tokenizer.codebook_size, run.tokenizer.num_tokens)
     run = resolve(get_preset("digits", codebook_size=512, batch_size=128, data="cifar10"), 50_000, 10, 3, 32)
     assert (run.model.codebook_size, run.model.num_tokens, run.tokenizer.channels, run.train.steps_per_epoch) == (512, 64, 3, 390)

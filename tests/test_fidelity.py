@@ -1,0 +1,174 @@
+"""Our FID, IS, KID, precision and recall against torch-fidelity's own command, and against a direct computation from ADM-like statistics."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rar_nb.fidelity as fidelity
+from rar_nb.fidelity import EXTRACTOR, INCEPTION_FILE, RGBImages, adm_statistics, extract, find_inception, inception_score, measure, random_inception
+
+# torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported our way before it
+COMMAND = "from rar_nb.data import import_torchvision; import_torchvision(); from torch_fidelity.fidelity import main; main()"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Weights, 12 smooth generated images and 11 rough real ones in class folders, and torch-fidelity's numbers of them."""
+    place = tmp_path_factory.mktemp("fidelity")
+    random_inception(place / "inception.pth")
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        corners = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+        (place / "generated").mkdir(exist_ok=True)
+        corners.resize((24, 24), Image.Resampling.BICUBIC).save(place / "generated" / f"{i:06d}.png")
+    for i in range(11):
+        (place / "real" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 128 + 9 * i, (24, 24, 3), dtype=np.uint8)).save(place / "real" / f"class{i % 2}" / f"{i}.png")
+    command = [sys.executable, "-c", COMMAND, "--cpu", "--json", "--silent", "--isc", "--fid", "--kid", "--prc", "--no-cache",
+               "--feature-extractor", EXTRACTOR, "--feature-extractor-weights-path", place / "inception.pth", "--kid-subset-size", "11",
+               "--samples-find-deep", "--input1", place / "generated", "--input2", place / "real"]  # fmt: skip
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return place, json.loads(done.stdout[done.stdout.index("{"):])
+
+
+@pytest.fixture(scope="module")
+def ours(place):
+    folder = place[0]
+    return measure(folder / "generated", folder / "real", folder / "inception.pth", cache=folder / "cache")
+
+
+@pytest.mark.parametrize("name, its_name", [
+    ("FID", "frechet_inception_distance"), ("IS", "inception_score_mean"), ("KID", "kernel_inception_distance_mean"),
+    ("precision", "precision"), ("recall", "recall"),
+])
+def test_the_same_as_torch_fidelitys_command(place, ours, name, its_name):
+    assert ours[name] == pytest.approx(place[1][its_name], rel=1e-5, abs=1e-7)
+    assert (ours["num_samples"], ours["num_real"]) == (12, 11)
+
+
+def test_the_numbers_are_not_trivial(ours):
+    assert ours["FID"] > 1 and ours["IS"] > 1.004 and ours["KID"] > 1e-3 and 0 < ours["precision"] + ours["recall"] < 2
+
+
+def test_features_come_from_the_cache(place, ours, monkeypatch):
+    folder = place[0]
+    kept = list((folder / "cache").iterdir())
+    assert len(kept) == 1
+    monkeypatch.setattr(fidelity, "create_feature_extractor", None)  # nothing is computed again
+    again = extract(RGBImages(folder / "real"), folder / "inception.pth", folder / "cache")
+    assert np.allclose(again.statistics["mu"], again["2048"].double().mean(0), rtol=1e-5) and list((folder / "cache").iterdir()) == kept
+    with pytest.raises(TypeError): extract(RGBImages(folder / "generated"), folder / "inception.pth", folder / "cache")  # others aren't there
+
+
+def test_another_image_or_other_weights_are_other_features(place, tmp_path):
+    folder, names = place[0], set()
+
+    class Stop(Exception): pass
+
+    def nothing(*args, **kwargs): raise Stop
+
+    files = sorted((folder / "real").rglob("*.png"))
+    variants = [files, files[:-1], files[:-1] + files[:1]]  # all; one less; another one in its place
+    for k, variant in enumerate(variants):
+        (tmp_path / str(k)).mkdir()
+        for i, file in enumerate(variant): (tmp_path / str(k) / f"{i:02}.png").write_bytes(file.read_bytes())
+        names.add(RGBImages(tmp_path / str(k)).sha256())
+    assert len(names) == 3
+    assert RGBImages(torch.stack([*RGBImages(tmp_path / "0")])).sha256() == RGBImages(torch.stack([*RGBImages(tmp_path / "0")])).sha256()
+
+
+def test_adm_statistics_equal_a_direct_computation(place, ours):
+    folder = place[0]
+    features, real = (extract(RGBImages(folder / name), folder / "inception.pth", folder / "cache") for name in ("generated", "real"))
+    rng = np.random.default_rng(1)
+    mu, half = rng.normal(size=2048) * 0.1 + real["2048"].double().mean(0).numpy(), rng.normal(size=(2048, 40)) * 0.1
+    np.savez(folder / "VIRTUAL_made_up.npz", mu=mu, sigma=half @ half.T, mu_s=0, sigma_s=0)
+    found = measure(folder / "generated", folder / "VIRTUAL_made_up.npz", folder / "inception.pth")
+    assert set(found) == {"num_samples", "FID", "IS"} and found["IS"] == ours["IS"]
+    x = features["2048"].double().numpy()
+    centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)  # sigma = centredᵀ centred: the root's trace is a sum of singular values
+    root = np.linalg.svd(centred @ half, compute_uv=False).sum()
+    direct = np.square(x.mean(0) - mu).sum() + np.square(centred).sum() + np.square(half).sum() - 2 * root
+    assert found["FID"] == pytest.approx(direct, rel=1e-4)
+
+
+def test_grey_images_are_repeated():
+    grey = torch.arange(10).byte().view(10, 1, 1, 1).expand(10, 1, 4, 4)
+    assert torch.equal(RGBImages(grey)[7], torch.full((3, 4, 4), 7).byte())
+
+
+def test_real_photographs_are_cropped(tmp_path):
+    for i in range(10): Image.new("RGB", (40 + i, 30 + 2 * i), (i, 2, 3)).save(tmp_path / f"{i}.jpg", quality=100)
+    images = RGBImages(tmp_path, size=16)
+    assert [tuple(image.shape) for image in images] == [(3, 16, 16)] * 10
+    with pytest.raises(ValueError, match=r"shape of .*1.jpg.* = \(3, 32, 41\)"): list(RGBImages(tmp_path))
+
+
+def refuses(message, function, *arguments):
+    with pytest.raises(ValueError) as error: function(*arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_weights_that_are_not_inceptions(place, tmp_path):
+    refuses("inception = '/no/such/file'", find_inception, "/no/such/file")
+    refuses(INCEPTION_FILE, find_inception, tmp_path)
+    torch.save({"some": torch.zeros(3)}, tmp_path / "other.pth")
+    refuses("Conv2d_1a_3x3.conv.weight", find_inception, tmp_path / "other.pth")
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    refuses("a web page", find_inception, tmp_path / "page.pth")
+    whole = (place[0] / "inception.pth").read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    refuses("half.pth", find_inception, tmp_path / "half.pth")
+
+
+def test_a_pickle_with_code_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self): return (os.mkdir, (str(tmp_path / "was run"),))
+
+    torch.save({"fc.weight": Evil()}, tmp_path / "evil.pth")
+    for file in (tmp_path / "evil.pth", tmp_path / INCEPTION_FILE):
+        file.write_bytes((tmp_path / "evil.pth").read_bytes())
+    refuses("could run code", find_inception, tmp_path / "evil.pth")
+    refuses("could run code", find_inception, tmp_path)
+    assert not (tmp_path / "was run").exists()
+
+
+def test_no_network_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", "http://127.0.0.1:9/" + INCEPTION_FILE)
+    refuses("give its path as inception", find_inception, "download")
+    random_inception(tmp_path / "checkpoints" / INCEPTION_FILE)  # what is there is not fetched again
+    assert find_inception("download") == Path(tmp_path / "checkpoints" / INCEPTION_FILE)
+
+
+def test_references_that_are_none(place, tmp_path):
+    generated, weights = place[0] / "generated", place[0] / "inception.pth"
+    refuses("reference = '/no/such.npz'", measure, generated, "/no/such.npz", weights)
+    refuses("an existing folder", measure, generated, "/no/such/folder", weights)
+    np.savez(tmp_path / "samples.npz", arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    refuses("['arr_0']", adm_statistics, tmp_path / "samples.npz")
+    np.savez(tmp_path / "short.npz", mu=np.zeros(768), sigma=np.eye(768))
+    refuses("(768, 768)", adm_statistics, tmp_path / "short.npz")
+    np.savez(tmp_path / "nan.npz", mu=np.zeros(2048), sigma=np.full((2048, 2048), np.nan))
+    refuses("not finite", adm_statistics, tmp_path / "nan.npz")
+    (tmp_path / "text.npz").write_text("no zip")
+    refuses("text.npz", adm_statistics, tmp_path / "text.npz")
+
+
+def test_too_few_images(place, tmp_path):
+    (tmp_path / "0.png").write_bytes((place[0] / "generated" / "000000.png").read_bytes())
+    refuses("at least 10", measure, tmp_path, place[0] / "real", place[0] / "inception.pth")
+    refuses("at least 10", measure, place[0] / "generated", tmp_path, place[0] / "inception.pth")
+
+
+def test_inception_score_of_known_scores():
+    sure = 50 * torch.eye(4).repeat(250, 1)
+    assert inception_score(torch.randn(100, 1).expand(-1, 9)) == pytest.approx(1)  # nothing told apart
+    assert inception_score(sure) == pytest.approx(4, rel=0.02)  # four kinds, each clear
