@@ -321,6 +321,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rar_nb.trainer.follow': ('trainer.html#follow', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.has_run': ('trainer.html#has_run', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.held_out_loss': ('trainer.html#held_out_loss', 'rar_nb/trainer.py'),
+                                'rar_nb.trainer.is_sharded': ('trainer.html#is_sharded', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.launch_command': ('trainer.html#launch_command', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.learning_rate': ('trainer.html#learning_rate', 'rar_nb/trainer.py'),
                                 'rar_nb.trainer.learning_rate_at': ('trainer.html#learning_rate_at', 'rar_nb/trainer.py'),

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['FULL', 'learning_rate', 'learning_rate_at', 'parameter_groups', 'step_generator', 'make_batch', 'held_out_loss',
-           'Metrics', 'read_metrics', 'curve', 'make_accelerator', 'fast_attention', 'accumulation', 'working_blocks',
-           'uncompiled', 'try_batch', 'find_device_batch_size', 'train_step', 'prepare', 'save_tensors', 'save_model',
-           'save_checkpoint', 'load_checkpoint', 'flat_config', 'check_trackers', 'check_tokens', 'train',
-           'plot_training', 'new_run_folder', 'has_run', 'open_tokenizer', 'open_run', 'load_latest', 'open_tokens',
-           'save_tokens', 'resolve_tokens', 'arguments', 'main', 'launch_command', 'follow']
+           'Metrics', 'read_metrics', 'curve', 'make_accelerator', 'is_sharded', 'fast_attention', 'accumulation',
+           'working_blocks', 'uncompiled', 'try_batch', 'find_device_batch_size', 'train_step', 'prepare',
+           'save_tensors', 'save_model', 'save_checkpoint', 'load_checkpoint', 'flat_config', 'check_trackers',
+           'check_tokens', 'train', 'plot_training', 'new_run_folder', 'has_run', 'open_tokenizer', 'open_run',
+           'load_latest', 'open_tokens', 'save_tokens', 'resolve_tokens', 'arguments', 'main', 'launch_command',
+           'follow']
 
 # %% ../nbs/09_trainer.ipynb #264665d9
 import argparse, json, math, os, shutil, signal, subprocess, sys, time
@@ -161,6 +162,10 @@ def make_accelerator(
                                                                 mixed_precision_policy=MixedPrecisionPolicy()) # autocast does that, as without FSDP
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True) # or else DDP holds all gradients twice
     return Accelerator(mixed_precision=choose_precision(precision, state.device), cpu=cpu, kwargs_handlers=[ddp], **options)
+
+def is_sharded(config:TrainConfig, parameters:int)->bool:
+    "Whether several GPUs share the weights: as `strategy` says, 'auto' for rar_xl and rar_xxl."
+    return config.strategy == 'fsdp' or config.strategy == 'auto' and parameters > 750e6
 
 def fast_attention(accelerator:Accelerator)->ExitStack:
     "On the CPU in bf16, attention over short sequences is several times faster as plain matrix products than as torch's flash kernel."
@@ -336,9 +341,7 @@ def train(
     if max_minutes is not None: require_number('max_minutes', max_minutes, 0)
     for tokens in (data, held): tokens is None or check_tokens(run, tokens)
     check_trackers(config.tracker_names)
-    large = sum(p.numel() for p in model.parameters()) > 750e6 # rar_xl and rar_xxl
-    sharded = config.strategy == 'fsdp' or config.strategy == 'auto' and large
-    accelerator = make_accelerator(config.precision, cpu, sharded, log_with=config.tracker_names or None, project_config=ProjectConfiguration(folder, folder))
+    accelerator = make_accelerator(config.precision, cpu, is_sharded(config, sum(p.numel() for p in model.parameters())), log_with=config.tracker_names or None, project_config=ProjectConfiguration(folder, folder))
     main = accelerator.is_main_process
     if config.tracker_names: accelerator.init_trackers('rar_nb', {name: value if value is not None else 'None' for name, value in flat_config(run).items()})
     with working_blocks(model, config), fast_attention(accelerator):
