@@ -52,7 +52,7 @@ def statistics(order, grid_size:int)->tuple[float, float, float]: # NaN for fewe
     distances = jumps(order, grid_size)
     return distances.mean(), distances.max(), (known_neighbours(order, grid_size)[1:] > 0).mean()
 
-# %% ../nbs/13_scan_orders.ipynb #40b94d9d
+# %% ../nbs/13_scan_orders.ipynb #e75d041e
 def draw_order(
     ax,
     order, # raster indices by step; may be the beginning of an order
@@ -71,8 +71,9 @@ def draw_order(
     steps = np.stack([points[:-1], points[1:]], 1) # the path, from cell to cell; the farther, the thinner
     widths = min(5, 45/grid_size) / np.maximum(1, jumps(order[:known + 1], grid_size))**.8
     ax.add_collection(LineCollection(steps, colors=['white']*(known - 1) + [COLORS['next']], lw=widths, zorder=.8, capstyle='round'))
-    write_in_cells(ax, {cell: k for k, cell in enumerate(order) if k <= known}, grid_size)
-    write_in_cells(ax, {cell: k for k, cell in enumerate(order) if k > known}, grid_size, color='#777777')
+    size = .36 if grid_size < 16 else .42
+    write_in_cells(ax, {cell: k for k, cell in enumerate(order) if k <= known}, grid_size, size)
+    write_in_cells(ax, {cell: k for k, cell in enumerate(order) if k > known}, grid_size, size, '#777777')
 
 # %% ../nbs/13_scan_orders.ipynb #29eea072
 def draw_figure_1(grid_size:int=16)->Figure:
