@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'HEADINGS', 'COLUMNS', 'named_order', 'jumps', 'known_neighbours', 'statistics', 'draw_order',
            'draw_figure_1', 'draw_steps', 'draw_walk', 'finished', 'draw_comparison', 'known_share']
 
-# %% ../nbs/13_scan_orders.ipynb #16c8b629
+# %% ../nbs/13_scan_orders.ipynb #15b6f45e
 from functools import lru_cache
 
 import numpy as np, torch
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from .config import require
 from .orders import SCAN_ORDERS, inverse, sample_orders, scan_order
 from .style import COLORS
-from .widgets import draw_cells, new_figure, write_in_cells
+from .widgets import draw_cells, new_figure, write_texts
 
 # %% ../nbs/13_scan_orders.ipynb #dd9581a4
 NAMES = (*SCAN_ORDERS, 'random')
@@ -52,7 +52,7 @@ def statistics(order, grid_size:int)->tuple[float, float, float]: # NaN for fewe
     distances = jumps(order, grid_size)
     return distances.mean(), distances.max(), (known_neighbours(order, grid_size)[1:] > 0).mean()
 
-# %% ../nbs/13_scan_orders.ipynb #e75d041e
+# %% ../nbs/13_scan_orders.ipynb #dbaf8b20
 def draw_order(
     ax,
     order, # raster indices by step; may be the beginning of an order
@@ -72,8 +72,9 @@ def draw_order(
     widths = min(5, 45/grid_size) / np.maximum(1, jumps(order[:known + 1], grid_size))**.8
     ax.add_collection(LineCollection(steps, colors=['white']*(known - 1) + [COLORS['next']], lw=widths, zorder=.8, capstyle='round'))
     size = .36 if grid_size < 16 else .42
-    write_in_cells(ax, {cell: k for k, cell in enumerate(order) if k <= known}, grid_size, size)
-    write_in_cells(ax, {cell: k for k, cell in enumerate(order) if k > known}, grid_size, size, '#777777')
+    numbers = [(cell % grid_size, cell // grid_size, k) for k, cell in enumerate(order)]
+    write_texts(ax, numbers[:known + 1], size)
+    write_texts(ax, numbers[known + 1:], size, '#777777')
 
 # %% ../nbs/13_scan_orders.ipynb #29eea072
 def draw_figure_1(grid_size:int=16)->Figure:
@@ -122,7 +123,7 @@ def draw_walk(name:str, grid_size:int, seed:int, step:int)->Figure:
     for k in (0, n//2, n - 1): ax.text(k, .04, k, fontsize=9, ha='center', va='top')
     return fig
 
-# %% ../nbs/13_scan_orders.ipynb #bdc079fc
+# %% ../nbs/13_scan_orders.ipynb #b40e41de
 def finished(order, grid_size:int)->tuple[int, ...]:
     "`order` and, after it, all cells that it leaves out, in raster order."
     return (*order, *(i for i in range(grid_size**2) if i not in set(order)))
@@ -142,8 +143,8 @@ def draw_comparison(cells:tuple, grid_size:int)->Figure:
     bars = [((x + .6, y), (x + .6 + 1.4*share, y)) for y, row in enumerate(np.nan_to_num(values / np.nanmax(values, 0)), 1) for x, share in zip(COLUMNS, row)]
     colors = [COLORS['known'], *[COLORS['quiet']]*len(SCAN_ORDERS), COLORS['random']]
     ax.add_collection(LineCollection(bars, colors=np.repeat(colors, 3), lw=9, capstyle='butt'))
-    texts = {16*y + x: '–' if np.isnan(v) else format(v, form) for y, row in enumerate(values, 1) for x, v, form in zip(COLUMNS, row, ('.2f', '.2f', '.0%'))}
-    write_in_cells(ax, texts, 16, size=.32)
+    texts = [(x, y, '–' if np.isnan(v) else format(v, form)) for y, row in enumerate(values, 1) for x, v, form in zip(COLUMNS, row, ('.2f', '.2f', '.0%'))]
+    write_texts(ax, texts, size=.32)
     return fig
 
 # %% ../nbs/13_scan_orders.ipynb #a51b035f

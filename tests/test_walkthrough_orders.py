@@ -15,11 +15,11 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "scan_orders.json").read
 
 def test_figure_1_prints_the_published_numbers(monkeypatch):
     written = []
-    monkeypatch.setattr(scan_orders, "write_in_cells", lambda ax, texts, *args: written.append((ax, texts)) if texts else None)
+    monkeypatch.setattr(scan_orders, "write_texts", lambda ax, texts, *args: written.append((ax, texts)) if texts else None)
     fig = draw_figure_1()
     for ax, texts in written:
         order = GOLDEN["16x16"][ax.get_title(loc="left")]
-        assert [cell for _, cell in sorted((k, cell) for cell, k in texts.items())] == order
+        assert [16 * y + x for x, y, k in sorted(texts, key=lambda text: text[2])] == order
     assert {ax for ax, _ in written} == set(fig.axes) and len(fig.axes) == 6
 
 
