@@ -156,6 +156,7 @@ class Panel(ipywidgets.VBox):
         grid_size:int|None=None, # cells along a side of the grid in the first axes
     ):
         self.draw, self.controls, self.on_click, self.grid_size = draw, controls, on_click, grid_size
+        self.held = False # while several controls are set
         self.canvas = Canvas(alt=alt, clickable=on_click is not None)
         self.message = ipywidgets.HTML()
         widgets = [c for c in controls.values() if isinstance(c, ipywidgets.Widget)]
@@ -173,6 +174,7 @@ class Panel(ipywidgets.VBox):
 
     def redraw(self, change=None):
         "Draw the picture of the present values."
+        if self.held: return
         try: self.figure = self.draw(**self.values)
         except ValueError as problem:
             if change is None: raise # in the cell, where it can be read
@@ -180,6 +182,14 @@ class Panel(ipywidgets.VBox):
         else:
             self.say('')
             self.canvas.png = figure_png(self.figure)
+
+    def set(self, **values):
+        "Set several controls, by name, and draw once."
+        self.held = True
+        try:
+            for name, value in values.items(): self.controls[name].value = value
+        finally: self.held = False
+        self.redraw(values)
 
     def say(self, text:str, color:str='real'):
         "Show `text` below the controls."
