@@ -1,0 +1,228 @@
+"""Widget notebooks in a real browser: headless Chromium on a real JupyterLab, and on Voilà.
+
+Runs where `chromium` and `chromedriver` are, skipped elsewhere. `make screenshots` keeps pictures in `results/screenshots/`.
+"""
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="no Chromium with ChromeDriver on this machine: `apt-get install chromium chromium-driver` to have the widgets tested"
+)
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+# Notebooks with widgets, and how many panels each shows.
+WIDGETS = {"12_widgets": 1}
+
+
+class Server:
+    "A Jupyter program in a process of its own, that has said where it listens."
+
+    def __init__(self, folder: Path, *command: str):
+        self.log = folder / "server.log"
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / "config"), "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=env, stdout=self.log.open("w"), stderr=subprocess.STDOUT)
+        deadline = time.time() + 120
+        while not (found := re.search(r"http://(?:localhost|127\.0\.0\.1):\d+", self.log.read_text())):
+            assert self.process.poll() is None and time.time() < deadline, self.log.read_text()
+            time.sleep(0.2)
+        self.address = found.group()
+        while True: # it may say so a moment before it listens
+            try: urllib.request.urlopen(f"{self.address}/api", timeout=60).read(); break
+            except OSError as e:
+                if getattr(e, "code", None): break # any answer will do
+                assert time.time() < deadline, self.log.read_text()
+                time.sleep(0.2)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory):
+    "A folder with copies of the notebooks, as a browser saves what it has open."
+    folder = tmp_path_factory.mktemp("browser")
+    for name in ["nbs", "rar_nb"]: shutil.copytree(ROOT / name, folder / name) # the last cell of a notebook writes its module
+    for name in ["settings.ini", "README.md"]: shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(notebooks):
+    server = Server(
+        notebooks, "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=", "--expose-app-in-browser",
+        "--ServerApp.disable_check_xsrf=True", "--LabApp.news_url=", f"--LabApp.workspaces_dir={notebooks/'workspaces'}", f"--LabApp.user_settings_dir={notebooks/'settings'}",
+    )
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def driver():
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1100", "--force-device-scale-factor=1"]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+def wait(condition, seconds: float, what: str):
+    "The first true value of `condition()`."
+    deadline = time.time() + seconds
+    while not (value := condition()):
+        assert time.time() < deadline, f"{what} did not come within {seconds} s"
+        time.sleep(0.05)
+    return value
+
+
+CELLS = """
+const notebook = window.jupyterapp && window.jupyterapp.shell.currentWidget;
+if (!notebook || !notebook.sessionContext || !notebook.content.model) return null;
+return notebook.content.model.sharedModel.toJSON().cells.filter(c => c.cell_type === 'code' && c.source.length);
+"""
+
+
+def run_all(driver, lab, name: str):
+    "Open a notebook in JupyterLab and run all its cells."
+    driver.get(f"{lab.address}/doc/tree/nbs/{name}.ipynb?reset")
+    wait(lambda: driver.execute_script(CELLS), 90, f"{name} in JupyterLab")
+    ready = "const s = window.jupyterapp.shell.currentWidget.sessionContext; return s.isReady && !!s.session && s.session.kernel.status === 'idle'"
+    wait(lambda: driver.execute_script(ready), 90, "its kernel")
+    driver.execute_async_script("const done = arguments[0]; window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => {}); done()")
+    wait(lambda: all(c["execution_count"] for c in driver.execute_script(CELLS)) and driver.execute_script(ready), 400, f"the end of {name}")
+    errors = [o for c in driver.execute_script(CELLS) for o in c["outputs"] if o["output_type"] == "error"]
+    assert not errors, errors
+
+
+def panels(driver):
+    return [p for p in driver.find_elements("css selector", ".rar-panel")]
+
+
+def picture(driver, panel) -> np.ndarray:
+    "Pixels of a panel's picture as the browser shows it, uint8 [H, W, 3]."
+    code = """
+    const img = arguments[0].querySelector('img.rar-canvas'), done = arguments[1];
+    img.decode().catch(() => {}).then(() => {
+      const c = document.createElement('canvas');
+      [c.width, c.height] = [img.naturalWidth, img.naturalHeight];
+      c.getContext('2d').drawImage(img, 0, 0);
+      done(c.toDataURL('image/png'));
+    });"""
+    data = driver.execute_async_script(code, panel)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGB"))
+
+
+def changed(driver, panel, before: np.ndarray, what: str, seconds: float = 60) -> np.ndarray:
+    "The picture once it differs from `before`."
+    def other():
+        now = picture(driver, panel)
+        return None if now.shape == before.shape and (now == before).all() else [now]
+    return wait(other, seconds, f"another picture after {what}")[0]
+
+
+def settled(driver, panel) -> np.ndarray:
+    "The picture once it stays the same for half a second."
+    now, since = picture(driver, panel), time.time()
+    while time.time() - since < 0.5:
+        after = picture(driver, panel)
+        if after.shape != now.shape or (after != now).any(): now, since = after, time.time()
+    return now
+
+
+def move_sliders(driver, panel):
+    "Every slider by a key, there and back: the picture changes, and is the first one again."
+    from selenium.webdriver.common.keys import Keys
+
+    for handle in panel.find_elements("css selector", ".noUi-handle"):
+        name = handle.find_element("xpath", "ancestor::*[contains(@class, 'widget-slider')]").text.split("\n")[0]
+        low, now, high = (float(handle.get_attribute(f"aria-value{a}")) for a in ("min", "now", "max"))
+        there, back = (Keys.RIGHT, Keys.LEFT) if now < high else (Keys.LEFT, Keys.RIGHT)
+        before = settled(driver, panel)
+        handle.send_keys(there)
+        changed(driver, panel, before, f"slider {name} moved")
+        handle.send_keys(back)
+        wait(lambda: (settled(driver, panel) == before).all(), 60, f"the same picture after {name} was moved back")
+
+
+def press_play(driver, panel):
+    "Play: the picture changes again and again; then stop."
+    for play in panel.find_elements("css selector", ".widget-play, .jupyter-widget-play"):
+        buttons = play.find_elements("tag name", "button")
+        before = settled(driver, panel)
+        buttons[0].click()
+        first = changed(driver, panel, before, "play")
+        changed(driver, panel, first, "play, a second time")
+        buttons[0].click()
+        settled(driver, panel)
+
+
+def click_cells(driver, panel):
+    "A press on a clickable picture changes it, the same press undoes that, and a drag changes it, too."
+    from selenium.webdriver import ActionChains
+
+    for image in panel.find_elements("css selector", "img.rar-canvas.clickable"):
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
+        height, width = image.size["height"], image.size["width"]
+        def at(x, y): return ActionChains(driver, duration=50).move_to_element_with_offset(image, round(x - width / 2), round(y - height / 2))
+        before = settled(driver, panel)
+        at(height * .2, height * .35).click().perform()
+        changed(driver, panel, before, "a click")
+        at(height * .2, height * .35).click().perform()
+        wait(lambda: (settled(driver, panel) == before).all(), 60, "the same picture after a second click")
+        at(height * .2, height * .35).click_and_hold().move_by_offset(round(height * .2), 0).move_by_offset(round(height * .2), 0).release().perform()
+        changed(driver, panel, before, "a drag")
+
+
+def no_errors(driver, seen: list):
+    "Nothing severe in the browser's console, and no message of trouble in the panels."
+    harmless = re.compile(r"favicon|/api/contents/.*untitled|Failed to load resource.*(jupyterlab-settings|workspaces)", re.I)
+    severe = [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE" and not harmless.search(e["message"])]
+    assert not severe, severe
+
+
+def keep(driver, panel, name: str):
+    "A screenshot of what is around the panel, if screenshots are asked for."
+    if not SCREENSHOTS: return
+    folder = ROOT / "results" / "screenshots"
+    folder.mkdir(exist_ok=True)
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
+    time.sleep(0.5)
+    image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    image.quantize(128).save(folder / f"{name}.png", optimize=True)
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_widgets_in_jupyterlab(driver, lab, name):
+    driver.get_log("browser")
+    run_all(driver, lab, name)
+    shown = wait(lambda: panels(driver), 60, "a panel")
+    assert len(shown) == WIDGETS[name]
+    for i, panel in enumerate(shown):
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
+        wait(lambda: panel.find_elements("css selector", "img.rar-canvas"), 30, "the panel's picture")
+        assert picture(driver, panel).std() > 5, "an empty picture"
+        keep(driver, panel, f"{name}_{i}")
+        move_sliders(driver, panel)
+        press_play(driver, panel)
+        click_cells(driver, panel)
+    no_errors(driver, [])
