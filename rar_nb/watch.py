@@ -7,7 +7,7 @@ __all__ = ['BUNDLED', 'UNKNOWN', 'GLOW', 'SCALES', 'POWERS', 'list_runs', 'cache
            'decode_known', 'make_trace', 'candidates', 'show_image', 'draw_attention', 'draw_candidates', 'draw_course',
            'draw_step', 'cached_trace', 'guidance_grid', 'draw_guidance_grid']
 
-# %% ../nbs/16_watch.ipynb #e9150a5c
+# %% ../nbs/16_watch.ipynb #2e452c49
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np, torch
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle, StepPatch
 
 from .config import DATA, RUNS, RunConfig, SampleConfig, require, require_int
 from .orders import raster_order
@@ -24,7 +25,7 @@ from .style import COLORS, image_grid
 from .tokenizer import Tokenizer, grid_side, to_uint8
 from .trainer import open_run
 from .transformer import RAR
-from .widgets import draw_cells, new_figure
+from .widgets import draw_cells, new_canvas, new_figure, write_texts
 
 # %% ../nbs/16_watch.ipynb #c8665442
 BUNDLED = DATA/'digits_run' # a finished run of the preset 'digits'
@@ -121,7 +122,7 @@ def make_trace(
     known = torch.where(torch.arange(length) < torch.arange(length + 1)[:, None], drawn.cpu(), -1)
     return Trace(drawn[0].cpu().numpy(), torch.stack(steps).numpy(), np.array(weights), decode_known(tokenizer, known).numpy(), attention.cpu().numpy())
 
-# %% ../nbs/16_watch.ipynb #d0df5186
+# %% ../nbs/16_watch.ipynb #fcf917b4
 GLOW = LinearSegmentedColormap.from_list('attention', ['white', COLORS['model'], '#00281d']) # the more, the darker
 
 def candidates(
@@ -139,50 +140,53 @@ def candidates(
     patches = decode_known(tokenizer, tokens)[:, :, row:row + tokenizer.stride, column:column + tokenizer.stride]
     return ids, trace.probabilities[step, ids], patches.numpy()
 
-def show_image(ax, image:np.ndarray, **options): # uint8 [C, S, S]
+def show_image(
+    ax,
+    image:np.ndarray, # uint8 [C, H, W]
+    box:tuple[float, float, float, float]|None=None, # left, top, width and height in units of `ax`; None: alone in its axes
+):
     "Draw an image, grey or in colour, without axes."
-    ax.imshow(image.transpose(1, 2, 0) if len(image) == 3 else image[0], vmin=0, vmax=255, cmap='gray', interpolation='nearest', **options)
+    extent = None if box is None else (box[0], box[0] + box[2], box[1] + box[3], box[1])
+    ax.imshow(image.transpose(1, 2, 0) if len(image) == 3 else image[0], vmin=0, vmax=255, cmap='gray', interpolation='nearest', extent=extent, aspect='equal' if box is None else 'auto')
     ax.axis('off')
 
-# %% ../nbs/16_watch.ipynb #cbe38642
+# %% ../nbs/16_watch.ipynb #23311e42
 def draw_attention(
-    ax,
+    ax, # of `new_canvas`
     attention:np.ndarray, # [step + 2], of one query: to cls, the condition, and the tokens so far
     grid_size:int,
+    corner:tuple[float, float], # middle of the first cell
     named:bool=True, # write into the picture what the two cells beside the grid are
 ):
     "Attention over the grid, relative to its largest value; cls and class are the two cells beside it."
-    step, shades = len(attention) - 2, GLOW(attention / attention.max())[:, :3]
-    draw_cells(ax, [*shades[2:]] + ['#e6e6e6']*(grid_size**2 - step), outlined={step: 'next'} if step < grid_size**2 else {})
-    left = grid_size + .1
+    step, shades, (x, y) = len(attention) - 2, GLOW(attention / attention.max())[:, :3], corner
+    draw_cells(ax, [*shades[2:]] + ['#e6e6e6']*(grid_size**2 - step), outlined={step: 'next'} if step < grid_size**2 else {}, corner=corner)
     for i, name in enumerate(('cls', 'class')):
-        top = -.5 + i*grid_size/3
-        ax.imshow(shades[None, i:i + 1], extent=(left, left + 1, top + 1, top))
-        ax.plot(left + np.array([0, 1, 1, 0, 0]), top + np.array([0, 0, 1, 1, 0]), color=COLORS['quiet'], lw=1)
-        if named: ax.text(left + .5, top + 1.15, f'{name}\n{attention[i]:.0%}', fontsize=9, ha='center', va='top')
-    ax.set(xlim=(-.5, left + 1.1), ylim=(grid_size - .5, -.5))
+        size, top = grid_size/7, y - .5 + i*grid_size*3/7
+        ax.add_patch(Rectangle((x + grid_size, top), size, size, fc=shades[i], ec=COLORS['quiet'], lw=1))
+        if named: write_texts(ax, [(x + grid_size + size/2, top + 1.4*size, name), (x + grid_size + size/2, top + 1.8*size, f'{attention[i]:.0%}')], .25*size)
 
-def draw_candidates(ax, ids, probabilities, patches, drawn:int):
-    "Bars for the likeliest tokens with their looks; the one that was drawn in vermilion."
-    count = len(ids)
-    ax.barh(range(count), probabilities, .62, color=[COLORS['next'] if i == drawn else COLORS['quiet'] for i in ids])
-    for k, (i, p, patch) in enumerate(zip(ids, probabilities, patches)):
-        ax.imshow(patch.transpose(1, 2, 0) if len(patch) == 3 else patch[0], vmin=0, vmax=255, cmap='gray', extent=(-.2, -.03, k + .4, k - .4), aspect='auto')
-        ax.text(-.23, k, str(i), ha='right', va='center', fontsize=9)
-        ax.text(p + .02, k, f'{p:.0%}', va='center', fontsize=9)
-    ax.set(xlim=(-.36, 1.16), ylim=(count - .4, -.6)); ax.axis('off')
+def draw_candidates(ax, ids, probabilities, patches, drawn:int, left:float, top:float, height:float):
+    "Bars for the likeliest tokens with their looks; the one that was drawn in vermilion. `height` of all, and its place, in units of `ax`."
+    row = height/len(ids)
+    gap = np.full((*patches.shape[:2], max(1, patches.shape[2]//4), patches.shape[3]), 255, np.uint8)
+    show_image(ax, np.concatenate([np.concatenate([patches, gap], 2)[k] for k in range(len(ids))], 1), (left + 1.2*row, top, .8*row, height))
+    for k, (i, p) in enumerate(zip(ids, probabilities)):
+        ax.add_patch(Rectangle((left + 2.3*row, top + (k + .1)*row), 5*row*p, .6*row, fc=COLORS['next' if i == drawn else 'quiet']))
+    write_texts(ax, [(left + .5*row, top + (k + .4)*row, i) for k, i in enumerate(ids)] + [(left + (3 + 5*p)*row, top + (k + .4)*row, f'{p:.0%}') for k, p in enumerate(probabilities)], .33*row)
 
-def draw_course(ax, values:np.ndarray, step:int, color:str, top:float):
-    "A quantity over the steps, with a marker at the present one."
-    ax.fill_between(range(len(values)), values, step='mid', color=color, alpha=.25, lw=0)
-    ax.plot(values, color=color, lw=1.5, drawstyle='steps-mid')
-    ax.plot([step], [values[step]], 'o', color=COLORS['next'], ms=7)
-    ax.set(xlim=(-.5, len(values) - .5), ylim=(0, top), xticks=[], yticks=[0, top], yticklabels=['0', f'{top:.3g}'])
-    ax.set_xticks([0, len(values) - 1], ['first token', 'last'], ha='left')
-    ax.get_xticklabels()[1].set_ha('right')
-    ax.spines[['top', 'right']].set_visible(False); ax.grid(False); ax.tick_params(labelsize=8, length=2)
+def draw_course(ax, values:np.ndarray, step:int, color:str, highest:float, left:float, top:float, width:float, height:float):
+    "A quantity over the steps, from 0 to `highest`, with a marker at the present one; its box is given in units of `ax`."
+    x, y = left + width*np.arange(len(values) + 1)/len(values), top + height*(1 - values/highest)
+    ax.add_patch(StepPatch(y, x, baseline=top + height, fill=True, fc=color, alpha=.25, lw=0))
+    ax.add_patch(StepPatch(y, x, baseline=None, fill=False, ec=color, lw=1.5))
+    ax.plot([left, left, left + width], [top, top + height, top + height], color='black', lw=.8)
+    ax.plot([(x[step] + x[step + 1])/2], [y[step]], 'o', color=COLORS['next'], ms=7)
+    size = height/12
+    write_texts(ax, [(left - 1.4*size, top + size/2, f'{highest:.3g}'), (left - size, top + height, '0'), (left + 3*size, top + height + 1.2*size, 'first token'),
+                     (left + width - size, top + height + 1.2*size, 'last')], size)
 
-# %% ../nbs/16_watch.ipynb #b0f015f1
+# %% ../nbs/16_watch.ipynb #6fea6f19
 def draw_step(
     trace:Trace,
     tokenizer:Tokenizer,
@@ -193,21 +197,23 @@ def draw_step(
     "One step of a drawing: tokens, picture, attention, candidates, entropy and guidance. Raises `ValueError` for a step, layer or head that isn't there."
     length = len(trace.tokens)
     for name, value, limit in (('step', step, length + 1), ('layer', layer, trace.attention.shape[0]), ('head', head, trace.attention.shape[1])): require_int(name, value, 0, limit - 1)
-    grid, now, fig = grid_side(length), min(step, length - 1), new_figure(11, 6.1)
-    def panel(left, bottom, width, height, title):
-        ax = fig.add_axes((left/11, bottom/6.1, width/11, height/6.1)); ax.set_title(title, fontsize=10, loc='left'); return ax
+    grid, now = grid_side(length), min(step, length - 1)
+    inch = grid/3.05 # in cells
+    fig, ax = new_canvas(11*inch, 5.95*inch, 1/inch)
+    tops, lefts = (.35*inch, 3.95*inch), (.05*inch, 3.6*inch, 7.1*inch)
+    def title(column, row, text): ax.text(lefts[column] - .5, tops[row] - .5 - .1*inch, text, fontsize=10)
+    title(0, 0, f'{step} of {length} tokens'); title(1, 0, 'what they look like'); title(2, 0, f'where head {head} of layer {layer} looks')
+    title(0, 1, f'what may come next; drawn: {trace.tokens[now]}, {trace.probabilities[now, trace.tokens[now]]:.0%}' if step < length else 'what the last one was drawn from')
+    title(1, 1, f'entropy of the prediction: {trace.entropy[now]:.2f} nats'); title(2, 1, f'weight of guidance: {trace.weights[now]:.2f}')
     colors = ['known']*step + ['next']*(step < length) + ['#e6e6e6']*(length - step - 1)
-    draw_cells(panel(.05, 2.65, 3.05, 3.05, f'{step} of {length} tokens'), colors, dict(enumerate(trace.tokens[:step])) if grid <= 8 else None, size=.33)
-    ax = panel(3.55, 2.65, 3.05, 3.05, 'what they look like')
-    show_image(ax, trace.partial[step])
-    if step < length:
-        size = trace.partial.shape[-1] / grid
-        x, y = size*(step % grid) - .5, size*(step // grid) - .5
-        ax.plot([x, x + size, x + size, x, x], [y, y, y + size, y + size, y], color=COLORS['next'], lw=2.5, clip_on=False)
-    draw_attention(panel(7.05, 2.65, 3.05*(grid + 1.7)/grid, 3.05, f'where head {head} of layer {layer} looks'), trace.attention[layer, head, now + 1, :now + 2], grid)
-    draw_candidates(panel(.05, .3, 3.05, 1.85, (f'what may come next; drawn: {trace.tokens[now]}, {trace.probabilities[now, trace.tokens[now]]:.0%}' if step < length else 'what the last one was drawn from')), *candidates(trace, tokenizer, now), trace.tokens[now])
-    draw_course(panel(3.85, .3, 3.05, 1.85, f'entropy of the prediction: {trace.entropy[now]:.2f} nats'), trace.entropy, now, COLORS['model'], round(float(np.log(trace.probabilities.shape[1])), 2))
-    draw_course(panel(7.35, .3, 3.05, 1.85, f'weight of guidance: {trace.weights[now]:.2f}'), trace.weights, now, COLORS['raster'], max(1., float(trace.weights.max())))
+    draw_cells(ax, colors, dict(enumerate(trace.tokens[:step])), size=.33, corner=(lefts[0], tops[0]))
+    show_image(ax, trace.partial[step], (lefts[1] - .5, tops[0] - .5, grid, grid))
+    if step < length: ax.add_patch(Rectangle((lefts[1] + step % grid - .5, tops[0] + step // grid - .5), 1, 1, fill=False, ec=COLORS['next'], lw=2.5))
+    draw_attention(ax, trace.attention[layer, head, now + 1, :now + 2], grid, (lefts[2], tops[0]))
+    draw_candidates(ax, *candidates(trace, tokenizer, now), trace.tokens[now], lefts[0] - .5, tops[1] - .5, 1.8*inch)
+    box = dict(top=tops[1] - .5, width=3*inch, height=1.6*inch)
+    draw_course(ax, trace.entropy, now, COLORS['model'], float(np.log(trace.probabilities.shape[1])), lefts[1], **box)
+    draw_course(ax, trace.weights, now, COLORS['raster'], max(1., float(trace.weights.max())), lefts[2], **box)
     return fig
 
 # %% ../nbs/16_watch.ipynb #0508df2b
@@ -226,7 +232,7 @@ def cached_trace(
     require_int('class', label, 0, run.model.num_classes - 1)
     return make_trace(model, tokenizer, label, seed, SampleConfig(guidance_scale, guidance_power, temperature), tell)
 
-# %% ../nbs/16_watch.ipynb #13e02686
+# %% ../nbs/16_watch.ipynb #af4d98e7
 SCALES, POWERS = (0., 2., 4., 8.), (.25, .5, 1., 2.75)
 
 @lru_cache(16)
@@ -253,10 +259,12 @@ def draw_guidance_grid(images:np.ndarray)->Figure: # what `guidance_grid` gives
     for j, power in enumerate(POWERS):
         ax = fig.add_axes(((.9 + 1.9*j)/8.6, 6.75/7.6, 1.75/8.6, .5/7.6))
         ax.fill_between(steps, [guidance_weight(k, 49, 2., power) - 1 for k in steps], color=COLORS['raster'], alpha=.3, lw=0)
-        ax.set_title(f'power {power:g}', fontsize=10, loc='left'); ax.set(xlim=(0, 48), ylim=(0, 1)); ax.axis('off')
+        fig.text((.9 + 1.9*j)/8.6, 7.3/7.6, f'power {power:g}', fontsize=10)
+        ax.set(xlim=(0, 48), ylim=(0, 1)); ax.axis('off')
         for i, scale in enumerate(SCALES):
             sheet = np.asarray(image_grid(images[i, j], columns=2, gap=1))
             ax = fig.add_axes(((.9 + 1.9*j)/8.6, (5.02 - 1.65*i)/7.6, 1.75/8.6, 1.6/7.6))
-            ax.imshow(sheet, cmap='gray', vmin=0, vmax=255, interpolation='nearest', aspect='auto'); ax.axis('off')
+            show_image(ax, sheet[None] if sheet.ndim == 2 else sheet.transpose(2, 0, 1), (0, 0, *sheet.shape[:2][::-1]))
+            ax.set(xlim=(0, sheet.shape[1]), ylim=(sheet.shape[0], 0))
             if j == 0: fig.text(.8/8.6, (5.8 - 1.65*i)/7.6, f'scale {scale:g}' if scale else 'off', fontsize=10, ha='right', va='center')
     return fig
