@@ -232,7 +232,7 @@ def cached_trace(
     require_int('class', label, 0, run.model.num_classes - 1)
     return make_trace(model, tokenizer, label, seed, SampleConfig(guidance_scale, guidance_power, temperature), tell)
 
-# %% ../nbs/16_watch.ipynb #af4d98e7
+# %% ../nbs/16_watch.ipynb #f44508ab
 SCALES, POWERS = (0., 2., 4., 8.), (.25, .5, 1., 2.75)
 
 @lru_cache(16)
@@ -255,16 +255,18 @@ def guidance_grid(
 
 def draw_guidance_grid(images:np.ndarray)->Figure: # what `guidance_grid` gives
     "Rows are scales, columns powers, with the weight over the steps on top."
-    fig, steps = new_figure(8.6, 7.6), np.arange(49)
+    fig, steps = new_figure(6.9, 6.1), np.arange(49)
+    def place(left, bottom, width, height): return left/6.9, bottom/6.1, width/6.9, height/6.1
     for j, power in enumerate(POWERS):
-        ax = fig.add_axes(((.9 + 1.9*j)/8.6, 6.75/7.6, 1.75/8.6, .5/7.6))
+        left = .8 + 1.5*j
+        fig.text(left/6.9, 5.9/6.1, f'power {power:g}', fontsize=9)
+        ax = fig.add_axes(place(left, 5.45, 1.4, .4))
         ax.fill_between(steps, [guidance_weight(k, 49, 2., power) - 1 for k in steps], color=COLORS['raster'], alpha=.3, lw=0)
-        fig.text((.9 + 1.9*j)/8.6, 7.3/7.6, f'power {power:g}', fontsize=10)
         ax.set(xlim=(0, 48), ylim=(0, 1)); ax.axis('off')
         for i, scale in enumerate(SCALES):
-            sheet = np.asarray(image_grid(images[i, j], columns=2, gap=1))
-            ax = fig.add_axes(((.9 + 1.9*j)/8.6, (5.02 - 1.65*i)/7.6, 1.75/8.6, 1.6/7.6))
+            sheet, bottom = np.asarray(image_grid(images[i, j], columns=2, gap=1)), 4.02 - 1.33*i
+            ax = fig.add_axes(place(left, bottom, 1.4, 1.3))
             show_image(ax, sheet[None] if sheet.ndim == 2 else sheet.transpose(2, 0, 1), (0, 0, *sheet.shape[:2][::-1]))
             ax.set(xlim=(0, sheet.shape[1]), ylim=(sheet.shape[0], 0))
-            if j == 0: fig.text(.8/8.6, (5.8 - 1.65*i)/7.6, f'scale {scale:g}' if scale else 'off', fontsize=10, ha='right', va='center')
+            if j == 0: fig.text(.7/6.9, (bottom + .65)/6.1, f'scale {scale:g}' if scale else 'off', fontsize=9, ha='right', va='center')
     return fig
