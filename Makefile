@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup train evaluate test notebooks readme hooks lab clean
+.PHONY: setup train evaluate test browser screenshots notebooks readme hooks lab clean
 .DEFAULT_GOAL := train
 
 setup: $(READY)
@@ -29,14 +29,28 @@ evaluate: $(READY)
 # The notebooks' own tests; that library and notebooks agree, properties, golden values and runs; every notebook in a real kernel
 # (but for the run notebooks, which pytest runs through papermill). One thread a process, as two processes run side by side.
 test: export OMP_NUM_THREADS = 1
-test: $(READY)
+test: $(READY) browser
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest -n 2 --dist loadscope tests
 	$(BIN)/python -m pytest -n 2 --dist loadscope -p tests.nbval_counts --nbval-lax --nbval-sanitize-with tests/nbval.cfg \
 	  --ignore nbs/train.ipynb --ignore nbs/evaluate.ipynb nbs
 
+# Chromium for the tests of the widgets: installed where we may (root on Debian or Ubuntu), else those tests are skipped and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null && command -v chromedriver >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing chromium and chromium-driver for the tests of the widgets"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium chromium-driver; } >/dev/null || true; \
+	  fi; }
+	@command -v chromedriver >/dev/null || echo "No chromedriver: the tests of the widgets in a browser will be skipped (apt-get install chromium chromium-driver)"
+
+# Pictures of the widgets in JupyterLab, and how fast they are, into results/widgets.
+screenshots: $(READY) browser
+	SCREENSHOTS=1 $(BIN)/python -m pytest tests/test_browser.py
+
 # After changing a notebook: write the library, clean the notebooks, write the README.
 notebooks: $(READY)
+	$(BIN)/python tests/static_outputs.py nbs/*.ipynb
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(MAKE) readme

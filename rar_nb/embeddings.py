@@ -8,7 +8,7 @@ __all__ = ['position_ids', 'target_ids', 'position_embedding', 'conditioning', '
 # %% ../nbs/07_embeddings.ipynb #b20b43a4
 import torch, torch.nn.functional as F
 
-from .config import ModelConfig, require
+from .config import require
 
 # %% ../nbs/07_embeddings.ipynb #d342b579
 def position_ids(orders:torch.Tensor)->torch.Tensor:

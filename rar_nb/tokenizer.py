@@ -9,7 +9,6 @@ __all__ = ['Tokenizer', 'to_float', 'to_uint8', 'grid_side', 'GreyTokenizer', 'n
 
 # %% ../nbs/04_tokenizer.ipynb #354926c7
 import math
-from pathlib import Path
 
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn

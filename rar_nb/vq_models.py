@@ -11,7 +11,7 @@ __all__ = ['MULTIPLIERS', 'group_norm', 'ResidualBlock', 'MaskGITStage', 'MaskGI
 import math
 from pathlib import Path
 
-import torch, torch.nn.functional as F
+import torch.nn.functional as F
 from torch import nn
 
 from .checkpoints import load_pretrained

@@ -98,13 +98,15 @@ class Canvas(anywidget.AnyWidget):
     _esm = """
     function render({model, el}) {
       const img = document.createElement('img');
-      let address = null;
-      function show() {
-        const before = address;
-        address = URL.createObjectURL(new Blob([model.get('png')], {type: 'image/png'}));
-        img.src = address;
+      let newest = 0;
+      async function show() {
+        const number = ++newest, next = new Image(), before = img.src;
+        next.src = URL.createObjectURL(new Blob([model.get('png')], {type: 'image/png'}));
+        await next.decode(); // so that nothing flickers
+        if (number < newest) return URL.revokeObjectURL(next.src);
+        img.src = next.src;
         img.alt = model.get('alt');
-        if (before) img.decode().catch(() => {}).then(() => URL.revokeObjectURL(before));
+        if (before) URL.revokeObjectURL(before);
       }
       function tell(event, drag) {
         const box = img.getBoundingClientRect();
@@ -120,7 +122,7 @@ class Canvas(anywidget.AnyWidget):
       model.on('change:png', show);
       show();
       el.appendChild(img);
-      return () => { model.off('change:png', show); URL.revokeObjectURL(address); };
+      return () => { model.off('change:png', show); URL.revokeObjectURL(img.src); };
     }
     export default {render};
     """

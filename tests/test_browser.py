@@ -1,12 +1,15 @@
 """Widget notebooks in a real browser: headless Chromium on a real JupyterLab, and on Voilà.
 
-Runs where `chromium` and `chromedriver` are, skipped elsewhere. `make screenshots` keeps pictures in `results/screenshots/`.
+Runs where `chromium` and `chromedriver` are, skipped elsewhere. `make screenshots` keeps what it saw in `results/widgets/`:
+pictures, and how long each slider's picture took (measured, not tested).
 """
 import base64
 import io
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -24,8 +27,9 @@ pytestmark = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no Chromium with ChromeDriver on this machine: `apt-get install chromium chromium-driver` to have the widgets tested"
 )
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
+KEPT = ROOT / "results" / "widgets"
 # Notebooks with widgets, and how many panels each shows.
-WIDGETS = {"12_widgets": 1}
+WIDGETS = {"12_widgets": 1, "15_target_aware": 2}
 
 
 class Server:
@@ -41,7 +45,9 @@ class Server:
             time.sleep(0.2)
         self.address = found.group()
         while True: # it may say so a moment before it listens
-            try: urllib.request.urlopen(f"{self.address}/api", timeout=60).read(); break
+            try:
+                urllib.request.urlopen(f"{self.address}/api", timeout=60).read()
+                break
             except OSError as e:
                 if getattr(e, "code", None): break # any answer will do
                 assert time.time() < deadline, self.log.read_text()
@@ -50,6 +56,12 @@ class Server:
     def stop(self):
         self.process.terminate()
         self.process.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +75,20 @@ def notebooks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lab(notebooks):
+    quiet = notebooks / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false"}') # or JupyterLab asks, over the notebook, whether it may
     server = Server(
         notebooks, "jupyterlab", "--no-browser", "--allow-root", "--port=0", "--IdentityProvider.token=", "--expose-app-in-browser",
         "--ServerApp.disable_check_xsrf=True", "--LabApp.news_url=", f"--LabApp.workspaces_dir={notebooks/'workspaces'}", f"--LabApp.user_settings_dir={notebooks/'settings'}",
     )
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def voila(notebooks):
+    server = Server(notebooks, "voila", "--no-browser", f"--port={free_port()}", "--Voila.ip=127.0.0.1", "--show_tracebacks=True", "nbs")
     yield server
     server.stop()
 
@@ -122,12 +144,14 @@ def picture(driver, panel) -> np.ndarray:
     "Pixels of a panel's picture as the browser shows it, uint8 [H, W, 3]."
     code = """
     const img = arguments[0].querySelector('img.rar-canvas'), done = arguments[1];
-    img.decode().catch(() => {}).then(() => {
+    function read() {
+      if (!img.complete || !img.naturalWidth) return setTimeout(read, 20);
       const c = document.createElement('canvas');
       [c.width, c.height] = [img.naturalWidth, img.naturalHeight];
       c.getContext('2d').drawImage(img, 0, 0);
       done(c.toDataURL('image/png'));
-    });"""
+    }
+    read();"""
     data = driver.execute_async_script(code, panel)
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data.split(",")[1]))).convert("RGB"))
 
@@ -149,10 +173,22 @@ def settled(driver, panel) -> np.ndarray:
     return now
 
 
-def move_sliders(driver, panel):
-    "Every slider by a key, there and back: the picture changes, and is the first one again."
+STOPWATCH = """
+const panel = arguments[0];
+if (!panel.stopwatch) {
+  panel.stopwatch = true;
+  panel.addEventListener('keydown', () => { panel.pressed = performance.now(); panel.lag = null; }, true);
+  panel.querySelector('img.rar-canvas').addEventListener('load', () => { if (panel.lag === null) panel.lag = performance.now() - panel.pressed; });
+}
+"""
+
+
+def move_sliders(driver, panel) -> dict[str, float]:
+    "Every slider by a key, there and back: the picture changes, and is the first one again. Milliseconds from key to picture, by slider."
     from selenium.webdriver.common.keys import Keys
 
+    lags = {}
+    driver.execute_script(STOPWATCH, panel)
     for handle in panel.find_elements("css selector", ".noUi-handle"):
         name = handle.find_element("xpath", "ancestor::*[contains(@class, 'widget-slider')]").text.split("\n")[0]
         low, now, high = (float(handle.get_attribute(f"aria-value{a}")) for a in ("min", "now", "max"))
@@ -160,8 +196,10 @@ def move_sliders(driver, panel):
         before = settled(driver, panel)
         handle.send_keys(there)
         changed(driver, panel, before, f"slider {name} moved")
+        lags[name] = round(driver.execute_script("return arguments[0].lag", panel))
         handle.send_keys(back)
         wait(lambda: (settled(driver, panel) == before).all(), 60, f"the same picture after {name} was moved back")
+    return lags
 
 
 def press_play(driver, panel):
@@ -193,9 +231,25 @@ def click_cells(driver, panel):
         changed(driver, panel, before, "a drag")
 
 
-def no_errors(driver, seen: list):
-    "Nothing severe in the browser's console, and no message of trouble in the panels."
-    harmless = re.compile(r"favicon|/api/contents/.*untitled|Failed to load resource.*(jupyterlab-settings|workspaces)", re.I)
+def choose_options(driver, panel):
+    "Every list: another entry changes the picture; then the first entry again."
+    from selenium.webdriver.support.ui import Select
+
+    for element in panel.find_elements("css selector", "select"):
+        if not element.is_displayed(): continue
+        chosen = Select(element)
+        first = chosen.options.index(chosen.first_selected_option)
+        if len(chosen.options) < 2: continue
+        before = settled(driver, panel)
+        chosen.select_by_index((first + 1) % len(chosen.options))
+        changed(driver, panel, before, "another choice")
+        chosen.select_by_index(first)
+        settled(driver, panel)
+
+
+def no_errors(driver):
+    "Nothing severe in the browser's console."
+    harmless = re.compile(r"favicon|cdn.jsdelivr.net/npm/@fortawesome") # Voilà's icons, on a machine without a network
     severe = [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE" and not harmless.search(e["message"])]
     assert not severe, severe
 
@@ -203,12 +257,19 @@ def no_errors(driver, seen: list):
 def keep(driver, panel, name: str):
     "A screenshot of what is around the panel, if screenshots are asked for."
     if not SCREENSHOTS: return
-    folder = ROOT / "results" / "screenshots"
-    folder.mkdir(exist_ok=True)
+    KEPT.mkdir(exist_ok=True)
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
     time.sleep(0.5)
     image = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-    image.quantize(128).save(folder / f"{name}.png", optimize=True)
+    image.quantize(128).save(KEPT / f"{name}.png", optimize=True)
+
+
+def keep_lags(name: str, lags: dict[str, float]):
+    "Add measured milliseconds to `lags.json`, if screenshots are asked for."
+    if not SCREENSHOTS: return
+    path = KEPT / "lags.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | {name: lags}, indent=1, sort_keys=True) + "\n")
 
 
 @pytest.mark.parametrize("name", WIDGETS)
@@ -222,7 +283,19 @@ def test_widgets_in_jupyterlab(driver, lab, name):
         wait(lambda: panel.find_elements("css selector", "img.rar-canvas"), 30, "the panel's picture")
         assert picture(driver, panel).std() > 5, "an empty picture"
         keep(driver, panel, f"{name}_{i}")
-        move_sliders(driver, panel)
+        keep_lags(f"{name}_{i}", move_sliders(driver, panel))
+        choose_options(driver, panel)
         press_play(driver, panel)
         click_cells(driver, panel)
-    no_errors(driver, [])
+    no_errors(driver)
+
+
+def test_widgets_in_voila(driver, voila):
+    driver.get_log("browser")
+    driver.get(f"{voila.address}/voila/render/12_widgets.ipynb")
+    panel = wait(lambda: [p for p in panels(driver) if p.find_elements("css selector", "img.rar-canvas")], 120, "a panel in Voilà")[0]
+    keep(driver, panel, "voila")
+    move_sliders(driver, panel)
+    press_play(driver, panel)
+    click_cells(driver, panel)
+    no_errors(driver)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.static_outputs import strip
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 PARAMETRISED = ["train", "evaluate"]
@@ -38,6 +40,15 @@ def test_notebook_is_small_and_shows_a_picture(path):
     kinds = {kind for c in code_cells(path) for o in c["outputs"] for kind in o.get("data", {})}
     pictures = "".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown")
     assert "image/png" in kinds or "![" in pictures
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_widgets_are_saved_as_pictures(path):
+    "A saved widget is an error message where its kernel isn't; `make notebooks` leaves the picture of its first view."
+    notebook = json.loads(path.read_text())
+    assert not strip(notebook)
+    panels = [o["data"] for c in code_cells(path) for o in c["outputs"] if "A panel: run" in "".join(o.get("data", {}).get("text/plain", ""))]
+    assert all("image/png" in data for data in panels)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
