@@ -111,7 +111,7 @@ def class_probabilities(
     losses = step_losses(model, tokens.expand(len(classes), -1), model.config.condition_id(classes), orders)
     return (-losses[:, :num_known].double().sum(1)).softmax(0)
 
-# %% ../nbs/17_inpainting.ipynb #c9fe23e7
+# %% ../nbs/17_inpainting.ipynb #d6a459ad
 @lru_cache(64)
 def cached_filling(
     digit:int, # number of a held-out digit
@@ -121,7 +121,7 @@ def cached_filling(
     guidance_scale:float,
     guess:bool, # take the class that the known tokens make likeliest, not the true one
     tell:Callable[[int, int], None]|None=None, # called with (fillings done, fillings); a part of the key
-)->tuple[list, np.ndarray, int]: # (title, color, uint8 [4, C, S, S], nats) by way; class probabilities; class that was taken
+)->tuple[list, np.ndarray, str]: # (title, color, uint8 [4, C, S, S], nats) by way; class probabilities; the class that was taken, and why
     "Fill a hole in three ways."
     tokenizer, (tokens, labels) = cached_run(str(BUNDLED))[1], held_out()[1].rows([digit])
     any_order, annealed = cached_state('any order'), cached_state('annealed')
@@ -134,15 +134,15 @@ def cached_filling(
         pixels = to_uint8(tokenizer.decode(filled.to(tokenizer.device)), tokenizer.value_range).cpu().numpy()
         ways.append((title, color, pixels, hole_loss(model, tokens, torch.tensor([label]), hole, orders).item()))
         if tell: tell(len(ways), 3)
-    return ways, probabilities, label
+    return ways, probabilities, f'{label}, which was {"guessed" if guess else "given"}'
 
-# %% ../nbs/17_inpainting.ipynb #1ec03c91
+# %% ../nbs/17_inpainting.ipynb #e43c2822
 def draw_filling(
     image:np.ndarray, # uint8 [C, S, S], the whole digit
     hole:tuple[int, ...],
     grid_size:int,
     orders:torch.Tensor, # int64 [1, L], known cells first
-    filling:tuple[list, np.ndarray, int]|None=None, # what `cached_filling` gives; None: not filled yet
+    filling:tuple[list, np.ndarray, str]|None=None, # what `cached_filling` gives; None: not filled yet
 )->Figure:
     "A digit with a hole to be clicked, the whole digit, class probabilities, and the fillings."
     g, cell = grid_size, 4/grid_size # inches
@@ -159,11 +159,11 @@ def draw_filling(
     if filling is None:
         title(6.5, .9, 'press fill to see what the models make of it' if hole else 'nothing to fill: click some cells')
         return fig
-    ways, probabilities, label = filling
-    title(4.4, 2.2, 'which class is it?')
+    ways, probabilities, taken = filling
+    title(4.4, 2.2, f'class {taken}')
     wide, bottom = 1.6/cell/len(probabilities), 3.75/cell - .5
     for c, p in enumerate(probabilities):
-        ax.add_patch(Rectangle((4.4/cell - .5 + (c + .1)*wide, bottom), .8*wide, -1.4/cell*p, fc=COLORS['model' if c == label else 'quiet']))
+        ax.add_patch(Rectangle((4.4/cell - .5 + (c + .1)*wide, bottom), .8*wide, -1.4/cell*p, fc=COLORS['model' if c == int(taken.split(',')[0]) else 'quiet']))
     write_texts(ax, [(4.4/cell - .5 + (c + .5)*wide, bottom + .13/cell, c) for c in range(len(probabilities))], .11/cell)
     for i, (way, color, pixels, loss) in enumerate(ways):
         top = 1.4*i
