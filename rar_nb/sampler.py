@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .checkpoints import load_weights
 from .config import RunConfig, SampleConfig, get_preset, override, require, require_int, write_beside
 from .data import content_hash
-from .orders import raster_order, unpermute
+from .orders import permute, raster_order, unpermute
 from .tokenizer import Tokenizer, to_uint8
 from .trainer import open_run
 from .style import save_png
@@ -101,7 +101,7 @@ class Drawing:
         if self.guided: logits = guide(*logits.chunk(2), weight)
         return logits / self.sample.temperature
 
-# %% ../nbs/10_sampler.ipynb #e2449035
+# %% ../nbs/10_sampler.ipynb #a9fac0e9
 @torch.inference_mode()
 def sample_tokens(
     model:RAR, # in eval mode
@@ -109,12 +109,20 @@ def sample_tokens(
     sample:SampleConfig,
     noise:torch.Tensor, # [B, L] in [0, 1), from `image_noise`
     orders:torch.Tensor|None=None, # int64 [1, L] or [B, L]; None: raster order
+    known:torch.Tensor|None=None, # int64 [B, L] in raster order: tokens that are taken over, -1 where one is drawn; None: all are drawn
 )->torch.Tensor: # int64 [B, L] in raster order
-    "Draw the tokens of a batch of images (supplement, Algorithm 1 and Table 1)."
-    require(noise.shape == (len(classes), model.config.num_tokens), 'shape of noise', tuple(noise.shape), f"[B, L] = [{len(classes)}, {model.config.num_tokens}]")
+    "Draw the tokens of a batch of images (supplement, Algorithm 1 and Table 1); those that are `known` are only read, each at its step."
+    config = model.config
+    known = torch.full(noise.shape, -1) if known is None else known
+    for name, x in (('noise', noise), ('known', known)):
+        require(x.shape == (len(classes), config.num_tokens), f'shape of {name}', tuple(x.shape), f"[B, L] = [{len(classes)}, {config.num_tokens}]")
+    require(-1 <= known.min() and known.max() < config.codebook_size, 'range of known', (int(known.min()), int(known.max())), f"from -1 to {config.codebook_size - 1}")
     drawing = Drawing(model, classes, sample, orders)
     noise, drawn = noise.to(drawing.orders.device), [None]
-    for k in range(model.config.num_tokens): drawn.append(draw(drawing.next_logits(drawn[-1]), noise[:, k]))
+    known = permute(known.to(drawing.orders.device), drawing.orders[:len(classes)])
+    for k in range(config.num_tokens):
+        new = draw(drawing.next_logits(drawn[-1]), noise[:, k])
+        drawn.append(torch.where(known[:, k] < 0, new, known[:, k]))
     return unpermute(torch.stack(drawn[1:], 1), drawing.orders[:len(classes)])
 
 # %% ../nbs/10_sampler.ipynb #385ae538

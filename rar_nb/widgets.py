@@ -204,13 +204,13 @@ class Panel(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs):
         return super()._repr_mimebundle_(**kwargs) | {'image/png': self.first, 'text/plain': "A panel: run this cell in JupyterLab or Voilà to move it"}
 
-# %% ../nbs/12_widgets.ipynb #b2d1045a
+# %% ../nbs/12_widgets.ipynb #722aaab4
 LOOK = dict(style=dict(description_width='8em'), layout=ipywidgets.Layout(width='23em'))
 
 def slider(name:str, value, low, high, step=1, slow:bool=False)->ipywidgets.Widget:
     "A slider for whole numbers, or for real ones if `step` is no whole number."
     kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
-    return kind(value=value, min=low, max=high, step=step, description=name, continuous_update=not slow, readout_format='d' if isinstance(step, int) else '.4~g', **LOOK)
+    return kind(value=value, min=low, max=high, step=step, description=name, continuous_update=not slow, readout_format='d' if isinstance(step, int) else '.4g', **LOOK)
 
 def choice(name:str, options, value=None)->ipywidgets.Dropdown:
     "A list to choose from; `options` are values, or pairs of label and value."
