@@ -97,6 +97,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'rar_nb.data.TokenData.__init__': ('data.html#tokendata.__init__', 'rar_nb/data.py'),
                              'rar_nb.data.TokenData.__len__': ('data.html#tokendata.__len__', 'rar_nb/data.py'),
                              'rar_nb.data.TokenData._start': ('data.html#tokendata._start', 'rar_nb/data.py'),
+                             'rar_nb.data.TokenData.give_back': ('data.html#tokendata.give_back', 'rar_nb/data.py'),
                              'rar_nb.data.TokenData.labels': ('data.html#tokendata.labels', 'rar_nb/data.py'),
                              'rar_nb.data.TokenData.open': ('data.html#tokendata.open', 'rar_nb/data.py'),
                              'rar_nb.data.TokenData.rows': ('data.html#tokendata.rows', 'rar_nb/data.py'),

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 KEPT = ROOT / "results" / "widgets"
 # Notebooks with widgets, and how many panels each shows.
-WIDGETS = {"12_widgets": 1, "13_scan_orders": 2, "14_annealing": 1, "15_target_aware": 2}
+WIDGETS = {"12_widgets": 1, "13_scan_orders": 2, "14_annealing": 1, "15_target_aware": 2, "16_watch": 2, "17_inpainting": 1}
 
 
 class Server:

@@ -2,6 +2,7 @@
 import gzip
 import hashlib
 import json
+import mmap
 import pickle
 import struct
 
@@ -452,3 +453,17 @@ def test_image_data_keeps_grey_data_grey():
     deep = Image.fromarray(np.full((6, 6), 200 * 257, np.uint16))
     data = ImageData(Grey([(deep, 0), (Image.new("L", (6, 6), 7), 0)]))
     assert data.channels == 1 and stack_images(data)[:, 0, 0, 0].tolist() == [200, 7]
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system can't be told to let go of mapped pages")
+def test_reading_at_random_keeps_no_pages(tmp_path):
+    "Or else a process that reads all of ImageNet's tokens seems to need their 6 GB."
+    n, crops, length = 20_000, 10, 256 # 100 MB
+    rng = np.random.default_rng(0)
+    write_shard(tmp_path, 0, rng.integers(0, 1024, (n, crops, length), dtype=np.uint16), np.zeros(n, np.uint16))
+    write_index(tmp_path, 1, codebook_size=1024, num_classes=1)
+    data = TokenData.open(tmp_path)
+    def resident(): return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssFile")) / 1024 # MiB
+    before = resident()
+    for _ in range(4): data.rows(rng.integers(0, n, 2048), rng.integers(0, crops, 2048))
+    assert resident() - before < 20
