@@ -70,6 +70,7 @@ def notebooks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     for name in ["nbs", "rar_nb"]: shutil.copytree(ROOT / name, folder / name) # the last cell of a notebook writes its module
     for name in ["settings.ini", "README.md"]: shutil.copy(ROOT / name, folder / name)
+    (folder / "data").symlink_to(ROOT / "data")
     return folder
 
 
