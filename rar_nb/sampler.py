@@ -25,7 +25,7 @@ from .tokenizer import Tokenizer, to_uint8
 from .trainer import open_run
 from .style import save_png
 from .transformer import RAR, KVCache
-from .vq_models import LlamaGenVQ, MaskGITVQ, make_tokenizer
+from .vq_models import PUBLISHED, make_tokenizer
 
 # %% ../nbs/10_sampler.ipynb #c3691095
 def guidance_weight(
@@ -220,7 +220,7 @@ def open_model(
         require(model is None and tokenizer is None, 'model, tokenizer', (model, tokenizer), "left out beside run_dir, which has its own")
         return open_run(run_dir)
     run = get_preset(preset)
-    released = {'maskgit_vq': MaskGITVQ, 'llamagen_vq': LlamaGenVQ}.get(run.tokenizer.kind)
+    released = PUBLISHED.get(run.tokenizer.kind)
     require(released or model and tokenizer, 'model, tokenizer', (model, tokenizer), f"the two files of a run of {preset}, of which there is no released one")
     opened = released.from_pretrained(*([tokenizer] if tokenizer else [])) if released else load_weights(make_tokenizer(run.tokenizer), tokenizer).eval()
     return run, opened, RAR.from_pretrained(*([model] if model else []), preset=preset)

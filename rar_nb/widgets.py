@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable
 from functools import lru_cache
 
-import anywidget, ipywidgets, numpy as np, traitlets
+import anywidget, ipywidgets, matplotlib as mpl, numpy as np, traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
@@ -28,7 +28,7 @@ from .style import COLORS, use_style
 def figure_png(fig:Figure)->bytes:
     "`fig` as the bytes of a PNG, quickly: at its own size, lightly compressed."
     canvas = FigureCanvasAgg(fig)
-    canvas.draw()
+    with mpl.rc_context({'text.hinting': 'none'}): canvas.draw() # texts take most of the time, a third less without
     file = io.BytesIO()
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB').save(file, 'PNG', compress_level=1)
     return file.getvalue()
@@ -205,12 +205,12 @@ class Panel(ipywidgets.VBox):
         return super()._repr_mimebundle_(**kwargs) | {'image/png': self.first, 'text/plain': "A panel: run this cell in JupyterLab or Voilà to move it"}
 
 # %% ../nbs/12_widgets.ipynb #722aaab4
-LOOK = dict(style=dict(description_width='8em'), layout=ipywidgets.Layout(width='23em'))
+LOOK = dict(style=dict(description_width='9em'), layout=ipywidgets.Layout(width='23em'))
 
 def slider(name:str, value, low, high, step=1, slow:bool=False)->ipywidgets.Widget:
     "A slider for whole numbers, or for real ones if `step` is no whole number."
     kind = ipywidgets.IntSlider if isinstance(step, int) else ipywidgets.FloatSlider
-    return kind(value=value, min=low, max=high, step=step, description=name, continuous_update=not slow, readout_format='d' if isinstance(step, int) else '.4g', **LOOK)
+    return kind(value=value, min=low, max=high, step=step, description=name, continuous_update=not slow, readout_format='d' if isinstance(step, int) else '.2f', **LOOK)
 
 def choice(name:str, options, value=None)->ipywidgets.Dropdown:
     "A list to choose from; `options` are values, or pairs of label and value."
