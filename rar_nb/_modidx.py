@@ -258,7 +258,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rar_nb.sampler.guide': ('sampler.html#guide', 'rar_nb/sampler.py'),
                                 'rar_nb.sampler.image_noise': ('sampler.html#image_noise', 'rar_nb/sampler.py'),
                                 'rar_nb.sampler.launch': ('sampler.html#launch', 'rar_nb/sampler.py'),
-                                'rar_nb.sampler.launch_command': ('sampler.html#launch_command', 'rar_nb/sampler.py'),
                                 'rar_nb.sampler.main': ('sampler.html#main', 'rar_nb/sampler.py'),
                                 'rar_nb.sampler.open_model': ('sampler.html#open_model', 'rar_nb/sampler.py'),
                                 'rar_nb.sampler.pack_npz': ('sampler.html#pack_npz', 'rar_nb/sampler.py'),

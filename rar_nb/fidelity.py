@@ -173,7 +173,6 @@ def measure(
     "'FID' and 'IS'; and against real images 'KID', 'precision' and 'recall', too. With 'num_samples'. Raises `ValueError` before anything is computed."
     statistics = adm_statistics(reference) if str(reference).endswith('.npz') else None
     images, real = RGBImages(images), None if statistics else RGBImages(reference, size)
-    find_inception(inception)
     features = extract(images, inception, None, device, progress=progress)
     numbers = dict(num_samples=len(images), IS=inception_score(features['logits_unbiased']))
     if statistics: return numbers | dict(FID=fid(features.statistics, statistics))

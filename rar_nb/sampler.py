@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['REQUEST', 'guidance_weight', 'guide', 'image_noise', 'draw', 'Drawing', 'sample_tokens', 'balanced_classes',
-           'draw_images', 'sample_images', 'set_request', 'set_up', 'generate', 'open_model', 'main', 'launch_command',
-           'launch', 'write_npy', 'pack_npz']
+           'draw_images', 'sample_images', 'set_request', 'set_up', 'generate', 'open_model', 'main', 'launch',
+           'write_npy', 'pack_npz']
 
 # %% ../nbs/10_sampler.ipynb #a908a391
-import argparse, json, math, subprocess, sys, time, zipfile
+import argparse, json, math, subprocess, time, zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .config import RunConfig, SampleConfig, get_preset, override, require, requ
 from .data import content_hash
 from .orders import permute, raster_order, unpermute
 from .tokenizer import Tokenizer, to_uint8
-from .trainer import open_run
+from .trainer import launch_command, open_run
 from .style import save_png
 from .transformer import RAR, KVCache
 from .vq_models import PUBLISHED, make_tokenizer
@@ -248,17 +248,6 @@ def main(
 if __name__ == '__main__' and '__file__' in globals(): main() # as a program, but not in a notebook
 
 # %% ../nbs/10_sampler.ipynb #0f176ef7
-def launch_command(
-    processes:int, # to start on this machine
-    cpu:bool, # on its CPU, even if there are GPUs
-    **options, # of `main`; those that are None are left out
-)->list[str]:
-    "The command that draws a set with several processes; a free port, and no settings from accelerate's own configuration."
-    command = [sys.executable, '-m', 'accelerate.commands.launch', '--num_processes', processes, '--num_machines', 1, '--main_process_port', 0,
-               '--mixed_precision', 'no', '--dynamo_backend', 'no', *(['--multi_gpu'] if processes > 1 else []), '-m', 'rar_nb.sampler']
-    command += ['--cpu'] if cpu else [] # accelerate's own --cpu would start one process, whatever the number
-    return [str(part) for part in (*command, *(x for name, value in options.items() if value is not None for x in (f'--{name}', value)))]
-
 def launch(
     folder:Path|str, # of the set; the processes' output goes to `launch.log` in it
     sample:SampleConfig,
@@ -271,7 +260,7 @@ def launch(
     "Draw a set with `accelerate launch` as a child process. Raises `RuntimeError` with the end of its output if it fails."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    command = launch_command(processes, cpu, **source, folder=folder, seed=seed, **asdict(sample))
+    command = launch_command('rar_nb.sampler', processes, cpu, **source, folder=folder, seed=seed, **asdict(sample))
     def done(): return sum(1 for _ in folder.glob('[0-9]*.png'))
     with (folder/'launch.log').open('w') as log, tqdm(total=sample.num_samples, initial=done(), desc=f'images, {processes} processes', mininterval=1, disable=not progress) as bar:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

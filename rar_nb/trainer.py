@@ -504,13 +504,18 @@ def main(args:list[str]|None=None): # None: those of the command line
     PartialState().destroy_process_group()
 
 # %% ../nbs/09_trainer.ipynb #335744a5
-def launch_command(folder:Path|str, tokens:Path|str, processes:int, cpu:bool=False, resume:bool=False, max_minutes:float|None=None)->list[str]:
-    "The command that trains the run of `folder` on `processes` devices of this box; parameters as for `main`."
-    launcher = [sys.executable, '-m', 'accelerate.commands.launch', '--num_machines', 1, '--num_processes', processes, '--mixed_precision', 'no', '--dynamo_backend', 'no',
-                '--main_process_port', 0, *(['--multi_gpu'] if processes > 1 else [])] # on CPUs, too: with its own --cpu it starts one process only. Port 0: any free one
-    ours = ['-m', 'rar_nb.trainer', '--run_dir', folder, '--tokens', tokens, *(['--cpu'] if cpu else []), *(['--resume'] if resume else []),
-            *(['--max_minutes', max_minutes] if max_minutes is not None else [])]
-    return [str(word) for word in launcher + ours]
+def launch_command(
+    module:str, # a program of this library
+    processes:int, # to start on this machine
+    cpu:bool=False, # on its CPU, even if there are GPUs
+    **options, # of that program; True is a flag, None and False are left out
+)->list[str]:
+    "The command that runs a program of ours on several devices: at a free port, and with no settings from accelerate's own configuration."
+    command = [sys.executable, '-m', 'accelerate.commands.launch', '--num_machines', 1, '--num_processes', processes, '--mixed_precision', 'no', '--dynamo_backend', 'no',
+               '--main_process_port', 0, *(['--multi_gpu'] if processes > 1 else []), '-m', module] # on CPUs, too: with accelerate's own --cpu it starts one process only
+    for name, value in dict(options, cpu=cpu).items():
+        if value is not None and value is not False: command += [f'--{name}'] if value is True else [f'--{name}', value]
+    return [str(word) for word in command]
 
 def follow(
     command:list[str], # of `launch_command`

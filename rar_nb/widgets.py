@@ -22,7 +22,7 @@ from matplotlib.textpath import TextPath
 from PIL import Image
 
 from .config import require
-from .style import COLORS, use_style
+from .style import COLORS
 
 # %% ../nbs/12_widgets.ipynb #b64124ee
 def figure_png(fig:Figure)->bytes:

@@ -6,7 +6,8 @@ import torch
 
 from rar_nb.checkpoints import save_weights
 from rar_nb.config import PRESETS, get_preset, override, save_run_config
-from rar_nb.sampler import generate, launch, launch_command, main, open_model
+from rar_nb.trainer import launch_command
+from rar_nb.sampler import generate, launch, main, open_model
 from rar_nb.transformer import RAR
 from rar_nb.vq_models import MaskGITVQ, make_tokenizer
 
@@ -55,7 +56,7 @@ def test_a_failing_child_is_reported(folder, tmp_path):
 
 
 def test_the_command_names_what_is_drawn(tmp_path):
-    command = launch_command(8, False, preset="rar_b", model="rar_b.bin", tokenizer=None, folder=tmp_path, num_samples=50_000)
+    command = launch_command("rar_nb.sampler", 8, preset="rar_b", model="rar_b.bin", tokenizer=None, folder=tmp_path, num_samples=50_000)
     assert command[0] == sys.executable and "--multi_gpu" in command and "--cpu" not in command and "--tokenizer" not in command
     assert command[command.index("-m", 3) + 1] == "rar_nb.sampler"
     assert command[command.index("--num_samples") + 1] == "50000" and command[command.index("--num_processes") + 1] == "8"

@@ -81,7 +81,7 @@ def test_two_processes_equal_one(tokens, one, tmp_path):
     run, folder, seen = load_run_config(one / "config.json"), tmp_path / "two", []
     folder.mkdir()
     (folder / "config.json").write_text((one / "config.json").read_text())
-    rows = follow([*launch_command(folder, tokens, 2, cpu=True), "--device_batch_size", "8"], folder, on_rows=lambda rows: seen.append(len(rows)), every=0.5, progress=False)
+    rows = follow([*launch_command("rar_nb.trainer", 2, cpu=True, run_dir=folder, tokens=tokens), "--device_batch_size", "8"], folder, on_rows=lambda rows: seen.append(len(rows)), every=0.5, progress=False)
     assert "32 images a step = 2 × cpu × 8 images × 2 turns" in (folder / "train.log").read_text()
     assert rows == read_metrics(folder / "metrics.jsonl") and seen and seen == sorted(seen)
     same_curves(one, folder, 1e-5)
@@ -92,7 +92,7 @@ def test_fsdp_equals_one_and_is_resumed_by_one(tokens, one, tmp_path):
     """Two processes share the weights of each block and stop after the checkpoint at step 40; one process alone goes on from it."""
     script, folder = tmp_path / "pretend.py", tmp_path / "run"
     script.write_text(PRETEND)
-    launcher = launch_command(folder, tokens, 2)
+    launcher = launch_command("rar_nb.trainer", 2, run_dir=folder, tokens=tokens)
     launcher = launcher[: launcher.index("rar_nb.trainer") - 1]  # without its -m
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     done = subprocess.run([*launcher, str(script), *command(tokens, folder, "--strategy", "fsdp", "--checkpointing")], capture_output=True, text=True, env=environment)
@@ -267,7 +267,7 @@ def test_trackers_that_are_not_installed(monkeypatch):
 def test_a_child_that_dies_tells_why(one, tmp_path):
     (tmp_path / "config.json").write_text((one / "config.json").read_text())
     with pytest.raises(RuntimeError, match="token folder = '/no/such/tokens' is not allowed"):
-        follow(launch_command(tmp_path, "/no/such/tokens", 1, cpu=True), tmp_path, progress=False)
+        follow(launch_command("rar_nb.trainer", 1, cpu=True, run_dir=tmp_path, tokens="/no/such/tokens"), tmp_path, progress=False)
 
 
 @settings(max_examples=50, deadline=None)
