@@ -6,7 +6,7 @@
 __all__ = ['IMAGES', 'run_of', 'schedules', 'batch_orders', 'are_random', 'tile_orders', 'draw_schedule', 'draw_batch',
            'draw_annealing']
 
-# %% ../nbs/14_annealing.ipynb #f8223eb3
+# %% ../nbs/14_annealing.ipynb #baf86657
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -14,11 +14,11 @@ import numpy as np, torch
 from matplotlib.figure import Figure
 from matplotlib.colors import to_rgb
 
-from .config import PRESETS, RunConfig, TrainConfig, override
+from .config import PRESETS, RunConfig, override
 from .orders import inverse, random_ratio_at, raster_order, sample_orders
 from .style import COLORS
 from .trainer import learning_rate_at, step_generator
-from .widgets import new_figure
+from .widgets import Pixels, new_figure, write
 
 # %% ../nbs/14_annealing.ipynb #3d10422b
 IMAGES = 1_281_167 # of ImageNet's training set
@@ -57,7 +57,7 @@ def tile_orders(orders:torch.Tensor, columns:int, frame:int=2, gap:int=3)->np.nd
         picture[top:top + side - gap, left:left + side - gap] = tile
     return picture
 
-# %% ../nbs/14_annealing.ipynb #93825f8a
+# %% ../nbs/14_annealing.ipynb #50e04314
 def draw_schedule(ax, run:RunConfig, step:int):
     "r and the learning rate, as a share of its peak, over the epochs, with a mark at `step`."
     train, (epochs, r, rate) = run.train, schedules(run)
@@ -69,24 +69,24 @@ def draw_schedule(ax, run:RunConfig, step:int):
         ax.plot(epochs, values, color=COLORS[name], lw=2.5, clip_on=False, zorder=3)
         ax.plot(step/train.steps_per_epoch, now, 'o', color=COLORS[name], mec='black', ms=8, clip_on=False, zorder=4)
     for x, text, side in ((0, '0', 'center'), (train.warmup_epochs, f'{train.warmup_epochs:g}\nend of warm-up', 'center'), (train.epochs, f'epoch {train.epochs:g}', 'right')):
-        ax.text(x, -.04, text, fontsize=9, ha=side, va='top')
-    if train.anneal_end > train.anneal_start: ax.text((train.anneal_start + train.anneal_end)/2, 1.03, 'annealing', fontsize=9, ha='center')
-    for y in (0, 1): ax.text(-.02*train.epochs, y, y, fontsize=9, ha='right', va='center')
+        write(ax, x, -.04, text, fontsize=9, ha=side, va='top')
+    if train.anneal_end > train.anneal_start: write(ax, (train.anneal_start + train.anneal_end)/2, 1.03, 'annealing', fontsize=9, ha='center')
+    for y in (0, 1): write(ax, -.02*train.epochs, y, y, fontsize=9, ha='right', va='center')
 
 def draw_batch(ax, orders:torch.Tensor, r:float): # [B, L]
     "The first 24 orders of a batch; below, the share of random ones in all of it, and r with two standard deviations, in an axes of 405 × 360 pixels."
     batch_size, drawn = len(orders), int(are_random(orders).sum())
     share, spread = drawn/batch_size, 2*(r*(1 - r)/batch_size)**.5
     first = tile_orders(orders[:24], 6)
-    ax.imshow(first, extent=(0, 3*first.shape[1], 360 - 3*first.shape[0], 360), aspect='auto', interpolation='nearest')
+    ax.add_artist(Pixels((255*first).round().astype(np.uint8).transpose(2, 0, 1), 0, 360, 3*first.shape[1], -3*first.shape[0])) # y goes upwards here
     ax.hlines([34]*2, [0, 405*share], [405*share, 405], [COLORS['random'], COLORS['raster']], lw=15)
     ax.plot((405*max(0, r - spread), 405*min(1, r + spread)), (51, 51), color='black', lw=3, solid_capstyle='butt', clip_on=False)
     ax.plot(405*r, 53, 'v', color='black', ms=8, clip_on=False)
-    ax.text(0, 66, f"expected share of random orders: r = {r:.1%} ± {spread:.1%}", fontsize=10)
-    ax.text(0, 17, f"drawn: {drawn} of {batch_size} orders, {share:.1%}", fontsize=10, va='top')
+    write(ax, 0, 66, f"expected share of random orders: r = {r:.1%} ± {spread:.1%}", fontsize=10)
+    write(ax, 0, 17, f"drawn: {drawn} of {batch_size} orders, {share:.1%}", fontsize=10, va='top')
     ax.set(xlim=(0, 405), ylim=(0, 360)); ax.axis('off')
 
-# %% ../nbs/14_annealing.ipynb #51535713
+# %% ../nbs/14_annealing.ipynb #3e0f3efa
 def draw_annealing(
     anneal_start:float, # epochs
     anneal_end:float, # epochs
@@ -101,8 +101,8 @@ def draw_annealing(
     fig, r = new_figure(10.4, 4.6), random_ratio_at(step, run.train)
     draw_schedule(fig.add_axes((.035, .01, .43, .74)), run, step)
     draw_batch(fig.add_axes((.505, .01, .4868, .98)), batch_orders(run, step), r)
-    fig.text(.015, .93, f"epoch {epoch:g}, step {step:,} of {run.train.total_steps:,}", fontsize=12, weight='bold')
-    fig.text(.015, .865, results.get((anneal_start, anneal_end, epochs), "no published result for this annealing"), fontsize=9.5)
-    fig.text(.015, .785, f"r = {r:.2f}", fontsize=10, color='#9a6500', weight='bold') # the curve's orange, darker to be read
-    fig.text(.1, .785, f"learning rate {learning_rate_at(step, run.train):.1e}, {learning_rate_at(step, run.train)/run.train.learning_rate:.0%} of its peak", fontsize=10, color='#a0527d', weight='bold')
+    write(fig, .015, .93, f"epoch {epoch:g}, step {step:,} of {run.train.total_steps:,}", fontsize=12, weight='bold')
+    write(fig, .015, .865, results.get((anneal_start, anneal_end, epochs), "no published result for this annealing"), fontsize=9.5)
+    write(fig, .015, .785, f"r = {r:.2f}", fontsize=10, color='#9a6500', weight='bold') # the curve's orange, darker to be read
+    write(fig, .1, .785, f"learning rate {learning_rate_at(step, run.train):.1e}, {learning_rate_at(step, run.train)/run.train.learning_rate:.0%} of its peak", fontsize=10, color='#a0527d', weight='bold')
     return fig

@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'HOW', 'cached_state', 'held_out', 'fill_order', 'as_mask', 'fill_hole', 'step_losses', 'hole_loss',
            'class_probabilities', 'cached_filling', 'draw_filling']
 
-# %% ../nbs/17_inpainting.ipynb #9e139888
+# %% ../nbs/17_inpainting.ipynb #bee5967e
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from .checkpoints import load_weights
-from .config import ModelConfig, SampleConfig, require, require_int
+from .config import SampleConfig, require, require_int
 from .data import TokenData, open_data
 from .orders import permute, spiral_in
 from .sampler import image_noise, sample_tokens
 from .style import COLORS
-from .tokenizer import Tokenizer, pretokenize, to_uint8
+from .tokenizer import pretokenize, to_uint8
 from .transformer import RAR
-from .watch import BUNDLED, cached_run, hide_cells, show_image
-from .widgets import new_canvas, write_texts
+from .watch import BUNDLED, cached_run, hide_cells
+from .widgets import Pixels, new_canvas, write, write_texts
 
 # %% ../nbs/17_inpainting.ipynb #c485670b
 STATES = {'any order': 'any_order.safetensors', 'annealed': 'model.safetensors', 'before annealing': 'before_annealing.safetensors'}
@@ -136,7 +136,7 @@ def cached_filling(
         if tell: tell(len(ways), 3)
     return ways, probabilities, f'{label}, which was {"guessed" if guess else "given"}'
 
-# %% ../nbs/17_inpainting.ipynb #e43c2822
+# %% ../nbs/17_inpainting.ipynb #a9374eee
 def draw_filling(
     image:np.ndarray, # uint8 [C, S, S], the whole digit
     hole:tuple[int, ...],
@@ -148,8 +148,8 @@ def draw_filling(
     g, cell = grid_size, 4/grid_size # inches
     fig, ax = new_canvas(11/cell, 4.4/cell, cell)
     ax.set_ylim(4.05/cell - .5, -.35/cell - .5)  # the grid to be clicked begins at (0, 0)
-    def title(x, y, text): ax.text(x/cell - .5, y/cell - .5, text, fontsize=10) # in inches from the corner of the grid
-    def show(image, x, y, size): show_image(ax, image, (x/cell - .5, y/cell - .5, size/cell, size/cell))
+    def title(x, y, text): write(ax, x/cell - .5, y/cell - .5, text, fontsize=10) # in inches from the corner of the grid
+    def show(image, x, y, size): ax.add_artist(Pixels(image, x/cell - .5, y/cell - .5, size/cell, size/cell))
     title(0, -.1, f'{len(hole)} cells to fill'); title(4.4, -.1, 'what was there')
     show(hide_cells(torch.from_numpy(image)[None], as_mask(hole, g*g)[None])[0].numpy(), 0, 0, 4)
     show(image, 4.4, 0, 1.6)
@@ -163,11 +163,11 @@ def draw_filling(
     title(4.4, 2.2, f'class {taken}')
     wide, bottom = 1.6/cell/len(probabilities), 3.75/cell - .5
     for c, p in enumerate(probabilities):
-        ax.add_patch(Rectangle((4.4/cell - .5 + (c + .1)*wide, bottom), .8*wide, -1.4/cell*p, fc=COLORS['model' if c == int(taken.split(',')[0]) else 'quiet']))
+        ax.add_artist(Rectangle((4.4/cell - .5 + (c + .1)*wide, bottom), .8*wide, -1.4/cell*p, fc=COLORS['model' if c == int(taken.split(',')[0]) else 'quiet']))
     write_texts(ax, [(4.4/cell - .5 + (c + .5)*wide, bottom + .13/cell, c) for c in range(len(probabilities))], .11/cell)
     for i, (way, color, pixels, loss) in enumerate(ways):
         top = 1.4*i
-        ax.add_patch(Rectangle((6.4/cell - .5, (top - .23)/cell - .5), .05/cell, 1.33/cell, fc=COLORS[color]))
+        ax.add_artist(Rectangle((6.4/cell - .5, (top - .23)/cell - .5), .05/cell, 1.33/cell, fc=COLORS[color]))
         title(6.55, top - .1, f'{way}: {loss:.2f} nats')
         for j in range(len(pixels)): show(pixels[j], 6.55 + 1.12*j, top, 1.08)
     return fig

@@ -6,7 +6,7 @@
 __all__ = ['NAMES', 'HEADINGS', 'COLUMNS', 'named_order', 'jumps', 'known_neighbours', 'statistics', 'draw_order',
            'draw_figure_1', 'draw_steps', 'draw_walk', 'finished', 'draw_comparison', 'known_share']
 
-# %% ../nbs/13_scan_orders.ipynb #15b6f45e
+# %% ../nbs/13_scan_orders.ipynb #59051a21
 from functools import lru_cache
 
 import numpy as np, torch
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from .config import require
 from .orders import SCAN_ORDERS, inverse, sample_orders, scan_order
 from .style import COLORS
-from .widgets import draw_cells, new_figure, write_texts
+from .widgets import draw_cells, new_figure, write, write_texts
 
 # %% ../nbs/13_scan_orders.ipynb #dd9581a4
 NAMES = (*SCAN_ORDERS, 'random')
@@ -86,7 +86,7 @@ def draw_figure_1(grid_size:int=16)->Figure:
         ax.set_title(name, fontsize=11, loc='left', pad=5)
     return fig
 
-# %% ../nbs/13_scan_orders.ipynb #54ae4837
+# %% ../nbs/13_scan_orders.ipynb #c804ba42
 def draw_steps(
     ax, # x counts steps, y runs from 0 to 1
     bottom:float, # where the bars stand; they are up to .3 high
@@ -102,10 +102,10 @@ def draw_steps(
     bars = [((k, bottom), (k, bottom + .3*v/high)) for k, v in zip(steps, values)]
     ax.add_collection(LineCollection(bars, colors=colors, lw=np.maximum(225/num_steps, np.where(steps == step, 3, 0)), capstyle='butt'))
     ax.hlines([bottom, bottom + .3], -.6, num_steps - .4, ['black', '#dddddd'], lw=[1, .8], zorder=1)
-    ax.text(-.6, bottom + .345, title, fontsize=10)
-    for y, text in ((bottom, '0'), (bottom + .3, f'{high:.3g}')): ax.text(-.012*num_steps - .6, y, text, fontsize=9, ha='right', va='center')
+    write(ax, -.6, bottom + .345, title, fontsize=10)
+    for y, text in ((bottom, '0'), (bottom + .3, f'{high:.3g}')): write(ax, -.012*num_steps - .6, y, text, fontsize=9, ha='right', va='center')
 
-# %% ../nbs/13_scan_orders.ipynb #fc87cb54
+# %% ../nbs/13_scan_orders.ipynb #feff349d
 def draw_walk(name:str, grid_size:int, seed:int, step:int)->Figure:
     "An order after `step` steps, the jumps between its cells, and how much of its surroundings each cell knows."
     order = named_order(name, grid_size, seed)
@@ -114,16 +114,16 @@ def draw_walk(name:str, grid_size:int, seed:int, step:int)->Figure:
     ax = fig.add_axes((.54, .01, .45, .98), xlim=(-.6, n - .4 + .02*n), ylim=(0, 1)); ax.axis('off')
     far, near, mean = jumps(order, grid_size), known_neighbours(order, grid_size), statistics(order, grid_size)[0]
     now = "every cell is known" if step == n else f"next: row {order[step]//grid_size}, column {order[step]%grid_size}, with {near[step]} of 4 neighbours known"
-    ax.text(-.6, .95, f"{name}, {step} of {n} steps done", fontsize=12, weight='bold')
-    ax.text(-.6, .89, now, fontsize=10, color=COLORS['next'] if step < n else 'black')
+    write(ax, -.6, .95, f"{name}, {step} of {n} steps done", fontsize=12, weight='bold')
+    write(ax, -.6, .89, now, fontsize=10, color=COLORS['next'] if step < n else 'black')
     high = max(2., far.max())
     draw_steps(ax, .46, far, high, step, n, f"Distance from the cell before: {mean:.2f} cells on average (dashed)")
     ax.hlines(.46 + .3*mean/high, -.6, n - .4, 'black', lw=1, ls=[(0, (4, 3))])
     draw_steps(ax, .06, near, 4, step, n, "Neighbours that are known when a cell is drawn")
-    for k in (0, n//2, n - 1): ax.text(k, .04, k, fontsize=9, ha='center', va='top')
+    for k in (0, n//2, n - 1): write(ax, k, .04, k, fontsize=9, ha='center', va='top')
     return fig
 
-# %% ../nbs/13_scan_orders.ipynb #b40e41de
+# %% ../nbs/13_scan_orders.ipynb #c4673d0a
 def finished(order, grid_size:int)->tuple[int, ...]:
     "`order` and, after it, all cells that it leaves out, in raster order."
     return (*order, *(i for i in range(grid_size**2) if i not in set(order)))
@@ -135,11 +135,11 @@ def draw_comparison(cells:tuple, grid_size:int)->Figure:
     fig = new_figure(10.4, 5)
     draw_order(fig.add_axes((.005, .01, .4712, .98)), cells, grid_size)
     ax = fig.add_axes((.5, .01, .5, .98), xlim=(.2, 11.4), ylim=(8.8, -1.7)); ax.axis('off') # a unit is as wide as it is high
-    ax.text(.4, -1, f"your order: {len(cells)} of {grid_size**2} cells" + (": click, or drag over, more" if len(cells) < 2 else ""), fontsize=12, weight='bold')
+    write(ax, .4, -1, f"your order: {len(cells)} of {grid_size**2} cells" + (": click, or drag over, more" if len(cells) < 2 else ""), fontsize=12, weight='bold')
     rows = {'yours': statistics(cells, grid_size)} | {name: statistics(named_order(name, grid_size), grid_size) for name in NAMES}
     values = np.array(list(rows.values()))
-    for x, heading in zip(COLUMNS, HEADINGS): ax.text(x - .35, .1, heading, va='center', fontsize=9)
-    for y, name in enumerate(rows, 1): ax.text(.4, y, name, va='center', fontsize=10, weight='bold' if y == 1 else 'normal')
+    for x, heading in zip(COLUMNS, HEADINGS): write(ax, x - .35, .1, heading, va='center', fontsize=9)
+    for y, name in enumerate(rows, 1): write(ax, .4, y, name, va='center', fontsize=10, weight='bold' if y == 1 else 'normal')
     bars = [((x + .6, y), (x + .6 + 1.4*share, y)) for y, row in enumerate(np.nan_to_num(values / np.nanmax(values, 0)), 1) for x, share in zip(COLUMNS, row)]
     colors = [COLORS['known'], *[COLORS['quiet']]*len(SCAN_ORDERS), COLORS['random']]
     ax.add_collection(LineCollection(bars, colors=np.repeat(colors, 3), lw=9, capstyle='butt'))

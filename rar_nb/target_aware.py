@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE', 'draw_shift', 'train_on_page', 'predict_next', 'two_orders', 'draw_predictions', 'fold_positions']
 
-# %% ../nbs/15_target_aware.ipynb #c35f865e
+# %% ../nbs/15_target_aware.ipynb #11e8a70e
 import copy, math
 from functools import lru_cache
 
@@ -17,9 +17,9 @@ from .embeddings import position_ids, target_ids
 from .orders import raster_order, sample_orders
 from .style import COLORS
 from .transformer import RAR, rar_loss
-from .widgets import color_of, draw_cells, new_canvas, write_texts
+from .widgets import color_of, draw_cells, new_canvas, write, write_texts
 
-# %% ../nbs/15_target_aware.ipynb #7116e38b
+# %% ../nbs/15_target_aware.ipynb #131cebd3
 def draw_shift(
     order:list[int], # raster indices by step, of a square grid
     step:int, # the step, from 0, whose entry stands out
@@ -36,7 +36,7 @@ def draw_shift(
     ax.scatter(x[now], 3.2, marker='s', s=330, color=COLORS['next'], lw=0)
     ax.quiver(x[2:] - .15, np.full(length - 2, 1.95), -.7, .8, angles='xy', scale_units='xy', scale=1, width=.0018, headwidth=6,
               color=[COLORS['next' if s == now else 'quiet'] for s in range(1, length - 1)])
-    for y, text in ((.2, 'entry'), (1.5, 'where am I?'), (3.2, 'where do I look?')): ax.text(7.4, y, text, ha='right', va='center', fontsize=10)
+    for y, text in ((.2, 'entry'), (1.5, 'where am I?'), (3.2, 'where do I look?')): write(ax, 7.4, y, text, ha='right', va='center', fontsize=10)
     write_texts(ax, [(x[s], .2, 'cls' if s == 0 else 'class' if s == 1 else f't{s - 1}') for s in range(length)], .32)
     write_texts(ax, [(x[s], 1.5, own[s] - 2 if s > 1 else '–') for s in range(length)])
     write_texts(ax, [(x[s], 3.2, target[s] - 2 if target[s] else '–') for s in range(length)])
@@ -64,7 +64,7 @@ def train_on_page(
         losses.append(loss.item())
     return model.eval(), losses
 
-# %% ../nbs/15_target_aware.ipynb #3464b0b8
+# %% ../nbs/15_target_aware.ipynb #9bfcf211
 def predict_next(
     target_aware:bool, # which of the two models
     order:list[int], # raster indices by step
@@ -89,16 +89,16 @@ def draw_predictions(seed:int, known:int, first:int, second:int)->Figure:
     for column, order in enumerate(orders):
         x, target = 3.2 + 3.6*column, order[known]
         colors = {i: 'known' for i in order[:known]} | {target: 'next'}
-        ax.text(x - .5, -.15, f'the {"first" if column == 0 else "second"} order', fontsize=10)
+        write(ax, x - .5, -.15, f'the {"first" if column == 0 else "second"} order', fontsize=10)
         draw_cells(ax, [colors.get(i, '#e6e6e6') for i in range(9)], {i: i for i in order[:known]} | {target: '?'}, corner=(x, .5))
         for y, target_aware in ((4.1, False), (7.7, True)):
             p = predict_next(target_aware, order, known).tolist()
             shades = [tuple(.95 - share*(.95 - c) for c in color_of('model')) for share in p] # light grey to green
             draw_cells(ax, shades, {i: f'{100*share:.0f}' for i, share in enumerate(p) if share > .005}, {target: 'next'}, .3, (x, y))
-    for y, text in ((1.5, 'known, and ?,\nto be predicted'), (5.1, 'without the\nsecond table'), (8.7, 'with it')): ax.text(-.4, y, text, va='center', fontsize=10)
+    for y, text in ((1.5, 'known, and ?,\nto be predicted'), (5.1, 'without the\nsecond table'), (8.7, 'with it')): write(ax, -.4, y, text, va='center', fontsize=10)
     for y, target_aware in ((5.1, False), (8.7, True)):
         a, b = (predict_next(target_aware, order, known) for order in orders)
-        ax.text(10, y, f'largest difference\nbetween the two:\n{(a - b).abs().max():.3f}', fontsize=10, va='center')
+        write(ax, 10, y, f'largest difference\nbetween the two:\n{(a - b).abs().max():.3f}', fontsize=10, va='center')
     return fig
 
 # %% ../nbs/15_target_aware.ipynb #e76e0f54

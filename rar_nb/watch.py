@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BUNDLED', 'UNKNOWN', 'GLOW', 'SCALES', 'POWERS', 'list_runs', 'cached_run', 'attention_maps', 'Trace', 'hide_cells',
-           'decode_known', 'make_trace', 'candidates', 'show_image', 'draw_attention', 'draw_candidates', 'draw_course',
-           'draw_step', 'cached_trace', 'guidance_grid', 'draw_guidance_grid']
+           'decode_known', 'make_trace', 'candidates', 'draw_attention', 'draw_candidates', 'draw_course', 'draw_step',
+           'cached_trace', 'guidance_grid', 'draw_guidance_grid']
 
-# %% ../nbs/16_watch.ipynb #2e452c49
+# %% ../nbs/16_watch.ipynb #0bacd982
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,14 +18,13 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, StepPatch
 
-from .config import DATA, RUNS, RunConfig, SampleConfig, require, require_int
-from .orders import raster_order
+from .config import DATA, RUNS, RunConfig, SampleConfig, require_int
 from .sampler import Drawing, draw, guidance_weight, image_noise, sample_images
 from .style import COLORS, image_grid
 from .tokenizer import Tokenizer, grid_side, to_uint8
 from .trainer import open_run
 from .transformer import RAR
-from .widgets import draw_cells, new_canvas, new_figure, write_texts
+from .widgets import Pixels, draw_cells, new_canvas, write, write_texts
 
 # %% ../nbs/16_watch.ipynb #c8665442
 BUNDLED = DATA/'digits_run' # a finished run of the preset 'digits'
@@ -122,7 +121,7 @@ def make_trace(
     known = torch.where(torch.arange(length) < torch.arange(length + 1)[:, None], drawn.cpu(), -1)
     return Trace(drawn[0].cpu().numpy(), torch.stack(steps).numpy(), np.array(weights), decode_known(tokenizer, known).numpy(), attention.cpu().numpy())
 
-# %% ../nbs/16_watch.ipynb #fcf917b4
+# %% ../nbs/16_watch.ipynb #77695ab1
 GLOW = LinearSegmentedColormap.from_list('attention', ['white', COLORS['model'], '#00281d']) # the more, the darker
 
 def candidates(
@@ -140,17 +139,7 @@ def candidates(
     patches = decode_known(tokenizer, tokens)[:, :, row:row + tokenizer.stride, column:column + tokenizer.stride]
     return ids, trace.probabilities[step, ids], patches.numpy()
 
-def show_image(
-    ax,
-    image:np.ndarray, # uint8 [C, H, W]
-    box:tuple[float, float, float, float]|None=None, # left, top, width and height in units of `ax`; None: alone in its axes
-):
-    "Draw an image, grey or in colour, without axes."
-    extent = None if box is None else (box[0], box[0] + box[2], box[1] + box[3], box[1])
-    ax.imshow(image.transpose(1, 2, 0) if len(image) == 3 else image[0], vmin=0, vmax=255, cmap='gray', interpolation='nearest', extent=extent, aspect='equal' if box is None else 'auto')
-    ax.axis('off')
-
-# %% ../nbs/16_watch.ipynb #23311e42
+# %% ../nbs/16_watch.ipynb #a07ee1d1
 def draw_attention(
     ax, # of `new_canvas`
     attention:np.ndarray, # [step + 2], of one query: to cls, the condition, and the tokens so far
@@ -163,30 +152,30 @@ def draw_attention(
     draw_cells(ax, [*shades[2:]] + ['#e6e6e6']*(grid_size**2 - step), outlined={step: 'next'} if step < grid_size**2 else {}, corner=corner)
     for i, name in enumerate(('cls', 'class')):
         size, top = grid_size/7, y - .5 + i*grid_size*3/7
-        ax.add_patch(Rectangle((x + grid_size, top), size, size, fc=shades[i], ec=COLORS['quiet'], lw=1))
+        ax.add_artist(Rectangle((x + grid_size, top), size, size, fc=shades[i], ec=COLORS['quiet'], lw=1))
         if named: write_texts(ax, [(x + grid_size + size/2, top + 1.4*size, name), (x + grid_size + size/2, top + 1.8*size, f'{attention[i]:.0%}')], .25*size)
 
 def draw_candidates(ax, ids, probabilities, patches, drawn:int, left:float, top:float, height:float):
     "Bars for the likeliest tokens with their looks; the one that was drawn in vermilion. `height` of all, and its place, in units of `ax`."
     row = height/len(ids)
     gap = np.full((*patches.shape[:2], max(1, patches.shape[2]//4), patches.shape[3]), 255, np.uint8)
-    show_image(ax, np.concatenate([np.concatenate([patches, gap], 2)[k] for k in range(len(ids))], 1), (left + 1.2*row, top, .8*row, height))
+    ax.add_artist(Pixels(np.concatenate([np.concatenate([patches, gap], 2)[k] for k in range(len(ids))], 1), left + 1.2*row, top, .8*row, height))
     for k, (i, p) in enumerate(zip(ids, probabilities)):
-        ax.add_patch(Rectangle((left + 2.3*row, top + (k + .1)*row), 5*row*p, .6*row, fc=COLORS['next' if i == drawn else 'quiet']))
+        ax.add_artist(Rectangle((left + 2.3*row, top + (k + .1)*row), 5*row*p, .6*row, fc=COLORS['next' if i == drawn else 'quiet']))
     write_texts(ax, [(left + .5*row, top + (k + .4)*row, i) for k, i in enumerate(ids)] + [(left + (3 + 5*p)*row, top + (k + .4)*row, f'{p:.0%}') for k, p in enumerate(probabilities)], .33*row)
 
 def draw_course(ax, values:np.ndarray, step:int, color:str, highest:float, left:float, top:float, width:float, height:float):
     "A quantity over the steps, from 0 to `highest`, with a marker at the present one; its box is given in units of `ax`."
     x, y = left + width*np.arange(len(values) + 1)/len(values), top + height*(1 - values/highest)
-    ax.add_patch(StepPatch(y, x, baseline=top + height, fill=True, fc=color, alpha=.25, lw=0))
-    ax.add_patch(StepPatch(y, x, baseline=None, fill=False, ec=color, lw=1.5))
+    ax.add_artist(StepPatch(y, x, baseline=top + height, fill=True, fc=color, alpha=.25, lw=0))
+    ax.add_artist(StepPatch(y, x, baseline=None, fill=False, ec=color, lw=1.5))
     ax.plot([left, left, left + width], [top, top + height, top + height], color='black', lw=.8)
     ax.plot([(x[step] + x[step + 1])/2], [y[step]], 'o', color=COLORS['next'], ms=7)
     size = height/12
     write_texts(ax, [(left - 1.4*size, top + size/2, f'{highest:.3g}'), (left - size, top + height, '0'), (left + 3*size, top + height + 1.2*size, 'first token'),
                      (left + width - size, top + height + 1.2*size, 'last')], size)
 
-# %% ../nbs/16_watch.ipynb #6fea6f19
+# %% ../nbs/16_watch.ipynb #5dd6cdcb
 def draw_step(
     trace:Trace,
     tokenizer:Tokenizer,
@@ -201,14 +190,14 @@ def draw_step(
     inch = grid/3.05 # in cells
     fig, ax = new_canvas(11*inch, 5.95*inch, 1/inch)
     tops, lefts = (.35*inch, 3.95*inch), (.05*inch, 3.6*inch, 7.1*inch)
-    def title(column, row, text): ax.text(lefts[column] - .5, tops[row] - .5 - .1*inch, text, fontsize=10)
+    def title(column, row, text): write(ax, lefts[column] - .5, tops[row] - .5 - .1*inch, text, fontsize=10)
     title(0, 0, f'{step} of {length} tokens'); title(1, 0, 'what they look like'); title(2, 0, f'where head {head} of layer {layer} looks')
     title(0, 1, f'what may come next; drawn: {trace.tokens[now]}, {trace.probabilities[now, trace.tokens[now]]:.0%}' if step < length else 'what the last one was drawn from')
     title(1, 1, f'entropy of the prediction: {trace.entropy[now]:.2f} nats'); title(2, 1, f'weight of guidance: {trace.weights[now]:.2f}')
     colors = ['known']*step + ['next']*(step < length) + ['#e6e6e6']*(length - step - 1)
     draw_cells(ax, colors, dict(enumerate(trace.tokens[:step])), size=.33, corner=(lefts[0], tops[0]))
-    show_image(ax, trace.partial[step], (lefts[1] - .5, tops[0] - .5, grid, grid))
-    if step < length: ax.add_patch(Rectangle((lefts[1] + step % grid - .5, tops[0] + step // grid - .5), 1, 1, fill=False, ec=COLORS['next'], lw=2.5))
+    ax.add_artist(Pixels(trace.partial[step], lefts[1] - .5, tops[0] - .5, grid, grid))
+    if step < length: ax.add_artist(Rectangle((lefts[1] + step % grid - .5, tops[0] + step // grid - .5), 1, 1, fill=False, ec=COLORS['next'], lw=2.5))
     draw_attention(ax, trace.attention[layer, head, now + 1, :now + 2], grid, (lefts[2], tops[0]))
     draw_candidates(ax, *candidates(trace, tokenizer, now), trace.tokens[now], lefts[0] - .5, tops[1] - .5, 1.8*inch)
     box = dict(top=tops[1] - .5, width=3*inch, height=1.6*inch)
@@ -232,7 +221,7 @@ def cached_trace(
     require_int('class', label, 0, run.model.num_classes - 1)
     return make_trace(model, tokenizer, label, seed, SampleConfig(guidance_scale, guidance_power, temperature), tell)
 
-# %% ../nbs/16_watch.ipynb #f44508ab
+# %% ../nbs/16_watch.ipynb #68b95781
 SCALES, POWERS = (0., 2., 4., 8.), (.25, .5, 1., 2.75)
 
 @lru_cache(16)
@@ -255,18 +244,15 @@ def guidance_grid(
 
 def draw_guidance_grid(images:np.ndarray)->Figure: # what `guidance_grid` gives
     "Rows are scales, columns powers, with the weight over the steps on top."
-    fig, steps = new_figure(6.9, 6.1), np.arange(49)
-    def place(left, bottom, width, height): return left/6.9, bottom/6.1, width/6.9, height/6.1
+    fig, ax = new_canvas(6.9, 6.1, 1) # a unit is an inch
+    ax.set(xlim=(0, 6.9), ylim=(6.1, 0))
     for j, power in enumerate(POWERS):
         left = .8 + 1.5*j
-        fig.text(left/6.9, 5.9/6.1, f'power {power:g}', fontsize=9)
-        ax = fig.add_axes(place(left, 5.45, 1.4, .4))
-        ax.fill_between(steps, [guidance_weight(k, 49, 2., power) - 1 for k in steps], color=COLORS['raster'], alpha=.3, lw=0)
-        ax.set(xlim=(0, 48), ylim=(0, 1)); ax.axis('off')
+        write(ax, left, .2, f'power {power:g}', fontsize=9)
+        weights = np.array([guidance_weight(k, 49, 2., power) - 1 for k in range(49)])
+        ax.add_artist(StepPatch(.65 - .4*weights, left + np.linspace(0, 1.4, 50), baseline=.65, fill=True, fc=COLORS['raster'], alpha=.3, lw=0))
         for i, scale in enumerate(SCALES):
-            sheet, bottom = np.asarray(image_grid(images[i, j], columns=2, gap=1)), 4.02 - 1.33*i
-            ax = fig.add_axes(place(left, bottom, 1.4, 1.3))
-            show_image(ax, sheet[None] if sheet.ndim == 2 else sheet.transpose(2, 0, 1), (0, 0, *sheet.shape[:2][::-1]))
-            ax.set(xlim=(0, sheet.shape[1]), ylim=(sheet.shape[0], 0))
-            if j == 0: fig.text(.7/6.9, (bottom + .65)/6.1, f'scale {scale:g}' if scale else 'off', fontsize=9, ha='right', va='center')
+            sheet, top = np.asarray(image_grid(images[i, j], columns=2, gap=1)), .78 + 1.33*i
+            ax.add_artist(Pixels(np.moveaxis(np.atleast_3d(sheet), -1, 0), left, top, 1.3, 1.3))
+            if j == 0: write(ax, .7, top + .65, f'scale {scale:g}' if scale else 'off', fontsize=9, ha='right', va='center')
     return fig
