@@ -4,6 +4,7 @@ Runs where `chromium` and `chromedriver` are, skipped elsewhere. `make screensho
 pictures, and how long each slider's picture took (measured, not tested).
 """
 import base64
+import functools
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,11 @@ class Server:
                 if getattr(e, "code", None): break # any answer will do
                 assert time.time() < deadline, self.log.read_text()
                 time.sleep(0.2)
+
+    def end_kernels(self):
+        "End all kernels: each holds several hundred megabytes, and a killed one would look like a picture that never changes."
+        for session in json.load(urllib.request.urlopen(f"{self.address}/api/sessions", timeout=60)):
+            urllib.request.urlopen(urllib.request.Request(f"{self.address}/api/sessions/{session['id']}", method="DELETE"), timeout=60)
 
     def stop(self):
         self.process.terminate()
@@ -113,13 +120,29 @@ def driver():
     driver.quit()
 
 
+class Stuck(AssertionError):
+    "What should have come did not come in time."
+
+
 def wait(condition, seconds: float, what: str):
     "The first true value of `condition()`."
     deadline = time.time() + seconds
     while not (value := condition()):
-        assert time.time() < deadline, f"{what} did not come within {seconds} s"
+        if time.time() > deadline: raise Stuck(f"{what} did not come within {seconds} s")
         time.sleep(0.05)
     return value
+
+
+def once_more(test):
+    """Open a page a second time if it got stuck the first time, and warn of it. (Once in CI a picture never changed, which could not be
+    made to happen again; browser, server and kernel share two cores there with other tests.) What is wrong twice, or wrong at once, fails."""
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        try: test(*args, **kwargs)
+        except Stuck as problem:
+            warnings.warn("\n".join([f"{test.__name__} {kwargs.get('name')}: {problem}; trying once more", *getattr(problem, "__notes__", [])]))
+            test(*args, **kwargs)
+    return run
 
 
 CELLS = """
@@ -335,8 +358,10 @@ def use(driver, panel, name: str):
 
 
 @pytest.mark.parametrize("name", WIDGETS)
+@once_more
 def test_widgets_in_jupyterlab(driver, lab, name):
     driver.get_log("browser")
+    lab.end_kernels() # of the notebook before
     run_all(driver, lab, name)
     shown = wait(lambda: panels(driver), 60, "a panel")
     assert len(shown) == WIDGETS[name]
@@ -345,6 +370,7 @@ def test_widgets_in_jupyterlab(driver, lab, name):
 
 
 @pytest.mark.parametrize("name", WIDGETS if SCREENSHOTS else ["12_widgets"]) # the others take minutes: `make screenshots`
+@once_more
 def test_widgets_in_voila(driver, voila, name):
     driver.get_log("browser")
     driver.get(f"{voila.address}/voila/render/{name}.ipynb")
