@@ -28,7 +28,7 @@ def unpermute(x:torch.Tensor, orders:torch.Tensor)->torch.Tensor:
     "Bring `x` back from the order it was drawn in to raster order; undoes `permute`."
     return permute(x, inverse(orders))
 
-# %% ../nbs/06_orders.ipynb #1faaae11
+# %% ../nbs/06_orders.ipynb #ea477180
 def raster_order(num_tokens:int, device=None)->torch.Tensor:
     "The order 0, 1, … as [1, L]: row by row, left to right."
     return torch.arange(num_tokens, device=device)[None]
@@ -41,9 +41,11 @@ def sample_orders(
 )->torch.Tensor: # int64 [B, L]
     "Orders of a batch: with probability `r` a uniform permutation, else raster (paper, section 3.2)."
     require(0 <= r <= 1, 'r', r, "a probability from 0 to 1")
-    random = torch.rand(batch_size, num_tokens, generator=generator).argsort(1)
-    is_random = torch.rand(batch_size, 1, generator=generator) < r
-    return torch.where(is_random, random, raster_order(num_tokens))
+    scores = torch.rand(batch_size, num_tokens, generator=generator)
+    is_random = torch.rand(batch_size, generator=generator) < r
+    orders = raster_order(num_tokens).repeat(batch_size, 1)
+    orders[is_random] = scores[is_random].argsort(1)
+    return orders
 
 # %% ../nbs/06_orders.ipynb #22e74525
 def random_ratio(
