@@ -58,14 +58,14 @@ def test_a_checkpoint_with_inception(place):
 
 
 def test_a_sweep_goes_on_and_two_processes_draw_the_same(place):
-    """The proxy; the second call draws with two processes and has one more temperature."""
-    settings = dict(run_dir="run", data="real", cpu=True, sweep=[0, 3], sweep_powers=[0.5, 2], sweep_samples=10)
-    first = evaluate(place, **settings)
-    assert first.count("proxy_fid ") == 3  # without guidance there is only one power
+    """The proxy; the second call draws with two processes and has one more guidance scale."""
+    settings = dict(run_dir="run", data="real", cpu=True, sweep_powers=[0.5, 2], sweep_temperatures=[1.0, 1.2], sweep_samples=10)
+    first = evaluate(place, **settings, sweep=[3])
+    assert first.count("proxy_fid ") == 4 and first.count("temperature 1.2,") == 2
     before = {p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")}
     for p in list((place / "run" / "evaluation").glob("images-*/*.png"))[::3]: p.unlink()
-    again = evaluate(place, **settings, sweep_temperatures=[1.0, 1.2], processes=2)
-    assert again.count("proxy_fid ") == 3 and again.count("temperature 1.2,") == 3
+    again = evaluate(place, **settings, sweep=[0, 3], processes=2)  # without guidance there is only one power
+    assert again.count("proxy_fid ") == again.count("guidance_scale 0,") == 2 and again.count("temperature 1.2,") == 1
     assert before == {p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")}
     found = json.loads((place / "run" / "evaluation.json").read_text())
     rows = {(r["guidance_scale"], r["guidance_power"], r["temperature"]): r["proxy_fid"] for r in found["sweep"]}
