@@ -17,7 +17,8 @@ import papermill
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 NBS = Path(__file__).parent.parent / "nbs"
-PRELOADED = [__name__, "pytest", "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "rar_nb.pretokenizer", "rar_nb.report", "rar_nb.trainer"]
+PRELOADED = [__name__, "pytest", "nbdev", "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "rar_nb.inpainting", "rar_nb.pretokenizer", "rar_nb.report",
+             "rar_nb.trainer", "rar_nb.watch"]  # with what they import, nearly all; none of it starts a thread, which a fork would lose  # fmt: skip
 FORKS = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None  # elsewhere forking after such imports isn't safe
 
 
@@ -65,4 +66,5 @@ def be_a_kernel(arguments: list[str], folder: str):
 
     np.random.seed(), torch.seed()  # as in any new process: a run that forgets to seed must not repeat another
     os.chdir(folder)
-    IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])  # it ends with the fork server, and that with the tests
+    settings = [f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR"]  # it ends with the fork server, and that with the tests
+    IPKernelApp.launch_instance([*arguments, *settings])
