@@ -1,9 +1,7 @@
-"""Order of the modules, for two processes that share them (`make test`)."""
+"""The longest modules first, so that of two processes that share them (`make test`) none is left with a long one at the end."""
 
-# Longest first, so that neither process ends with a long module while the other has nothing left; about seconds on one core each.
-LONG = {"test_browser": 240, "test_runs": 130, "test_runs_evaluate": 75, "test_fidelity": 70, "test_trainer_devices": 65, "test_runs_pretokenize": 55,
-        "test_pretokenizer": 50, "test_refusals": 40, "test_launch": 35, "test_checkpoints": 25, "test_properties": 15}  # fmt: skip
+LONG = ["test_browser", "test_runs", "test_runs_evaluate", "test_trainer_devices", "test_fidelity", "test_pretokenizer", "test_runs_pretokenize", "test_launch", "test_refusals", "test_checkpoints"]
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: -LONG.get(item.path.stem, 0))
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))

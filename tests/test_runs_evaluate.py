@@ -59,17 +59,19 @@ def test_a_checkpoint_with_inception(place):
 
 def test_a_sweep_goes_on_and_two_processes_draw_the_same(place):
     """The proxy; the second call draws with two processes and has one more guidance scale."""
-    settings = dict(run_dir="run", data="real", cpu=True, sweep_powers=[0.5, 2], sweep_temperatures=[1.0, 1.2], sweep_samples=10)
-    first = evaluate(place, **settings, sweep=[3])
+    settings = dict(run_dir="run", data="real", cpu=True, sweep_powers=[0.5, 2], sweep_samples=10)
+    first = evaluate(place, **settings, sweep=[3], sweep_temperatures=[1.0, 1.2])
     assert first.count("proxy_fid ") == 4 and first.count("temperature 1.2,") == 2
+    points = [(r["guidance_scale"], r["guidance_power"], r["temperature"]) for r in json.loads((place / "run" / "evaluation.json").read_text())["sweep"]]
+    assert sorted(points) == [(3, 0.5, 1.0), (3, 0.5, 1.2), (3, 2, 1.0), (3, 2, 1.2)]
     before = {p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")}
     for p in list((place / "run" / "evaluation").glob("images-*/*.png"))[::3]: p.unlink()
-    again = evaluate(place, **settings, sweep=[0, 3], processes=2)  # without guidance there is only one power
-    assert again.count("proxy_fid ") == again.count("guidance_scale 0,") == 2 and again.count("temperature 1.2,") == 1
+    again = evaluate(place, **settings, sweep=[0, 3], sweep_temperatures=[1.2], processes=2)
+    assert again.count("proxy_fid ") == again.count("guidance_scale 0,") == again.count("temperature 1.2,") == 1  # without guidance there is only one power
     assert before == {p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")}
     found = json.loads((place / "run" / "evaluation.json").read_text())
     rows = {(r["guidance_scale"], r["guidance_power"], r["temperature"]): r["proxy_fid"] for r in found["sweep"]}
-    assert len(rows) == 8 and rows[0, 0.5, 1.2] == rows[0, 2, 1.2] and found["metrics"] is None
+    assert len(rows) == 4 and rows[0, 0.5, 1.2] == rows[0, 2, 1.2] and found["metrics"] is None
     assert not list((place / "run" / "evaluation" / "sweep").glob("images-*"))  # only numbers and a strip a point stay
     page = (place / "run" / "report.md").read_text()
     assert "evaluation/sweep.png" in page and "Not comparable with any published FID" in page
