@@ -8,6 +8,7 @@ is missing, a kernel that doesn't start) is seen by the tests that ask for `as_a
 import multiprocessing
 import os
 import sys
+import threading
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -66,5 +67,5 @@ def be_a_kernel(arguments: list[str], folder: str):
 
     np.random.seed(), torch.seed()  # as in any new process: a run that forgets to seed must not repeat another
     os.chdir(folder)
-    settings = [f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR"]  # it ends with the fork server, and that with the tests
-    IPKernelApp.launch_instance([*arguments, *settings])
+    threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()  # ends with the tests, if these are killed
+    IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR"])
