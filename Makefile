@@ -12,7 +12,8 @@ READY := $(VENV)/.ready
 setup: $(READY)
 
 # constraints.txt pins what this suite was tested with; a plain `pip install -e '.[dev]'` works, too.
-$(READY): settings.ini setup.py pyproject.toml constraints.txt
+# (Not made again for a new pyproject.toml: every nbdev_export, the last cell of a notebook, writes that file anew, though nothing changes.)
+$(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.12, say")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -28,11 +29,13 @@ evaluate: $(READY)
 
 # The notebooks' own tests; that library and notebooks agree, properties, golden values and runs; every notebook in a real kernel
 # (but for the run notebooks, which pytest runs through papermill). One thread a process, as two processes run side by side.
+# They share whole modules or notebooks, in the order that conftest.py and nbval_plugin.py put them in: the longest first.
+SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 test: export OMP_NUM_THREADS = 1
 test: $(READY) browser
 	$(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest -n 2 --dist loadscope tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope -p tests.nbval_counts --nbval-lax --nbval-sanitize-with tests/nbval.cfg \
+	$(BIN)/python -m pytest $(SHARED) tests
+	$(BIN)/python -m pytest $(SHARED) -p tests.nbval_plugin --nbval-lax --nbval-sanitize-with tests/nbval.cfg \
 	  --ignore nbs/train.ipynb --ignore nbs/evaluate.ipynb --ignore nbs/pretokenize.ipynb nbs
 
 # Chromium for the tests of the widgets: installed where we may (root on Debian or Ubuntu), else those tests are skipped and say so.

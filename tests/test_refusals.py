@@ -3,7 +3,8 @@ pytest-xdist can run it beside test_runs.)"""
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from tests.test_runs import SMALL, execute
+from tests.kernels import execute
+from tests.test_runs import SMALL
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,6 @@ from tests.test_runs import SMALL, execute
 )
 def test_train_refuses_wrong_parameters(tmp_path, wrong, message):
     with pytest.raises(PapermillExecutionError) as error:
-        execute("train", tmp_path / "out.ipynb", **({"run_dir": str(tmp_path / "run")} | SMALL | wrong))
+        execute("train", tmp_path / "out.ipynb", as_a_user_does="preset" in wrong, **({"run_dir": str(tmp_path / "run")} | SMALL | wrong))
     assert message in error.value.evalue
     assert not (tmp_path / "run").exists(), "nothing is written before the parameters are checked"

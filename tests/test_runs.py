@@ -1,8 +1,6 @@
 """The run notebooks, headless, as a user runs them: from another folder, with small parameters and with wrong ones."""
 import json
-from pathlib import Path
 
-import papermill
 import pytest
 import torch
 from papermill.exceptions import PapermillExecutionError
@@ -12,13 +10,9 @@ from rar_nb.config import load_run_config
 from rar_nb.data import Digits, open_data
 from rar_nb.tokenizer import pretokenize
 from rar_nb.trainer import curve, open_run, read_metrics, save_tokens
+from tests.kernels import execute
 
-NBS = Path(__file__).parent.parent / "nbs"
 SMALL = dict(preset="tiny", cpu=True, num_samples=100)
-
-
-def execute(name, out, **parameters):
-    return papermill.execute_notebook(NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +30,7 @@ def images(tmp_path_factory):
 def run(tmp_path_factory, images):
     """A run made in a folder that is not the project's, by a relative path."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    execute("train", folder / "out.ipynb", run_dir="mine", data=images, **SMALL)
+    execute("train", folder / "out.ipynb", as_a_user_does=True, run_dir="mine", data=images, **SMALL)
     return folder / "mine"
 
 
@@ -139,5 +133,5 @@ def test_train_keeps_an_earlier_run(run, tmp_path):
 )
 def test_evaluate_refuses_wrong_parameters(run, tmp_path, wrong, message):
     with pytest.raises(PapermillExecutionError) as error:
-        execute("evaluate", tmp_path / "out.ipynb", **({"run_dir": str(run)} | wrong))
+        execute("evaluate", tmp_path / "out.ipynb", as_a_user_does="run_dir" in wrong, **({"run_dir": str(run)} | wrong))
     assert message in error.value.evalue

@@ -2,7 +2,6 @@
 import json
 
 import numpy as np
-import papermill
 import pytest
 import torch
 from papermill.exceptions import PapermillExecutionError
@@ -13,14 +12,14 @@ from rar_nb.data import Digits
 from rar_nb.fidelity import random_inception
 from rar_nb.transformer import RAR
 from rar_nb.vq_models import make_tokenizer
-from tests.test_runs import NBS
+from tests.kernels import execute
 
 RUN = get_preset("tiny", num_samples=20, sample_batch_size=10, channels=3)  # folders are opened in colour
 
 
-def execute(place, **parameters):
+def evaluate(place, **parameters):
     """Run the notebook from `place`; what it printed."""
-    done = papermill.execute_notebook(NBS / "evaluate.ipynb", place / "out.ipynb", parameters=parameters, cwd=place, progress_bar=False)
+    done = execute("evaluate", place / "out.ipynb", **parameters)
     return "".join("".join(o["text"]) for c in done.cells for o in c.get("outputs", []) if o["output_type"] == "stream")
 
 
@@ -46,8 +45,8 @@ def place(tmp_path_factory):
 
 def test_a_checkpoint_with_inception(place):
     """Files instead of a run, FID against a folder; nothing of the proxy."""
-    printed = execute(place, preset="tiny", model_file="run/model.safetensors", tokenizer_file="run/tokenizer.safetensors", out_dir="out",
-                      num_samples=10, sample_batch_size=10, sweep=[], inception="inception.pth", reference="few")
+    printed = evaluate(place, as_a_user_does=True, preset="tiny", model_file="run/model.safetensors", tokenizer_file="run/tokenizer.safetensors", out_dir="out",
+                       num_samples=10, sample_batch_size=10, sweep=[], inception="inception.pth", reference="few")
     found = json.loads((place / "out" / "evaluation.json").read_text())
     assert found["samples"] == 10 and set(found["metrics"]) == {"num_samples", "num_real", "FID", "IS", "KID", "precision", "recall"}
     assert found["metrics"]["FID"] > 0 and "proxy_fid_samples" not in found
@@ -59,18 +58,20 @@ def test_a_checkpoint_with_inception(place):
 
 
 def test_a_sweep_goes_on_and_two_processes_draw_the_same(place):
-    """The proxy; the second call draws with two processes and has one more temperature."""
-    settings = dict(run_dir="run", data="real", cpu=True, sweep=[0, 3], sweep_powers=[0.5, 2], sweep_samples=10)
-    first = execute(place, **settings)
-    assert first.count("proxy_fid ") == 3  # without guidance there is only one power
+    """The proxy; the second call draws with two processes and has one more guidance scale."""
+    settings = dict(run_dir="run", data="real", cpu=True, sweep_powers=[0.5, 2], sweep_samples=10)
+    first = evaluate(place, **settings, sweep=[3], sweep_temperatures=[1.0, 1.2])
+    assert first.count("proxy_fid ") == 4 and first.count("temperature 1.2,") == 2
+    points = [(r["guidance_scale"], r["guidance_power"], r["temperature"]) for r in json.loads((place / "run" / "evaluation.json").read_text())["sweep"]]
+    assert sorted(points) == [(3, 0.5, 1.0), (3, 0.5, 1.2), (3, 2, 1.0), (3, 2, 1.2)]
     before = {p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")}
     for p in list((place / "run" / "evaluation").glob("images-*/*.png"))[::3]: p.unlink()
-    again = execute(place, **settings, sweep_temperatures=[1.0, 1.2], processes=2)
-    assert again.count("proxy_fid ") == 3 and again.count("temperature 1.2,") == 3
+    again = evaluate(place, **settings, sweep=[0, 3], sweep_temperatures=[1.2], processes=2)
+    assert again.count("proxy_fid ") == again.count("guidance_scale 0,") == again.count("temperature 1.2,") == 1  # without guidance there is only one power
     assert before == {p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")}
     found = json.loads((place / "run" / "evaluation.json").read_text())
     rows = {(r["guidance_scale"], r["guidance_power"], r["temperature"]): r["proxy_fid"] for r in found["sweep"]}
-    assert len(rows) == 8 and rows[0, 0.5, 1.2] == rows[0, 2, 1.2] and found["metrics"] is None
+    assert len(rows) == 4 and rows[0, 0.5, 1.2] == rows[0, 2, 1.2] and found["metrics"] is None
     assert not list((place / "run" / "evaluation" / "sweep").glob("images-*"))  # only numbers and a strip a point stay
     page = (place / "run" / "report.md").read_text()
     assert "evaluation/sweep.png" in page and "Not comparable with any published FID" in page
@@ -82,12 +83,12 @@ def test_a_sweep_goes_on_and_two_processes_draw_the_same(place):
     (dict(run_dir="run", data="digits"), "channels and classes of data = (1, 10)"),
 ])
 def test_wrong_parameters(place, tmp_path, wrong, message):
-    with pytest.raises(PapermillExecutionError) as error: execute(place, **wrong)
+    with pytest.raises(PapermillExecutionError) as error: evaluate(place, **wrong)
     assert message in error.value.evalue
 
 
 def test_a_wrong_reference_stops_before_anything_is_drawn(place, tmp_path):
     np.savez(tmp_path / "samples.npz", arr_0=np.zeros(3))
     with pytest.raises(PapermillExecutionError) as error:
-        execute(place, run_dir="run", out_dir=str(tmp_path / "out"), inception="inception.pth", reference=str(tmp_path / "samples.npz"))
+        evaluate(place, run_dir="run", out_dir=str(tmp_path / "out"), inception="inception.pth", reference=str(tmp_path / "samples.npz"))
     assert "a reference batch with 'mu' and 'sigma'" in error.value.evalue and not (tmp_path / "out").exists()

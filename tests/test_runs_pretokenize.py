@@ -1,7 +1,6 @@
 """The pretokenize notebook, headless, as a user runs it: from another folder, with small parameters and with wrong ones."""
 import json
 
-import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
@@ -9,7 +8,7 @@ from rar_nb.checkpoints import save_weights
 from rar_nb.config import RunConfig, TokenizerConfig, save_run_config
 from rar_nb.data import Digits, TokenData
 from rar_nb.tokenizer import GreyTokenizer
-from tests.test_runs import NBS
+from tests.kernels import execute
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +25,14 @@ def given(tmp_path_factory):
     return folder
 
 
-def execute(given, folder, **changes):
+def pretokenize(given, folder, as_a_user_does, **changes):
     parameters = dict(data=str(given / "images"), tokenizer=str(given / "run"), part="all", shard_images=8, max_failed_share=0.1, cpu=True)
-    papermill.execute_notebook(NBS / "pretokenize.ipynb", folder / "made.ipynb", parameters=parameters | changes, cwd=folder, progress_bar=False)
+    execute("pretokenize", folder / "made.ipynb", as_a_user_does, **parameters | changes)
 
 
 @pytest.mark.parametrize("crops, processes, count", [("ten", 2, 10), ("centre", 1, 2)])
 def test_pretokenize(given, tmp_path, crops, processes, count):
-    execute(given, tmp_path, out="mine", crops=crops, processes=processes)
+    pretokenize(given, tmp_path, processes == 1, out="mine", crops=crops, processes=processes)
     data = TokenData.open(tmp_path / "mine")  # a relative path is seen from the folder it was run in
     data.verify()
     assert (len(data), data.crops, data.num_tokens, len(data.index["shards"])) == (29, count, 49, 4)
@@ -53,6 +52,6 @@ def test_pretokenize(given, tmp_path, crops, processes, count):
 )
 def test_pretokenize_refuses_wrong_parameters(given, tmp_path, wrong, message):
     with pytest.raises(PapermillExecutionError) as error:
-        execute(given, tmp_path, **dict(out=str(tmp_path / "tokens")) | wrong)
+        pretokenize(given, tmp_path, "crop" in wrong, **dict(out=str(tmp_path / "tokens")) | wrong)
     assert message in error.value.evalue
     assert not (tmp_path / "tokens").exists(), "nothing is written before the parameters are checked"

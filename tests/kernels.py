@@ -1,0 +1,71 @@
+"""The notebooks as papermill runs them, in fresh kernels that start in a moment.
+
+A kernel of a run notebook spends 8 s on imports before anything of its own happens. Here the standard library's fork server imports the
+library once, and each kernel is a process forked from it, with a namespace, random state, environment and working directory of its own: no
+run sees anything of another, as with kernels started by hand, but for modules that are imported already. What they would hide (an import that
+is missing, a kernel that doesn't start) is seen by the tests that ask for `as_a_user_does`, at least one run and one refusal a notebook.
+"""
+import multiprocessing
+import os
+import sys
+import threading
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import papermill
+from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+
+NBS = Path(__file__).parent.parent / "nbs"
+PRELOADED = [__name__, "pytest", "nbdev", "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "rar_nb.inpainting", "rar_nb.pretokenizer", "rar_nb.report",
+             "rar_nb.trainer", "rar_nb.watch"]  # with what they import, nearly all; none of it starts a thread, which a fork would lose  # fmt: skip
+FORKS = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None  # elsewhere forking after such imports isn't safe
+
+
+def execute(name: str, out: Path, /, as_a_user_does: bool = False, **parameters):
+    """Run a notebook of `nbs` with parameters in the folder of `out`, where it is written; as a notebook node."""
+    with nullcontext() if as_a_user_does else forked():
+        return papermill.execute_notebook(NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False)
+
+
+@contextmanager
+def forked():
+    """Kernels that are started in this block are forked, where that is safe."""
+    if not FORKS:
+        yield
+        return
+    FORKS.set_forkserver_preload(PRELOADED)
+    factory = KernelProvisionerFactory.instance()
+    factory.provisioners["forked"] = EntryPoint("forked", f"{__name__}:Forked", factory.GROUP_NAME)
+    before, factory.default_provisioner_name = factory.default_provisioner_name, "forked"
+    try:
+        yield
+    finally:
+        factory.default_provisioner_name = before
+
+
+class Forked(LocalProvisioner):
+    """Forks a kernel where `LocalProvisioner` starts a program; for all else the process looks like one of `subprocess`."""
+
+    async def launch_kernel(self, cmd: list[str], **kwargs):
+        arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        self.process = process = FORKS.Process(target=be_a_kernel, args=(arguments, str(kwargs.get("cwd") or Path.cwd())))
+        process.start()
+        process.poll, process.wait = lambda: process.exitcode, process.join
+        process.send_signal = partial(os.kill, process.pid)
+        process.stdin = process.stdout = process.stderr = None
+        self.pid = process.pid
+        return self.connection_info
+
+
+def be_a_kernel(arguments: list[str], folder: str):
+    """In the forked process: what `python -m ipykernel_launcher` does with such arguments in that folder."""
+    import numpy as np
+    import torch
+    from ipykernel.kernelapp import IPKernelApp
+
+    np.random.seed(), torch.seed()  # as in any new process: a run that forgets to seed must not repeat another
+    os.chdir(folder)
+    threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()  # ends with the tests, if these are killed
+    IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR"])
