@@ -192,9 +192,11 @@ class SampleConfig:
     temperature:float = 1.0 # divides the logits
     num_samples:int = 50_000 # images that an evaluation draws, the same number a class
     sample_batch_size:int = 125 # images drawn side by side
+    sample_precision:str = 'tf32' # of products: 'tf32' (float32, on NVIDIA GPUs in TF32), 'no' (exactly float32), 'bf16' (autocast) or 'auto' (bf16 where the hardware multiplies it fast, else 'no')
 
     def __post_init__(self):
         require_number('guidance_scale', self.guidance_scale, 0)
+        require(self.sample_precision in ('tf32', 'no', 'bf16', 'auto'), 'sample_precision', self.sample_precision, "'tf32', 'no', 'bf16' or 'auto'")
         for name in ('guidance_power', 'temperature'): require_number(name, getattr(self, name), 0, above=True)
         for name in ('num_samples', 'sample_batch_size'): require_int(name, getattr(self, name), 1)
 
@@ -304,7 +306,9 @@ def published(
     "A run of the paper on ImageNet."
     tokenizer = TokenizerConfig(kind, image_size, **TOKENIZERS[kind])
     sizes = replace(MODELS[model], codebook_size=tokenizer.codebook_size, num_tokens=tokenizer.num_tokens)
-    return override(RunConfig(name, 'imagenet', model=sizes, tokenizer=tokenizer, sample=SAMPLING[model]), epochs=epochs)
+    at_a_time = SAMPLING[model].sample_batch_size * 256 // tokenizer.num_tokens # memory goes with the number of tokens
+    run = RunConfig(name, 'imagenet', model=sizes, tokenizer=tokenizer, sample=SAMPLING[model])
+    return override(run, epochs=epochs, sample_batch_size=at_a_time)
 
 PRESETS |= {run.preset: run for run in (
     *(published(model, model) for model in MODELS),

@@ -118,7 +118,7 @@ def differences(
     rows = {row.preset: table.image_size for table in TABLES.values() for row in table.rows if row.preset}
     if run.preset not in rows: return [f"{run.preset} is no recipe of the paper"]
     like, found = PRESETS[run.preset], []
-    for part, names in (('model', like.model.__dict__), ('tokenizer', ('kind', 'image_size')), ('train', TRAINED), ('sample', AXES)):
+    for part, names in (('model', like.model.__dict__), ('tokenizer', ('kind', 'image_size')), ('train', TRAINED), ('sample', (*AXES, 'sample_precision'))):
         for name in names:
             is_, was = getattr(getattr(run, part), name), getattr(getattr(like, part), name)
             if is_ != was: found.append(f"{name} is {is_}, not {was}")
