@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'TOKENIZERS', 'TRACKERS', 'DEVICE_FIELDS', 'SAMPLING', 'PRESETS', 'PARTS', 'PROJECT', 'DATA', 'RUNS',
            'require', 'require_int', 'require_number', 'ModelConfig', 'TokenizerConfig', 'TrainConfig', 'SampleConfig',
            'RunConfig', 'override', 'get_preset', 'reject_unknown', 'resolve', 'published', 'small', 'write_beside',
-           'save_run_config', 'load_run_config']
+           'write_json', 'keep_request', 'save_run_config', 'load_run_config']
 
 # %% ../nbs/00_config.ipynb #793dd163
 import json, math, os, tempfile
@@ -347,10 +347,30 @@ def write_beside(
         os.replace(beside, path)
     finally: Path(beside).unlink(missing_ok=True)
 
+# %% ../nbs/00_config.ipynb #4a938091
+def write_json(values, path:Path|str):
+    "Write plain values as JSON, in one step."
+    with write_beside(path) as beside: beside.write_text(json.dumps(values, indent=2) + '\n')
+
+def keep_request(
+    path:Path|str, # of the request, in the folder that it is about
+    request:dict, # plain values: all that the folder's content follows from
+    what:str, # the content, in one word
+    pattern:str, # of its files' names, which must not be there before the request is
+):
+    "Write the request of a folder, or check that it has this one. Raises `ValueError` that names the first difference."
+    path = Path(path)
+    if not path.exists():
+        require(not any(path.parent.glob(pattern)), 'folder', str(path.parent), f"one without {what}, or with their {path.name}; name another one")
+        write_json(request, path)
+    found = json.loads(path.read_text())
+    for name, value in request.items():
+        require(found.get(name) == value, name, value, f"{found.get(name)!r}, for which {path} was made; name another folder to get others")
+
 # %% ../nbs/00_config.ipynb #1c6984e3
 def save_run_config(run:RunConfig, path:Path|str):
     "Write `run` as JSON."
-    with write_beside(path) as beside: beside.write_text(json.dumps(asdict(run), indent=2) + '\n')
+    write_json(asdict(run), path)
 
 def load_run_config(path:Path|str)->RunConfig:
     "Read what `save_run_config` wrote. Raises `ValueError` that names the file if it is missing or is not such a file."

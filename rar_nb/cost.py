@@ -17,8 +17,9 @@ from functools import lru_cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config import ModelConfig, RunConfig, TokenizerConfig, require, require_int, require_number
+from .config import ModelConfig, RunConfig, TokenizerConfig, require_int, require_number
 from .sampler import float32_products
+from .style import markdown_table
 from .vq_models import make_tokenizer
 
 # %% ../nbs/20_cost.ipynb #b07cd061
@@ -324,7 +325,7 @@ def cost_report(
         '**drawing**': ('estimate', lambda c, r: f"**{duration(c['sampling_seconds'])}** for {r.sample.num_samples:,}"),
         '…  price': ('estimate', lambda c, r: f"{c['sampling_dollars']:,.2f} $")}
     if price is None: lines = {name: line for name, line in lines.items() if not name.endswith('price')}
-    rows = [['', '', *(run.preset for run in runs)], ['---', '---', *['---:']*len(runs)]]
-    rows += [[name, how, *(f(c, r) for c, r in zip(found, runs))] for name, (how, f) in lines.items()]
+    rows = [[name, how, *(f(c, r) for c, r in zip(found, runs))] for name, (how, f) in lines.items()]
+    table = markdown_table(['', '', *(run.preset for run in runs)], rows, right=range(2, 2 + len(runs)))
     note = f"{devices} × {device.name} ({device.source}), assumed to reach {utilisation:.0%} of {amount(device.bf16)}FLOPS in bf16" + f", {amount(device.tf32)}FLOPS in TF32"*(device.tf32 > 0) + f" and {amount(device.float32)}FLOPS in float32" + (f", at {price:g} $ an hour each" if price is not None else '')
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows) + f"\n\n{note}. Counted: products of matrices, exactly. Estimates leave out evaluation, reading of data, and whatever else runs.\n"
+    return table + f"\n\n{note}. Counted: products of matrices, exactly. Estimates leave out evaluation, reading of data, and whatever else runs.\n"

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['REQUEST', 'guidance_weight', 'guide', 'image_noise', 'draw', 'float32_products', 'Drawing', 'sample_tokens',
-           'balanced_classes', 'draw_images', 'sample_images', 'set_request', 'set_up', 'generate', 'open_model',
-           'main', 'launch', 'write_npy', 'pack_npz']
+           'balanced_classes', 'draw_images', 'sample_images', 'set_request', 'generate', 'open_model', 'main',
+           'launch', 'write_npy', 'pack_npz']
 
 # %% ../nbs/10_sampler.ipynb #a908a391
-import argparse, json, math, subprocess, time, zipfile
+import argparse, json, math, zipfile
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,11 +19,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from .checkpoints import load_weights
-from .config import RunConfig, SampleConfig, get_preset, override, require, require_int, write_beside
+from .config import RunConfig, SampleConfig, get_preset, keep_request, override, require, require_int, write_beside
 from .data import content_hash
 from .orders import permute, raster_order, unpermute
 from .tokenizer import Tokenizer, choose_precision, to_uint8
-from .trainer import launch_command, open_run
+from .trainer import launch_command, open_run, run_child
 from .style import save_png
 from .transformer import RAR, KVCache
 from .vq_models import PUBLISHED, make_tokenizer
@@ -190,20 +190,6 @@ def set_request(model:RAR, tokenizer:Tokenizer, sample:SampleConfig, seed:int)->
         guidance_power=sample.guidance_power, temperature=sample.temperature, sample_batch_size=sample.sample_batch_size,
         sample_precision=choose_precision(sample.sample_precision, model.lm_head.weight.device), model_sha256=content_hash(model.state_dict()), tokenizer=type(tokenizer).__name__, tokenizer_sha256=content_hash(tokenizer.state_dict()))
 
-def set_up(
-    folder:Path|str,
-    request:dict, # what identifies the set of images
-)->Path:
-    "Make the folder of a set of images, or check that it is the one of `request`. Raises `ValueError` that names the first difference."
-    folder = Path(folder)
-    if not (folder/REQUEST).exists():
-        require(not any(folder.glob('*.png')), 'folder', str(folder), f"one without images, or with their {REQUEST}; name another one")
-        with write_beside(folder/REQUEST) as beside: beside.write_text(json.dumps(request, indent=1) + '\n')
-    found = json.loads((folder/REQUEST).read_text())
-    for name, value in request.items():
-        require(found.get(name) == value, name, value, f"{found.get(name)!r}, for which {folder/REQUEST} was made; name another folder to draw another set")
-    return folder
-
 def generate(
     model:RAR,
     tokenizer:Tokenizer,
@@ -217,7 +203,8 @@ def generate(
     (index, count), n, config = share, sample.num_samples, model.config
     require_int('number of processes', count, 1); require_int('number of the process', index, 0, count - 1); require_int('seed', seed, 0, 2**64 - 1)
     classes, was_training, written = balanced_classes(n, config.num_classes), model.training, 0
-    folder = set_up(folder, set_request(model, tokenizer, sample, seed))
+    folder = Path(folder)
+    keep_request(folder/REQUEST, set_request(model, tokenizer, sample, seed), 'images', '*.png')
     model.eval()
     for numbers in tqdm(torch.arange(n).split(sample.sample_batch_size)[index::count], desc='images', mininterval=1, disable=not progress):
         missing = [k for k, i in enumerate(numbers.tolist()) if not (folder/f'{i:06d}.png').exists()]
@@ -278,21 +265,15 @@ def launch(
     progress:bool=False,
     **source, # as for `open_model`
 ):
-    "Draw a set with `accelerate launch` as a child process. Raises `RuntimeError` with the end of its output if it fails."
+    "Draw a set with `accelerate launch` as a child process. Raises `RuntimeError` as `run_child` does."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     command = launch_command('rar_nb.sampler', processes, cpu, **source, folder=folder, seed=seed, **asdict(sample))
     def done(): return sum(1 for _ in folder.glob('[0-9]*.png'))
-    with (folder/'launch.log').open('w') as log, tqdm(total=sample.num_samples, initial=done(), desc=f'images, {processes} processes', mininterval=1, disable=not progress) as bar:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            while child.poll() is None:
-                bar.update(done() - bar.n)
-                time.sleep(.2)
-            bar.update(done() - bar.n)
-        finally: # also when the cell is interrupted
-            if child.poll() is None: child.terminate(); child.wait()
-    if child.returncode: raise RuntimeError(f"drawing into {folder} failed ({' '.join(command[-12:])}):\n" + (folder/'launch.log').read_text()[-3000:])
+    with tqdm(total=sample.num_samples, initial=done(), desc=f'images, {processes} processes', mininterval=1, disable=not progress) as bar:
+        def look(): bar.update(done() - bar.n)
+        run_child(command, folder/'launch.log', look)
+        look()
 
 # %% ../nbs/10_sampler.ipynb #dedaf4e5
 def write_npy(f, shape:tuple, dtype, rows):
