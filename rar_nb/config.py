@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'TOKENIZERS', 'TRACKERS', 'DEVICE_FIELDS', 'SAMPLING', 'PRESETS', 'PARTS', 'PROJECT', 'DATA', 'RUNS',
            'require', 'require_int', 'require_number', 'ModelConfig', 'TokenizerConfig', 'TrainConfig', 'SampleConfig',
            'RunConfig', 'override', 'get_preset', 'reject_unknown', 'resolve', 'published', 'small', 'write_beside',
-           'save_run_config', 'load_run_config']
+           'write_json', 'keep_request', 'save_run_config', 'load_run_config']
 
 # %% ../nbs/00_config.ipynb #793dd163
 import json, math, os, tempfile
@@ -192,9 +192,11 @@ class SampleConfig:
     temperature:float = 1.0 # divides the logits
     num_samples:int = 50_000 # images that an evaluation draws, the same number a class
     sample_batch_size:int = 125 # images drawn side by side
+    sample_precision:str = 'tf32' # of products: 'tf32' (float32, on NVIDIA GPUs in TF32), 'no' (exactly float32), 'bf16' (autocast) or 'auto' (bf16 where the hardware multiplies it fast, else 'no')
 
     def __post_init__(self):
         require_number('guidance_scale', self.guidance_scale, 0)
+        require(self.sample_precision in ('tf32', 'no', 'bf16', 'auto'), 'sample_precision', self.sample_precision, "'tf32', 'no', 'bf16' or 'auto'")
         for name in ('guidance_power', 'temperature'): require_number(name, getattr(self, name), 0, above=True)
         for name in ('num_samples', 'sample_batch_size'): require_int(name, getattr(self, name), 1)
 
@@ -304,7 +306,9 @@ def published(
     "A run of the paper on ImageNet."
     tokenizer = TokenizerConfig(kind, image_size, **TOKENIZERS[kind])
     sizes = replace(MODELS[model], codebook_size=tokenizer.codebook_size, num_tokens=tokenizer.num_tokens)
-    return override(RunConfig(name, 'imagenet', model=sizes, tokenizer=tokenizer, sample=SAMPLING[model]), epochs=epochs)
+    at_a_time = SAMPLING[model].sample_batch_size * 256 // tokenizer.num_tokens # memory goes with the number of tokens
+    run = RunConfig(name, 'imagenet', model=sizes, tokenizer=tokenizer, sample=SAMPLING[model])
+    return override(run, epochs=epochs, sample_batch_size=at_a_time)
 
 PRESETS |= {run.preset: run for run in (
     *(published(model, model) for model in MODELS),
@@ -343,10 +347,30 @@ def write_beside(
         os.replace(beside, path)
     finally: Path(beside).unlink(missing_ok=True)
 
+# %% ../nbs/00_config.ipynb #4a938091
+def write_json(values, path:Path|str):
+    "Write plain values as JSON, in one step."
+    with write_beside(path) as beside: beside.write_text(json.dumps(values, indent=2) + '\n')
+
+def keep_request(
+    path:Path|str, # of the request, in the folder that it is about
+    request:dict, # plain values: all that the folder's content follows from
+    what:str, # the content, in one word
+    pattern:str, # of its files' names, which must not be there before the request is
+):
+    "Write the request of a folder, or check that it has this one. Raises `ValueError` that names the first difference."
+    path = Path(path)
+    if not path.exists():
+        require(not any(path.parent.glob(pattern)), 'folder', str(path.parent), f"one without {what}, or with their {path.name}; name another one")
+        write_json(request, path)
+    found = json.loads(path.read_text())
+    for name, value in request.items():
+        require(found.get(name) == value, name, value, f"{found.get(name)!r}, for which {path} was made; name another folder to get others")
+
 # %% ../nbs/00_config.ipynb #1c6984e3
 def save_run_config(run:RunConfig, path:Path|str):
     "Write `run` as JSON."
-    with write_beside(path) as beside: beside.write_text(json.dumps(asdict(run), indent=2) + '\n')
+    write_json(asdict(run), path)
 
 def load_run_config(path:Path|str)->RunConfig:
     "Read what `save_run_config` wrote. Raises `ValueError` that names the file if it is missing or is not such a file."

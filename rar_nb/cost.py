@@ -17,7 +17,9 @@ from functools import lru_cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config import ModelConfig, RunConfig, TokenizerConfig, require, require_int, require_number
+from .config import ModelConfig, RunConfig, TokenizerConfig, require_int, require_number
+from .sampler import float32_products
+from .style import markdown_table
 from .vq_models import make_tokenizer
 
 # %% ../nbs/20_cost.ipynb #b07cd061
@@ -136,12 +138,12 @@ def training_bytes(
 
 def sampling_bytes(
     run:RunConfig,
-    size:int=4, # bytes of a number: 4 (float32) or 2 (bf16)
+    bf16:bool=False, # autocast; else float32
 )->dict[str, int]: # by part
     "Estimate of the memory that drawing takes: generator, cache of final length, conditioning, and three feature maps of the finest resolution in the decoder."
     config, tokenizer, batch, length = run.model, run.tokenizer, run.sample.sample_batch_size, run.model.num_tokens + 2
     images = batch*(2 if run.sample.guidance_scale else 1)
-    return dict(weights=size*parameters(config), cache=size*2*config.num_layers*images*length*config.hidden_size,
+    return dict(weights=4*parameters(config), copies=2*matrices(config) if bf16 else 0, cache=(2 if bf16 else 4)*2*config.num_layers*images*length*config.hidden_size,
                 conditioning=4*2*conditions(config, images)*length*config.hidden_size,
                 decoder=0 if tokenizer.kind == 'grey' else 4*3*batch*tokenizer.width*tokenizer.image_size**2, overhead=OVERHEAD)
 
@@ -155,8 +157,10 @@ class Device:
     bandwidth:float # bytes a second that are read from its memory
     memory:float # bytes
     source:str='data sheet' # or 'measured'
+    tf32:float=0. # like `float32`, in TF32; 0: it has none
 
-def sheet(name, bf16, float32, bandwidth, memory): return Device(name, bf16*1e12, float32*1e12, bandwidth*1e9, memory*1e9)
+def sheet(name, bf16, float32, bandwidth, memory, tf32=None): # None: half the rate in bf16, as all of NVIDIA's here have
+    return Device(name, bf16*1e12, float32*1e12, bandwidth*1e9, memory*1e9, tf32=(bf16/2 if tf32 is None else tf32)*1e12)
 
 DEVICES = { # pattern of torch's name for it: data sheets of NVIDIA and AMD (dense TFLOPS in bf16 and float32, GB/s, GB); the first that fits counts
     r'\bB200': sheet('B200', 2250, 75, 7700, 180),
@@ -174,7 +178,7 @@ DEVICES = { # pattern of torch's name for it: data sheets of NVIDIA and AMD (den
     r'\bA10\b': sheet('A10', 125, 31.2, 600, 24),
     r'RTX 4090': sheet('RTX 4090', 165, 82.6, 1008, 24),
     r'RTX 3090': sheet('RTX 3090', 71, 35.6, 936, 24),
-    r'MI300X': sheet('MI300X', 1307, 163.4, 5300, 192),
+    r'MI300X': sheet('MI300X', 1307, 163.4, 5300, 192, tf32=0),
 }
 
 def known_device(name:str)->Device|None:
@@ -211,7 +215,8 @@ def measure_device(device:torch.device|str='cpu')->Device:
     block = torch.ones(2**26, device=device) # 256 MiB
     memory = torch.cuda.get_device_properties(device).total_memory if cuda else os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
     name = torch.cuda.get_device_name(device) if cuda else f'CPU, {torch.get_num_threads()} thread' + 's'*(torch.get_num_threads() > 1)
-    return Device(name, product(torch.bfloat16), product(torch.float32), best_rate(block.sum, 4*2**26, device), memory, 'measured')
+    with float32_products(tf32=True): tf32 = product(torch.float32) if cuda else 0.
+    with float32_products(tf32=False): return Device(name, product(torch.bfloat16), product(torch.float32), best_rate(block.sum, 4*2**26, device), memory, 'measured', tf32)
 
 def find_device(device:torch.device|str|None=None)->Device:
     "The device at hand (None: a GPU if there is one), from the table or measured."
@@ -226,7 +231,10 @@ def in_bf16(precision:str, device:Device)->bool:
     "Whether 'bf16', 'no' or 'auto' means bf16 on `device`; 'auto' is what is faster."
     return precision == 'bf16' or precision == 'auto' and device.bf16 > device.float32
 
-def peak(device:Device, precision:str)->float: return device.bf16 if in_bf16(precision, device) else device.float32 # operations a second
+def peak(device:Device, precision:str)->float: # operations a second
+    "Rate in the products of `precision`; 'tf32' is float32 where the device has no TF32."
+    if in_bf16(precision, device): return device.bf16
+    return max(device.float32, device.tf32) if precision == 'tf32' else device.float32
 
 def training_seconds(run:RunConfig, device:Device, devices:int=1, per_device_batch:int=1, utilisation:float=UTILISATION, checkpointing:bool=False)->float:
     "Estimate for the whole run; a resolved one, or a published preset."
@@ -241,17 +249,16 @@ def trained_images_per_second(run:RunConfig, device:Device, per_device_batch:int
 def sampling_seconds(
     run:RunConfig,
     device:Device,
-    precision:str='no', # 'no': float32, as `sample_images` computes; or 'bf16'
     utilisation:float=UTILISATION, # of products and of memory's rate
 )->float:
-    "Estimate for drawing and decoding one batch of `sample_batch_size` images."
-    config, batch, guided = run.model, run.sample.sample_batch_size, run.sample.guidance_scale != 0
+    "Estimate for drawing and decoding one batch of `sample_batch_size` images in `sample_precision`; the decoder is never in bf16."
+    config, batch, guided, precision = run.model, run.sample.sample_batch_size, run.sample.guidance_scale != 0, run.sample.sample_precision
     images, size, length = batch*(1 + guided), 2 if in_bf16(precision, device) else 4, config.num_tokens
-    compute, reading = utilisation*peak(device, precision), utilisation*device.bandwidth
+    compute, decoding, reading = (utilisation*rate for rate in (peak(device, precision), peak(device, 'no' if precision == 'no' else 'tf32'), device.bandwidth))
     def step(n, keys): # n positions at once, against so many keys
         read = size*(matrices(config) + 2*config.num_layers*images*keys*config.hidden_size)
         return max(forward_flops(config, images, n, n*keys) / compute, read / reading)
-    return step(2, 2) + sum(step(1, keys) for keys in range(3, length + 2)) + batch*tokenizer_flops(run.tokenizer)[1] / compute
+    return step(2, 2) + sum(step(1, keys) for keys in range(3, length + 2)) + batch*tokenizer_flops(run.tokenizer)[1] / decoding
 
 # %% ../nbs/20_cost.ipynb #ef068e33
 def largest_batch(run:RunConfig, device:Device, devices:int=1, checkpointing:bool=False, sharded:bool=False)->int:
@@ -285,7 +292,7 @@ def costs(
         training_bytes=sum(training_bytes(run.model, batch, bf16, checkpointing, devices, sharded).values()), memory=device.memory, training_seconds=seconds,
         training_dollars=price and price*devices*seconds/3600,
         sample_flops=sample_flops(run.model, run.sample.sample_batch_size, run.sample.guidance_scale != 0)/run.sample.sample_batch_size + tokenizer_flops(run.tokenizer)[1],
-        sampling_bytes=sum(sampling_bytes(run).values()), sampling_seconds=drawing, sampling_dollars=price and price*devices*drawing/3600)
+        sampling_bytes=sum(sampling_bytes(run, in_bf16(run.sample.sample_precision, device)).values()), sampling_seconds=drawing, sampling_dollars=price and price*devices*drawing/3600)
 
 def duration(seconds:float)->str:
     "For people: '3.2 s', '14 min', '5.1 h', '12 days'."
@@ -318,7 +325,7 @@ def cost_report(
         '**drawing**': ('estimate', lambda c, r: f"**{duration(c['sampling_seconds'])}** for {r.sample.num_samples:,}"),
         '…  price': ('estimate', lambda c, r: f"{c['sampling_dollars']:,.2f} $")}
     if price is None: lines = {name: line for name, line in lines.items() if not name.endswith('price')}
-    rows = [['', '', *(run.preset for run in runs)], ['---', '---', *['---:']*len(runs)]]
-    rows += [[name, how, *(f(c, r) for c, r in zip(found, runs))] for name, (how, f) in lines.items()]
-    note = f"{devices} × {device.name} ({device.source}), assumed to reach {utilisation:.0%} of {amount(device.bf16)}FLOPS in bf16 and {amount(device.float32)}FLOPS in float32" + (f", at {price:g} $ an hour each" if price is not None else '')
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows) + f"\n\n{note}. Counted: products of matrices, exactly. Estimates leave out evaluation, reading of data, and whatever else runs.\n"
+    rows = [[name, how, *(f(c, r) for c, r in zip(found, runs))] for name, (how, f) in lines.items()]
+    table = markdown_table(['', '', *(run.preset for run in runs)], rows, right=range(2, 2 + len(runs)))
+    note = f"{devices} × {device.name} ({device.source}), assumed to reach {utilisation:.0%} of {amount(device.bf16)}FLOPS in bf16" + f", {amount(device.tf32)}FLOPS in TF32"*(device.tf32 > 0) + f" and {amount(device.float32)}FLOPS in float32" + (f", at {price:g} $ an hour each" if price is not None else '')
+    return table + f"\n\n{note}. Counted: products of matrices, exactly. Estimates leave out evaluation, reading of data, and whatever else runs.\n"

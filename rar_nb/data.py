@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .config import DATA, require, require_int, write_beside
+from .config import DATA, require, require_int, write_beside, write_json
 
 # %% ../nbs/02_data.ipynb #d8d84eac
 _DECLARED = None # keeps the declarations alive: torch drops them with the object
@@ -258,7 +258,7 @@ def write_index(
         shards.append(dict(rows=len(labels), **about))
     index = dict(version=TOKEN_VERSION, images=sum(s['rows'] for s in shards), crops=crops, num_tokens=length, codebook_size=codebook_size,
                  num_classes=num_classes, tokenizer=tokenizer, tokenizer_sha256=tokenizer_sha256, shards=shards)
-    with write_beside(folder/TOKEN_INDEX) as beside: beside.write_text(json.dumps(index, indent=1) + '\n')
+    write_json(index, folder/TOKEN_INDEX)
     return index
 
 # %% ../nbs/02_data.ipynb #69635bf1

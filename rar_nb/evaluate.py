@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['SmallCNN', 'predict', 'train_classifier', 'ImagesOnly', 'extractor_class', 'proxy_fid', 'nearest', 'plot_nearest',
-           'spread', 'evaluate_samples', 'report', 'save_numbers']
+           'spread', 'evaluate_samples', 'report']
 
 # %% ../nbs/11_evaluate.ipynb #ccf004b3
-import json, math
-from pathlib import Path
+import math
 
 import matplotlib.pyplot as plt, numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .config import require, write_beside
+from .config import require
 from .data import ImageData, import_torchvision, stack_images
-from .style import COLORS
+from .style import COLORS, markdown_table
 from .tokenizer import Tokenizer, psnr, reconstruct
 
 import_torchvision() # before torch-fidelity, which imports it
@@ -189,10 +188,4 @@ def report(numbers:dict[str, float|int])->str:
             ('tokenizer, held-out images', f"{n['psnr_of_held_out_reconstructions']:.1f} dB PSNR"),
             ('nearest training image, samples', f"median distance {n['median_distance_of_samples']:.3f}"),
             ('nearest training image, held-out real images', f"median distance {n['median_distance_of_held_out']:.3f}")]
-    return '\n'.join(['| | measured |', '|---|---|', *(f'| {what} | {value} |' for what, value in rows), '',
-        f"¹ Fréchet distance of a small classifier's features, against {n['real_images']:,} real images. Not comparable with any published FID."])
-
-# %% ../nbs/11_evaluate.ipynb #2b3c52e7
-def save_numbers(numbers:dict|list, path:Path|str):
-    "Write measured numbers as JSON."
-    with write_beside(path) as beside: beside.write_text(json.dumps(numbers, indent=2) + '\n')
+    return markdown_table(['', 'measured'], rows) + f"\n\n¹ Fréchet distance of a small classifier's features, against {n['real_images']:,} real images. Not comparable with any published FID."

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['torchvision', 'EXTRACTOR', 'INCEPTION_FILE', 'LAYERS', 'fid', 'compare_features', 'inception_score', 'EmptyInception',
-           'random_inception', 'find_inception', 'RGBImages', 'Features', 'extract', 'measure', 'adm_statistics']
+           'random_inception', 'find_inception', 'RGBImages', 'Features', 'extract', 'adm_statistics', 'map_npz',
+           'open_reference', 'measure']
 
 # %% ../nbs/19_fidelity.ipynb #495e1952
-import hashlib, io, json, zipfile
+import hashlib, io, json, os, struct, zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,12 +43,13 @@ def fid(
 def compare_features(
     features:torch.Tensor, # float32 [N, D] of generated images
     reference:torch.Tensor, # float32 [M, D] of real ones
+    statistics:Mapping[str, np.ndarray]|None=None, # for FID, as for `fid`; None: those of `reference`
 )->dict[str, float]:
     "'FID', 'KID', 'precision' and 'recall' between two clouds of features."
     subset = min(1000, len(features), len(reference)) # KID averages over 100 pairs of subsets of this size
     kid = kid_features_to_metric(features, reference, kid_subset_size=subset, verbose=False)
     inside = prc_features_to_metric(features, reference, save_cpu_ram=True, verbose=False) # distances in parts: N × M of them don't fit
-    return dict(FID=fid(fid_features_to_statistics(features), fid_features_to_statistics(reference)), KID=kid[KEY_METRIC_KID_MEAN],
+    return dict(FID=fid(fid_features_to_statistics(features), statistics or fid_features_to_statistics(reference)), KID=kid[KEY_METRIC_KID_MEAN],
                 precision=inside[KEY_METRIC_PRECISION], recall=inside[KEY_METRIC_RECALL])
 
 def inception_score(logits:torch.Tensor)->float: # [N, classes], without the bias
@@ -160,24 +162,6 @@ def extract(
         with write_beside(file) as beside: save_file({name: t.contiguous() for name, t in found.items()}, beside)
     return Features(found)
 
-# %% ../nbs/19_fidelity.ipynb #a041c8b6
-def measure(
-    images, # as for `RGBImages`: of the generator
-    reference, # likewise: real images; or an `.npz` with 'mu' and 'sigma'
-    inception:Path|str, # as for `find_inception`
-    size:int|None=None, # scale and crop the reference's files to this side
-    cache:Path|str|None=None, # folder in which the reference's features are kept
-    device:torch.device|str='cpu',
-    progress:bool=False,
-)->dict[str, float|int]:
-    "'FID' and 'IS'; and against real images 'KID', 'precision' and 'recall', too. With 'num_samples'. Raises `ValueError` before anything is computed."
-    statistics = adm_statistics(reference) if str(reference).endswith('.npz') else None
-    images, real = RGBImages(images), None if statistics else RGBImages(reference, size)
-    features = extract(images, inception, None, device, progress=progress)
-    numbers = dict(num_samples=len(images), IS=inception_score(features['logits_unbiased']))
-    if statistics: return numbers | dict(FID=fid(features.statistics, statistics))
-    return numbers | compare_features(features['2048'], extract(real, inception, cache, device, progress=progress)['2048']) | dict(num_real=len(real))
-
 # %% ../nbs/19_fidelity.ipynb #dcd6a590
 def adm_statistics(
     path:Path|str, # `.npz`
@@ -192,3 +176,46 @@ def adm_statistics(
     require((mu.shape, sigma.shape) == ((2048,), (2048, 2048)), f"shapes of mu and sigma in {path}", (mu.shape, sigma.shape), "(2048,) and (2048, 2048), Inception's features")
     require(np.isfinite(mu).all() and np.isfinite(sigma).all() and np.allclose(sigma, sigma.T), f'sigma in {path}', 'not finite or not symmetric', "a covariance; download it again")
     return dict(mu=mu, sigma=sigma)
+
+def map_npz(
+    path:Path|str, # `.npz`
+    name:str, # of an array in it
+)->np.ndarray:
+    "An array of a file, mapped into memory if it isn't compressed. Changes don't reach the file."
+    with zipfile.ZipFile(path) as z: entry = z.getinfo(f'{name}.npy')
+    with open(path, 'rb') as f:
+        f.seek(entry.header_offset + 26) # of the entry's own header: the lengths of name and extra field, which follow
+        f.seek(sum(struct.unpack('<2H', f.read(4))), os.SEEK_CUR)
+        if entry.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(f) != (1, 0): return np.load(path, allow_pickle=False)[name]
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(f)
+        return np.memmap(f, dtype, 'c', f.tell(), shape, 'F' if fortran else 'C')
+
+def open_reference(
+    reference, # real images, as for `RGBImages`; or an `.npz` with 'mu' and 'sigma', and with images 'arr_0', uint8 [N, H, W, 3], or without
+    size:int|None=None, # as for `RGBImages`
+)->tuple[dict|None, RGBImages|None]: # statistics and images, or what there is of them
+    "What samples are compared with. Raises `ValueError` that names what is wrong with it."
+    if not str(reference).endswith('.npz'): return None, RGBImages(reference, size)
+    statistics, path = adm_statistics(reference), Path(reference).expanduser()
+    with np.load(path, allow_pickle=False) as content:
+        if 'arr_0' not in content.files: return statistics, None
+    images = map_npz(path, 'arr_0')
+    require(images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3, f'arr_0 of {path}', (str(images.dtype), images.shape), "images, uint8 [N, H, W, 3]")
+    return statistics, RGBImages(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+# %% ../nbs/19_fidelity.ipynb #a041c8b6
+def measure(
+    images, # as for `RGBImages`: of the generator
+    reference, # as for `open_reference`
+    inception:Path|str, # as for `find_inception`
+    size:int|None=None, # scale and crop the reference's files to this side
+    cache:Path|str|None=None, # folder in which the reference's features are kept
+    device:torch.device|str='cpu',
+    progress:bool=False,
+)->dict[str, float|int]:
+    "'FID' and 'IS'; and against real images 'KID', 'precision' and 'recall', too. With 'num_samples' and 'num_real'. Raises `ValueError` before anything is computed."
+    images, (statistics, real) = RGBImages(images), open_reference(reference, size)
+    features = extract(images, inception, None, device, progress=progress)
+    numbers = dict(num_samples=len(images), IS=inception_score(features['logits_unbiased']))
+    if real is None: return numbers | dict(FID=fid(features.statistics, statistics))
+    return numbers | compare_features(features['2048'], extract(real, inception, cache, device, progress=progress)['2048'], statistics) | dict(num_real=len(real))

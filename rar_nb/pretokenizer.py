@@ -19,7 +19,7 @@ from torch import multiprocessing
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .config import require, require_int, require_number, write_beside
+from .config import keep_request, require, require_int, require_number, write_json
 from .data import TOKEN_INDEX, Part, TokenData, content_hash, open_data, sha256, shard_files, ten_crop, ten_crop_size, write_index, write_shard
 from .tokenizer import Tokenizer, to_float
 from .trainer import open_tokenizer
@@ -107,21 +107,16 @@ def list_hash(data:Dataset)->str: # hexadecimal
     for i, label in enumerate(data.targets.tolist()): digest.update(f'{label} {os.path.basename(data.name(i))}\n'.encode())
     return digest.hexdigest()
 
-def prepare(config:PretokenizeConfig)->int: # images
+def prepare(config:PretokenizeConfig)->tuple[Dataset, Tokenizer, str, int]: # what `open_both` opened
     "Check everything and set up the folder, or check that it is this dataset's. Raises `ValueError` before anything is written."
     data, tokenizer, kind, size = open_both(config)
     request = dict(images=len(data), images_sha256=list_hash(data), part=config.part, crops=config.crops, image_size=size, tokenizer=kind,
                    tokenizer_sha256=content_hash(tokenizer.state_dict()), codebook_size=tokenizer.codebook_size, shard_images=config.shard_images, batch_size=config.batch_size,
                    tf32=config.tf32, classes=list(data.classes))
     folder = Path(config.out)
-    if not (folder/REQUEST).exists():
-        require(not any(folder.glob('tokens*')), 'out', config.out, f"a folder without tokens, or with their {REQUEST}; name another one")
-        with write_beside(folder/REQUEST) as beside: beside.write_text(json.dumps(request, indent=1) + '\n')
-    found = json.loads((folder/REQUEST).read_text())
-    for name, value in request.items():
-        require(found.get(name) == value, name, value, f"{found.get(name)!r}, for which {folder/REQUEST} was made; name another folder for another dataset")
+    keep_request(folder/REQUEST, request, 'tokens', 'tokens*')
     for left in folder.glob('.*-*'): left.unlink() # of a process that was killed while it wrote
-    return len(data)
+    return data, tokenizer, kind, size
 
 # %% ../nbs/18_pretokenizer.ipynb #62eae468
 def shard_edges(
@@ -138,7 +133,7 @@ def finish_shard(folder:Path|str, number:int, tokens:torch.Tensor, labels:torch.
     "Write shard `number`, then its record."
     write_shard(folder, number, tokens, labels)
     files = [dict(file=path.name, bytes=path.stat().st_size, sha256=sha256(path)) for path in shard_files(folder, number)]
-    with write_beside(record_file(folder, number)) as beside: beside.write_text(json.dumps(dict(skipped=skipped, files=files)))
+    write_json(dict(skipped=skipped, files=files), record_file(folder, number))
 
 def read_record(folder:Path|str, number:int)->dict|None: # with 'skipped' and 'files'
     "The record of a finished shard; None if it isn't there, or if the files are not what it says."
@@ -171,11 +166,12 @@ def write_shards(
     share:tuple[int, int]=(0, 1), # (this process's number, number of processes)
     device:torch.device|str='cpu',
     progress:bool=False, # show a bar with images a second and the time left
+    opened:tuple|None=None, # what `prepare` gave, in the process that called it; None: opened here
 ):
     "Make this process's shards. Raises `ValueError` as soon as too many images have failed."
     (index, count), folder = share, Path(config.out)
     if (folder/TOKEN_INDEX).exists(): return # finished
-    data, tokenizer, _, size = open_both(config)
+    data, tokenizer, _, size = opened or open_both(config)
     edges, step, tokenizer = shard_edges(len(data), config.shard_images), max(1, config.batch_size // CROPS[config.crops]), tokenizer.to(device)
     todo = [k for k in range(len(edges) - 1)[index::count] if read_record(folder, k) is None]
     batches = {k: [range(i, min(i + step, edges[k + 1])) for i in range(edges[k], edges[k + 1], step)] for k in todo}
@@ -199,21 +195,22 @@ def write_shards(
 
 # %% ../nbs/18_pretokenizer.ipynb #52575f12
 def finish(config:PretokenizeConfig)->TokenData: # opened
-    "Write list of failures and index, and verify. Raises `ValueError` if too many images failed, or if a shard is missing."
+    "Write list of failures and index, and verify all files. Raises `ValueError` if too many images failed, or if a shard is missing."
     folder = Path(config.out)
     request = json.loads((folder/REQUEST).read_text())
     numbers = range(len(shard_edges(request['images'], request['shard_images'])) - 1)
-    if not (folder/TOKEN_INDEX).exists():
-        records = [read_record(folder, k) for k in numbers]
+    new = not (folder/TOKEN_INDEX).exists()
+    if new:
+        records = [read_record(folder, k) for k in numbers] # whose checksums it compares
         require(None not in records, f'shard {records.index(None) if None in records else ""} in {folder}', 'absent', "finished; run again to make it")
         skipped = [s for record in records for s in record['skipped']]
-        with write_beside(folder/SKIPPED) as beside: beside.write_text(json.dumps(dict(images=request['images'], skipped=len(skipped), files=skipped), indent=1) + '\n')
+        write_json(dict(images=request['images'], skipped=len(skipped), files=skipped), folder/SKIPPED)
         require(len(skipped) <= config.max_failed_share * request['images'], 'share of images that failed', f"{len(skipped)}/{request['images']}",
                 f"at most max_failed_share = {config.max_failed_share}: repair the files that {folder/SKIPPED} names and start anew in another folder, or allow more and run again")
         write_index(folder, len(records), request['codebook_size'], len(request['classes']), request['tokenizer'], request['tokenizer_sha256'])
     for k in numbers: record_file(folder, k).unlink(missing_ok=True)
     data = TokenData.open(folder)
-    data.verify()
+    if not new: data.verify()
     return data
 
 # %% ../nbs/18_pretokenizer.ipynb #f6e2b8bd
@@ -221,9 +218,9 @@ def local_device(number:int, cpu:bool)->torch.device:
     "The device of process `number` of this machine."
     return torch.device(f'cuda:{number % torch.cuda.device_count()}' if torch.cuda.is_available() and not cpu else 'cpu')
 
-def work(number:int, processes:int, config:PretokenizeConfig, progress:bool):
+def work(number:int, processes:int, config:PretokenizeConfig, progress:bool, opened:tuple|None=None):
     "What process `number` of this machine does."
-    write_shards(config, (number, processes), local_device(number, config.cpu), progress and number == 0)
+    write_shards(config, (number, processes), local_device(number, config.cpu), progress and number == 0, opened)
 
 def pretokenize_folder(
     config:PretokenizeConfig,
@@ -232,8 +229,8 @@ def pretokenize_folder(
 )->TokenData: # opened and verified
     "Make a token dataset, or go on with one that was stopped. Raises `ValueError` as `prepare`, `write_shards` and `finish` do."
     require_int('processes', processes, 1)
-    prepare(config)
-    if processes == 1: work(0, 1, config, progress)
+    opened = prepare(config)
+    if processes == 1: work(0, 1, config, progress, opened)
     else: multiprocessing.spawn(work, (processes, config, progress), nprocs=processes)
     return finish(config)
 
@@ -264,9 +261,9 @@ def main(
     require(processes == 1 or state.num_processes == 1, 'processes', processes, "1 under `accelerate launch`, which starts them itself")
     if state.num_processes == 1: pretokenize_folder(config, processes)
     else:
-        if state.is_main_process: prepare(config)
+        opened = prepare(config) if state.is_main_process else None
         state.wait_for_everyone()
-        write_shards(config, (state.process_index, state.num_processes), state.device, state.is_main_process)
+        write_shards(config, (state.process_index, state.num_processes), state.device, state.is_main_process, opened)
         state.wait_for_everyone()
         if state.is_main_process: finish(config)
     if state.is_main_process:

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 
 from .config import PROJECT, require, require_number
+from .style import markdown_table
 
 # %% ../nbs/tables.ipynb #aab4d018
 @dataclass(frozen=True)
@@ -159,8 +160,7 @@ def as_markdown(
         bold = row.preset is not None and row.variant == table.chosen
         here = ' · '.join(f"{m} {found[m]['value']:{f}}" for m, f in METRICS.items() if m in found)
         return [f'**{p}**' if bold and p else p for p in printed] + [here]
-    lines = [[COLUMNS[name] for name in shown] + ['measured here'], ['---'] + ['---:']*(len(shown) - 1) + ['---'], *map(cells, table.rows)]
-    body = '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in lines)
+    body = markdown_table([COLUMNS[name] for name in shown] + ['measured here'], map(cells, table.rows), right=range(1, len(shown)))
     return f'**{table.title}** ({table.source})\n\n{body}\n' + (f'\n{table.note}\n' if table.note else '')
 
 # %% ../nbs/tables.ipynb #accefb48
@@ -170,5 +170,5 @@ def provenance(
     "What was measured here, one line a number, as Markdown."
     entries = [entry for line in measured.values() for entry in line.values()]
     if not entries: return f"Nothing yet: no file under `results/` holds a measurement of kind `{KIND}`."
-    rows = [f"| {e['preset']} {e.get('variant', '')} | {e['metric']} {e['value']:{METRICS[e['metric']]}} | {e['device']} | {e['commit'][:7]} | {e['date']} | `{e['command']}` |" for e in entries]
-    return '\n'.join(['| preset | value | device | commit | date | command |', '|---|---|---|---|---|---|', *rows])
+    rows = [[f"{e['preset']} {e.get('variant', '')}", f"{e['metric']} {e['value']:{METRICS[e['metric']]}}", e['device'], e['commit'][:7], e['date'], f"`{e['command']}`"] for e in entries]
+    return markdown_table(['preset', 'value', 'device', 'commit', 'date', 'command'], rows)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AXES', 'TRAINED', 'FORMATS', 'sweep_points', 'run_sweep', 'plot_sweep', 'git_commit', 'about', 'differences',
-           'imagenet_entries', 'table', 'as_text', 'report_page']
+           'imagenet_entries', 'as_text', 'report_page']
 
 # %% ../nbs/report.ipynb #23cea8fb
 import hashlib, itertools, json, platform, subprocess
@@ -16,11 +16,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt, numpy as np, torch
 
-from .config import PRESETS, PROJECT, RunConfig, SampleConfig, require, write_beside
+from .config import PRESETS, PROJECT, RunConfig, SampleConfig, write_json
 from .evaluate import report as proxy_table
 from .fidelity import INCEPTION_FILE
 from .published import KIND, METRICS, NUM_SAMPLES, REFERENCES, TABLES, check_measurement
-from .style import COLORS
+from .style import COLORS, markdown_table
 
 # %% ../nbs/report.ipynb #957d0025
 AXES = ('guidance_scale', 'guidance_power', 'temperature') # of a sweep, by their names in `SampleConfig`
@@ -49,7 +49,7 @@ def run_sweep(
         file, picture = (Path(folder)/f'{key}.{kind}' for kind in ('json', 'png'))
         if not file.exists():
             numbers = measure(point, picture)
-            with write_beside(file) as beside: beside.write_text(json.dumps(dict(settings=asdict(same), identity=identity, numbers=numbers), indent=1) + '\n')
+            write_json(dict(settings=asdict(same), identity=identity, numbers=numbers), file)
         rows.append({name: getattr(point, name) for name in AXES} | json.loads(file.read_text())['numbers'] | dict(picture=str(picture)))
     return rows
 
@@ -118,7 +118,7 @@ def differences(
     rows = {row.preset: table.image_size for table in TABLES.values() for row in table.rows if row.preset}
     if run.preset not in rows: return [f"{run.preset} is no recipe of the paper"]
     like, found = PRESETS[run.preset], []
-    for part, names in (('model', like.model.__dict__), ('tokenizer', ('kind', 'image_size')), ('train', TRAINED), ('sample', AXES)):
+    for part, names in (('model', like.model.__dict__), ('tokenizer', ('kind', 'image_size')), ('train', TRAINED), ('sample', (*AXES, 'sample_precision'))):
         for name in names:
             is_, was = getattr(getattr(run, part), name), getattr(getattr(like, part), name)
             if is_ != was: found.append(f"{name} is {is_}, not {was}")
@@ -147,9 +147,6 @@ def imagenet_entries(
 # %% ../nbs/report.ipynb #55917c9f
 FORMATS = dict(FID='.2f', IS='.1f', KID='.5f', precision='.3f', recall='.3f')
 
-def table(head:list, rows:list[list])->str:
-    return '\n'.join('| ' + ' | '.join(map(str, cells)) + ' |' for cells in (head, ['---']*len(head), *rows))
-
 def as_text(value)->str: return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 def report_page(
@@ -168,16 +165,16 @@ def report_page(
     "All of an evaluation on one page."
     parts = [f'# {run.preset}: evaluation', f"{images}. {machine['date']}, {machine['device']}, {seconds/60:.1f} minutes."]
     if metrics:
-        parts += ['## Fidelity', table(['metric', 'measured'], [[name, format(metrics[name], FORMATS[name])] for name in FORMATS if name in metrics]),
+        parts += ['## Fidelity', markdown_table(['metric', 'measured'], [[name, format(metrics[name], FORMATS[name])] for name in FORMATS if name in metrics]),
                   f"By torch-fidelity, of {metrics['num_samples']:,} images against {against}."]
         parts += ["**Not the published protocol**, so not to be compared with published numbers: " + "; ".join(notes) + '.' if notes else "This is the published protocol."]
     if proxy: parts += ['## A proxy', proxy_table(proxy)]
     for title, path in pictures.items(): parts += [f'## {title}', f'![{title}]({path})']
     if rows:
         names = [name for name in rows[0] if name != 'picture']
-        parts += ['## All points of the sweep', table([name.replace('_', ' ') for name in names], [[as_text(row[name]) for name in names] for row in rows])]
+        parts += ['## All points of the sweep', markdown_table([name.replace('_', ' ') for name in names], [[as_text(row[name]) for name in names] for row in rows])]
     flat = [(part, name, as_text(value)) for part in ('model', 'tokenizer', 'train', 'sample') for name, value in asdict(getattr(run, part)).items()]
-    parts += ['## Configuration', table(['part', 'field', 'value'], [['run', 'preset', run.preset], ['run', 'data', run.data], ['run', 'seed', run.seed], *flat])]
+    parts += ['## Configuration', markdown_table(['part', 'field', 'value'], [['run', 'preset', run.preset], ['run', 'data', run.data], ['run', 'seed', run.seed], *flat])]
     commit = machine['commit'] or 'unknown, as this is not a git checkout'
-    parts += ['## Made with', table(['', ''], [['commit', commit + (' and changed files' if machine['changed'] else '')], *machine['versions'].items(), ['device', machine['device']]]), f'    {command}']
+    parts += ['## Made with', markdown_table(['', ''], [['commit', commit + (' and changed files' if machine['changed'] else '')], *machine['versions'].items(), ['device', machine['device']]]), f'    {command}']
     return '\n\n'.join(parts) + '\n'

@@ -205,9 +205,9 @@ class ConvVQ(TrainableTokenizer):
 
 # %% ../nbs/04_tokenizer.ipynb #4b5eec76
 def choose_precision(
-    precision:str, # 'bf16', 'no' or 'auto', as in the configurations
+    precision:str, # as in the configurations
     device:torch.device,
-)->str: # 'bf16' (autocast) or 'no' (float32)
+)->str: # `precision`, or for 'auto' 'bf16' (autocast) or 'no' (float32)
     "What 'auto' means on `device`: bf16 where the hardware multiplies it fast."
     if precision != 'auto': return precision
     if device.type == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'no'

@@ -9,7 +9,7 @@ __all__ = ['FULL', 'learning_rate', 'learning_rate_at', 'parameter_groups', 'ste
            'save_tensors', 'save_model', 'save_checkpoint', 'load_checkpoint', 'flat_config', 'check_trackers',
            'check_tokens', 'train', 'plot_training', 'new_run_folder', 'has_run', 'open_tokenizer', 'open_run',
            'load_latest', 'open_tokens', 'save_tokens', 'resolve_tokens', 'arguments', 'main', 'launch_command',
-           'follow']
+           'run_child', 'follow']
 
 # %% ../nbs/09_trainer.ipynb #264665d9
 import argparse, json, math, os, shutil, signal, subprocess, sys, time
@@ -517,6 +517,24 @@ def launch_command(
         if value is not None and value is not False: command += [f'--{name}'] if value is True else [f'--{name}', value]
     return [str(word) for word in command]
 
+def run_child(
+    command:list[str], # of `launch_command`
+    log:Path|str, # file that gets its output
+    look:Callable[[], None], # called now and then while it runs
+    every:float=1, # seconds between two such calls
+):
+    "Run a program of ours in a child process. Raises `RuntimeError` with its last words if it fails; ends it if this process is interrupted."
+    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get('PYTHONPATH')])]))
+    with Path(log).open('w') as out: child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+    try:
+        while running := child.poll() is None:
+            time.sleep(every)
+            look()
+    finally:
+        if running: os.killpg(child.pid, signal.SIGTERM) # launcher and all it started
+        child.wait()
+    if child.returncode != 0: raise RuntimeError(f"{' '.join(command)} ended with status {child.returncode}; the last lines of {log}:\n\n" + '\n'.join(Path(log).read_text().splitlines()[-40:]))
+
 def follow(
     command:list[str], # of `launch_command`
     folder:Path|str, # the run's
@@ -524,26 +542,21 @@ def follow(
     every:float=10, # seconds between two such calls
     progress:bool=True, # show a bar
 )->list[dict]: # rows of metrics
-    "Run a training in a child process. Raises `RuntimeError` with its last words if it fails; ends it if this process is interrupted."
+    "Run a training in a child process. Raises `RuntimeError` as `run_child` does."
     folder, told = Path(folder), 0.
-    total, path, log = load_run_config(folder/'config.json').train.total_steps, folder/'metrics.jsonl', folder/'train.log'
-    def rows(): return read_metrics(path) if path.exists() else []
-    environment = os.environ | dict(PYTHONPATH=os.pathsep.join([str(PROJECT), *filter(None, [os.environ.get('PYTHONPATH')])]))
-    with log.open('w') as out, tqdm(total=total, desc='RAR', mininterval=1, unit='step', disable=not progress) as bar:
-        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-        try:
-            while running := child.poll() is None:
-                time.sleep(min(1, every))
-                if time.monotonic() - told < every: continue
-                told, now = time.monotonic(), rows()
-                if now: bar.update(now[-1]['step'] - bar.n)
-                if now and on_rows: on_rows(now)
-        finally:
-            if running: os.killpg(child.pid, signal.SIGTERM) # launcher and all it started
-            child.wait()
-        if child.returncode == 0 and (now := rows()): bar.update(now[-1]['step'] - bar.n)
-    if child.returncode != 0: raise RuntimeError(f"training ended with status {child.returncode}; the last lines of {log}:\n\n" + '\n'.join(log.read_text().splitlines()[-40:]))
-    return now
+    total, path = load_run_config(folder/'config.json').train.total_steps, folder/'metrics.jsonl'
+    with tqdm(total=total, desc='RAR', mininterval=1, unit='step', disable=not progress) as bar:
+        def rows():
+            found = read_metrics(path) if path.exists() else []
+            if found: bar.update(found[-1]['step'] - bar.n)
+            return found
+        def look():
+            nonlocal told
+            if time.monotonic() - told < every: return
+            told, found = time.monotonic(), rows()
+            if found and on_rows: on_rows(found)
+        run_child(command, folder/'train.log', look, min(1, every))
+        return rows()
 
 # %% ../nbs/09_trainer.ipynb #e0941965
 if __name__ == '__main__' and '__file__' in globals(): main() # not in the notebook

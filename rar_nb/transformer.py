@@ -139,11 +139,15 @@ class RAR(nn.Module):
         "The two entries before the first token, without positions: `cls` and the embedded condition, [B, 2, D]."
         return torch.cat([self.cls_token.expand(len(condition), -1, -1), self.embeddings(condition)[:, None]], 1)
 
-    def logits(self, x:torch.Tensor, c:torch.Tensor, rows:torch.Tensor|None=None, cache:KVCache|None=None)->torch.Tensor:
-        "Entries with positions [B, n, D] and their conditioning vectors (`conditions`) to logits [B, n, V]; appends to `cache` if given."
+    def features(self, x:torch.Tensor, c:torch.Tensor, rows:torch.Tensor|None=None, cache:KVCache|None=None)->torch.Tensor:
+        "Entries with positions [B, n, D] and their conditioning vectors (`conditions`) to what the head reads, [B, n, D]; appends to `cache` if given."
         for layer, block in enumerate(self.blocks): x = block(x, c, rows, cache, layer)
         if cache is not None: cache.length += x.shape[1]
-        return self.lm_head(self.adaln_before_head(x, c, rows))
+        return self.adaln_before_head(x, c, rows)
+
+    def logits(self, x:torch.Tensor, c:torch.Tensor, rows:torch.Tensor|None=None, cache:KVCache|None=None)->torch.Tensor:
+        "Logits [B, n, V]; parameters as for `features`."
+        return self.lm_head(self.features(x, c, rows, cache))
 
     def forward(self,
         tokens:torch.Tensor, # int64 [B, L], in raster order

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rar_nb.config import MODELS, PRESETS, SAMPLING, TOKENIZERS, get_preset, load_run_config, override, resolve, save_run_config
+from rar_nb.config import DATA, MODELS, PRESETS, SAMPLING, TOKENIZERS, get_preset, load_run_config, override, resolve, save_run_config
 from rar_nb.data import open_data
 from rar_nb.orders import random_ratio_at
 from rar_nb.sampler import guidance_weight
@@ -151,3 +151,8 @@ def test_shares_of_an_overridden_run():
     train = get_preset("rar_l", epochs=40, anneal_end=30).train
     assert (train.warmup_epochs, train.anneal_start, train.anneal_end) == (10, 20, 30)
     assert PRESETS["rar_l"].train.epochs == 400 and SAMPLING.keys() == MODELS.keys()
+
+
+def test_a_run_from_before_there_was_a_precision_draws_as_it_did():
+    assert load_run_config(DATA / "digits_run" / "config.json").sample == PRESETS["digits"].sample
+    assert all(run.sample.sample_precision == "tf32" for run in PRESETS.values())  # float32 on a processor; as released on a GPU

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import rar_nb.fidelity as fidelity
-from rar_nb.fidelity import EXTRACTOR, INCEPTION_FILE, RGBImages, adm_statistics, extract, find_inception, inception_score, measure, random_inception
+from rar_nb.fidelity import EXTRACTOR, INCEPTION_FILE, RGBImages, adm_statistics, extract, find_inception, inception_score, map_npz, measure, open_reference, random_inception
 
 # torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported our way before it
 COMMAND = "from rar_nb.data import import_torchvision; import_torchvision(); from torch_fidelity.fidelity import main; main()"
@@ -97,6 +97,49 @@ def test_adm_statistics_equal_a_direct_computation(place, ours):
     root = np.linalg.svd(centred @ half, compute_uv=False).sum()
     direct = np.square(x.mean(0) - mu).sum() + np.square(centred).sum() + np.square(half).sum() - 2 * root
     assert found["FID"] == pytest.approx(direct, rel=1e-4)
+
+
+def test_images_of_a_reference_batch(place, ours, tmp_path):
+    """KID, precision and recall equal those of torch-fidelity's command on the same images in a folder; FID is that of the statistics."""
+    folder, path = place[0], tmp_path / "VIRTUAL_made_up.npz"
+    images = np.stack([np.asarray(Image.open(file)) for file in sorted((folder / "real").rglob("*.png"))])
+    mu, sigma = np.zeros(2048), np.eye(2048)
+    np.savez(path, mu_s=np.zeros(5), mu=mu, arr_0=images, sigma=sigma)
+    found = measure(folder / "generated", path, folder / "inception.pth", cache=folder / "cache")
+    for name, its_name in (("KID", "kernel_inception_distance_mean"), ("precision", "precision"), ("recall", "recall")):
+        assert found[name] == pytest.approx(place[1][its_name], rel=1e-5, abs=1e-7)
+    x = extract(RGBImages(folder / "generated"), folder / "inception.pth", folder / "cache")["2048"].double()
+    # against the unit covariance: the root of the covariance itself, whose trace is the sum of the singular values
+    values = torch.linalg.svdvals((x - x.mean(0)) / (len(x) - 1) ** 0.5)
+    assert found["FID"] == pytest.approx(float(x.mean(0).square().sum() + values.square().sum() + 2048 - 2 * values.sum()), rel=1e-4)
+    assert (found["num_samples"], found["num_real"], found["IS"]) == (12, 11, ours["IS"])
+    np.savez_compressed(tmp_path / "small.npz", mu=mu, arr_0=images, sigma=sigma)
+    assert torch.equal(torch.stack([*open_reference(path)[1]]), torch.stack([*open_reference(tmp_path / "small.npz")[1]]))
+    assert isinstance(map_npz(path, "arr_0"), np.memmap) and not isinstance(map_npz(tmp_path / "small.npz", "arr_0"), np.memmap)
+
+
+def test_arrays_are_mapped_wherever_they_lie(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = dict(a=rng.normal(size=(3, 5)), long_name_of_an_array=np.asfortranarray(rng.integers(0, 9, (4, 2, 3))), c=np.arange(7, dtype=np.uint8))
+    np.savez(tmp_path / "a.npz", **arrays)
+    for name, array in arrays.items():
+        mapped = map_npz(tmp_path / "a.npz", name)
+        np.testing.assert_array_equal(mapped, array)
+        assert isinstance(mapped, np.memmap) and mapped.dtype == array.dtype
+        mapped[:] = 0
+        np.testing.assert_array_equal(map_npz(tmp_path / "a.npz", name), array)  # the file is as it was
+
+
+def test_images_that_are_none(tmp_path):
+    statistics = dict(mu=np.zeros(2048), sigma=np.eye(2048))
+    for name, array, message in (("floats", np.zeros((12, 4, 4, 3)), "uint8 [N, H, W, 3]"), ("grey", np.zeros((12, 4, 4), np.uint8), "(12, 4, 4)"),
+                                 ("few", np.zeros((9, 4, 4, 3), np.uint8), "at least 10")):
+        np.savez(tmp_path / f"{name}.npz", **statistics, arr_0=array)
+        refuses(message, open_reference, tmp_path / f"{name}.npz")
+    np.savez(tmp_path / "objects.npz", **statistics, arr_0=np.array([{}] * 12))
+    with pytest.raises(ValueError): open_reference(tmp_path / "objects.npz")  # no pickle
+    np.savez(tmp_path / "none.npz", **statistics)
+    assert open_reference(tmp_path / "none.npz")[1] is None and open_reference(tmp_path / "none.npz")[0].keys() == {"mu", "sigma"}
 
 
 def test_grey_images_are_repeated():

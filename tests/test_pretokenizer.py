@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import rar_nb.pretokenizer as pretokenizer
 from rar_nb.checkpoints import save_weights
 from rar_nb.config import RunConfig, TokenizerConfig, save_run_config
 from rar_nb.data import TokenData, center_crop, load_rgb, torchvision
@@ -189,6 +190,21 @@ def test_finished_folder_is_only_opened(config):
     assert {p: p.stat().st_mtime_ns for p in Path(config().out).iterdir()} == before
 
 
+def test_one_process_opens_everything_once(config, monkeypatch):
+    """A listing of a million files takes minutes. What was just written is checked by `finish` as it makes the index, a finished folder by its index."""
+    opened, verified, open_both, verify = [], [], pretokenizer.open_both, TokenData.verify
+    monkeypatch.setattr(pretokenizer, "open_both", lambda c: (opened.append(c), open_both(c))[1])
+    monkeypatch.setattr(TokenData, "verify", lambda self: (verified.append(self), verify(self)))
+    pretokenize_folder(config(), progress=False)
+    assert (len(opened), len(verified)) == (1, 0)
+    pretokenize_folder(config(), progress=False)
+    assert (len(opened), len(verified)) == (2, 1)
+    tokens = Path(config().out) / "tokens-00001.npy"
+    tokens.write_bytes(tokens.read_bytes()[:-1] + b"\x03")
+    with pytest.raises(ValueError, match="SHA-256 of .*tokens-00001.npy"):
+        pretokenize_folder(config(), progress=False)
+
+
 @pytest.mark.parametrize("change", [dict(crops="centre"), dict(shard_images=7), dict(batch_size=30), dict(image_size=40), dict(part="train"), dict(tf32=True)], ids=lambda c: next(iter(c)))
 def test_other_arguments_in_the_same_folder(config, change):
     prepare(config())
@@ -210,7 +226,7 @@ def test_other_images_or_tokenizer_in_the_same_folder(run, images, config, tmp_p
     for path in images.glob("*/*.png"):
         (moved / path.parent.name).mkdir(parents=True, exist_ok=True)
         (moved / path.parent.name / path.name).write_bytes(path.read_bytes())
-    assert prepare(config(data=str(moved))) == 23  # the same images elsewhere are the same
+    assert len(prepare(config(data=str(moved)))[0]) == 23  # the same images elsewhere are the same
     (moved / "a" / "00.png").rename(moved / "a" / "0.png")
     with pytest.raises(ValueError, match="^images_sha256 = "):
         prepare(config(data=str(moved)))
@@ -234,7 +250,7 @@ def test_refused_before_anything_is_written(config, change, message):
 def test_foreign_tokens_are_kept(config):
     TokenData(torch.zeros(3, 1, 4, dtype=torch.int64), torch.arange(3)).save(config().out, 10, 3)
     before = content(config().out)
-    with pytest.raises(ValueError, match="a folder without tokens"):
+    with pytest.raises(ValueError, match="folder = .*one without tokens, or with their pretokenize.json"):
         prepare(config())
     assert content(config().out) == before
 

@@ -46,8 +46,9 @@ def place(tmp_path_factory):
 def test_a_checkpoint_with_inception(place):
     """Files instead of a run, FID against a folder; nothing of the proxy."""
     printed = evaluate(place, as_a_user_does=True, preset="tiny", model_file="run/model.safetensors", tokenizer_file="run/tokenizer.safetensors", out_dir="out",
-                       num_samples=10, sample_batch_size=10, sweep=[], inception="inception.pth", reference="few")
+                       num_samples=10, sample_batch_size=10, sample_precision="bf16", sweep=[], inception="inception.pth", reference="few")
     found = json.loads((place / "out" / "evaluation.json").read_text())
+    assert found["sample"]["sample_precision"] == "bf16"
     assert found["samples"] == 10 and set(found["metrics"]) == {"num_samples", "num_real", "FID", "IS", "KID", "precision", "recall"}
     assert found["metrics"]["FID"] > 0 and "proxy_fid_samples" not in found
     page = (place / "out" / "report.md").read_text()
