@@ -159,6 +159,7 @@ def main():
     if given.part:
         print(json.dumps(PARTS[given.part[0]](given.folder, *json.loads(given.part[1]))))
         return
+    busy = os.getloadavg()[0]  # before this program adds to it; other work slows what is measured
     if not (given.folder / "tokens.json").exists():
         if given.folder.exists() and any(given.folder.iterdir()):
             sys.exit(f"{given.folder} is not empty: name another folder")
@@ -189,7 +190,7 @@ def main():
     numbers = dict(
         what=f"Made-up tokens ({given.images:,} images x {CROPS} crops, L = {LENGTH}, uint16) in the memory-mapped form, read at random in batches of {BATCH:,} rows; and rows of JSON lines by line number, from a made-up file of {given.json_rows:,} rows",
         command="python tests/benchmarks/token_data.py FOLDER --write results/token_data.json", date=date.today().isoformat(), device=given.device,
-        python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, load_average_at_the_end=os.getloadavg(),
+        python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, load_average_before=round(busy, 2),
         notes=["cold: the files' pages were dropped from the page cache before (posix_fadvise); what lies below a virtual disk may have cached them",
                "RssFile is memory of the page cache, shared by all processes that map the files and given back when it is needed; RssAnon is private",
                "rows_per_second counts rows read into int64 tensors; one run each",
