@@ -17,11 +17,11 @@ SMALL = dict(preset="tiny", cpu=True, num_samples=100)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """40 digits of each class as PNG files, since the classifier of the evaluation would take a minute to learn from all."""
+    """20 digits of each class as PNG files, since the classifier of the evaluation would take a minute to learn from all."""
     folder, digits = tmp_path_factory.mktemp("digits"), Digits()
     for c in range(10):
         (folder / str(c)).mkdir()
-        for i in range(40):
+        for i in range(20):
             digits[500 * c + i][0].save(folder / str(c) / f"{i}.png")
     return str(folder)
 
