@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAGE', 'draw_shift', 'train_on_page', 'predict_next', 'two_orders', 'draw_predictions', 'fold_positions']
 
-# %% ../nbs/15_target_aware.ipynb #11e8a70e
-import copy, math
+# %% ../nbs/15_target_aware.ipynb #2d2f1c99
+import copy
 from functools import lru_cache
 
 import numpy as np, torch
@@ -19,13 +19,13 @@ from .style import COLORS
 from .transformer import RAR, rar_loss
 from .widgets import color_of, draw_cells, new_canvas, write, write_texts
 
-# %% ../nbs/15_target_aware.ipynb #131cebd3
+# %% ../nbs/15_target_aware.ipynb #be0b30da
 def draw_shift(
     order:list[int], # raster indices by step, of a square grid
     step:int, # the step, from 0, whose entry stands out
 )->Figure:
     "The sequence with its two rows of places, an arrow from each place to the entry that must predict it; the grid at that step beside it."
-    length, g = len(order) + 2, math.isqrt(len(order))
+    length = len(order) + 2
     own, target = position_ids(torch.tensor([order]))[0].tolist(), target_ids(torch.tensor([order]))[0].tolist()
     fig, ax = new_canvas(length + 8.4, 4.2, .43)
     colors = {i: 'known' for i in order[:step]} | ({order[step]: 'next'} if step < len(order) else {})
