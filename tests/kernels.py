@@ -12,6 +12,7 @@ import threading
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import EntryPoint
+from multiprocessing import forkserver
 from pathlib import Path
 
 import papermill
@@ -29,13 +30,24 @@ def execute(name: str, out: Path, /, as_a_user_does: bool = False, **parameters)
         return papermill.execute_notebook(NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False)
 
 
+def start_server():
+    """Start the fork server if it doesn't run yet; with the project's folder on its path, as other packages have a `tests`, too."""
+    FORKS.set_forkserver_preload(PRELOADED)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(NBS.parent), before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
 @contextmanager
 def forked():
     """Kernels that are started in this block are forked, where that is safe."""
     if not FORKS:
         yield
         return
-    FORKS.set_forkserver_preload(PRELOADED)
+    start_server()
     factory = KernelProvisionerFactory.instance()
     factory.provisioners["forked"] = EntryPoint("forked", f"{__name__}:Forked", factory.GROUP_NAME)
     before, factory.default_provisioner_name = factory.default_provisioner_name, "forked"
