@@ -221,7 +221,7 @@ def cached_trace(
     require_int('class', label, 0, run.model.num_classes - 1)
     return make_trace(model, tokenizer, label, seed, SampleConfig(guidance_scale, guidance_power, temperature), tell)
 
-# %% ../nbs/16_watch.ipynb #68b95781
+# %% ../nbs/16_watch.ipynb #16dce487
 SCALES, POWERS = (0., 2., 4., 8.), (.25, .5, 1., 2.75)
 
 @lru_cache(16)
@@ -250,7 +250,7 @@ def draw_guidance_grid(images:np.ndarray)->Figure: # what `guidance_grid` gives
         left = .8 + 1.5*j
         write(ax, left, .2, f'power {power:g}', fontsize=9)
         weights = np.array([guidance_weight(k, 49, 2., power) - 1 for k in range(49)])
-        ax.add_artist(StepPatch(.65 - .4*weights, left + np.linspace(0, 1.4, 50), baseline=.65, fill=True, fc=COLORS['raster'], alpha=.3, lw=0))
+        ax.add_artist(StepPatch(.65 - .4*weights, left + np.linspace(0, 1.3, 50), baseline=.65, fill=True, fc=COLORS['raster'], alpha=.3, lw=0))
         for i, scale in enumerate(SCALES):
             sheet, top = np.asarray(image_grid(images[i, j], columns=2, gap=1)), .78 + 1.33*i
             ax.add_artist(Pixels(np.moveaxis(np.atleast_3d(sheet), -1, 0), left, top, 1.3, 1.3))

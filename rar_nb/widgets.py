@@ -7,8 +7,8 @@ __all__ = ['CAPITAL', 'LINE', 'BEFORE', 'LOOK', 'figure_png', 'new_figure', 'new
            'write', 'write_texts', 'Pixels', 'color_of', 'draw_cells', 'Canvas', 'Cells', 'cell_at', 'cell_box',
            'step_to', 'Panel', 'slider', 'choice', 'player', 'check_answer']
 
-# %% ../nbs/12_widgets.ipynb #fbb9c35d
-import io
+# %% ../nbs/12_widgets.ipynb #79e955f2
+import html, io
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -223,7 +223,7 @@ def step_to(cell:int, key:str, grid_size:int)->int: # raster indices
     down, right = dict(ArrowUp=(-1, 0), ArrowDown=(1, 0), ArrowLeft=(0, -1), ArrowRight=(0, 1))[key]
     return min(max(row + down, 0), grid_size - 1)*grid_size + min(max(column + right, 0), grid_size - 1)
 
-# %% ../nbs/12_widgets.ipynb #08175a34
+# %% ../nbs/12_widgets.ipynb #839c322a
 class Panel(ipywidgets.VBox):
     "Controls, and the picture that a drawing makes of their values."
     def __init__(self,
@@ -282,7 +282,7 @@ class Panel(ipywidgets.VBox):
 
     def say(self, text:str, color:str='real'):
         "Show `text` below the controls."
-        self.message.value = text and f'<span style="color:{COLORS[color]}">{text}</span>'
+        self.message.value = text and f'<span style="color:{COLORS[color]}">{html.escape(text, quote=False)}</span>'
 
     def pressed(self, widget, content:dict, buffers):
         "What the canvas sends when it is clicked, or a key is pressed on it."
