@@ -19,8 +19,8 @@ import papermill
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 NBS = Path(__file__).parent.parent / "nbs"
-PRELOADED = [__name__, "pytest", "nbdev", "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "rar_nb.inpainting", "rar_nb.pretokenizer", "rar_nb.report",
-             "rar_nb.trainer", "rar_nb.watch"]  # with what they import, nearly all; none of it starts a thread, which a fork would lose  # fmt: skip
+PRELOADED = [__name__, "pytest", "nbdev", "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "rar_nb.play.inpainting", "rar_nb.runs.pretokenizer", "rar_nb.reports.report",
+             "rar_nb.trainer", "rar_nb.play.watch"]  # with what they import, nearly all; none of it starts a thread, which a fork would lose  # fmt: skip
 FORKS = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None  # elsewhere forking after such imports isn't safe
 
 

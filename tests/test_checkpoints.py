@@ -14,9 +14,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from rar_nb.checkpoints import find_weights, load_pretrained, load_weights, read_weights, save_weights
-from rar_nb.config import MODELS, SAMPLING, ModelConfig
-from rar_nb.sampler import Drawing, draw, image_noise
+from rar_nb.pretrained.checkpoints import (
+    find_weights,
+    load_pretrained,
+    load_weights,
+    read_weights,
+    save_weights,
+)
+from rar_nb.pretrained.presets import MODELS, SAMPLING
+from rar_nb.transformer import ModelConfig
+from rar_nb.sampler import SamplingState, sample_from, image_noise
 from rar_nb.transformer import RAR
 from tests.golden.fill import fill
 
@@ -51,11 +58,11 @@ def test_released_file_loads_and_draws(released):
     state = model.state_dict()
     for name in ("cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.23.adaLN_modulation.1.bias", "embeddings.weight", "lm_head.bias"):
         assert torch.equal(state[name], torch.from_numpy(fill(name, tuple(MANIFEST["rar_b"][name])))), name
-    drawing, noise, tokens = Drawing(model, torch.tensor([207]), SAMPLING["rar_b"]), image_noise(0, [0], 256), [None]
+    drawing, noise, tokens = SamplingState(model, torch.tensor([207]), SAMPLING["rar_b"]), image_noise(0, [0], 256), [None]
     for k in range(3):
         logits = drawing.next_logits(tokens[-1])
         assert logits.shape == (1, 1024) and logits.std() > 0
-        tokens.append(draw(logits, noise[:, k]))
+        tokens.append(sample_from(logits, noise[:, k]))
     # the last prediction again, all at once and without guidance, of which there is next to none at the start
     row = torch.cat([torch.stack(tokens[1:3], 1), torch.zeros(1, 254, dtype=torch.long)], 1)
     again = model(row, model.config.condition_id(torch.tensor([207])), torch.arange(256)[None])[:, 2]
@@ -270,7 +277,7 @@ def test_folders_and_runs(weights, tmp_path):
 
 
 HUB = """
-from rar_nb.checkpoints import find_weights
+from rar_nb.pretrained.checkpoints import find_weights
 for source, name in (('owner/open', 'w.bin'), ('owner/open', 'w.bin'), ('owner/open', 'none.bin'), ('owner/gated', 'w.bin'), ('owner/none', 'w.bin')):
     try: print(find_weights(source, name).read_bytes().decode())
     except ValueError as e: print(e)

@@ -4,9 +4,20 @@ import math
 
 import pytest
 
-from rar_nb.config import DATA, MODELS, PRESETS, SAMPLING, TOKENIZERS, get_preset, load_run_config, override, resolve, save_run_config
-from rar_nb.data import open_data
-from rar_nb.orders import random_ratio_at
+from rar_nb.data.images import DATA
+from rar_nb.pretrained.presets import (
+    MODELS,
+    PRESETS,
+    SAMPLING,
+    get_preset,
+    load_run_config,
+    override,
+    resolve,
+    save_run_config,
+)
+from rar_nb.tokenizer import TOKENIZERS
+from rar_nb.data.images import open_data
+from rar_nb.trainer import random_ratio_at
 from rar_nb.sampler import guidance_weight
 from rar_nb.trainer import learning_rate_at
 

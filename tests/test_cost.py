@@ -9,14 +9,40 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from rar_nb.config import PRESETS, ModelConfig, SampleConfig, TokenizerConfig, get_preset, resolve
-from rar_nb.cost import (DEVICES, OVERHEAD, Device, activation_bytes, amount, block_bytes, cost_report, costs, duration, find_device, known_device, largest_batch,
-                         matrices, measure_device, parameters, sample_flops, sampling_bytes, sampling_seconds, tokenizer_flops, train_flops,
-                         trained_images_per_second, training_bytes, training_seconds)
+from rar_nb.pretrained.presets import PRESETS, get_preset, resolve
+from rar_nb.transformer import ModelConfig
+from rar_nb.sampler import SampleConfig
+from rar_nb.tokenizer import TokenizerConfig
+from rar_nb.runs.cost import (
+    DEVICES,
+    OVERHEAD,
+    Device,
+    activation_bytes,
+    amount,
+    block_bytes,
+    cost_report,
+    costs,
+    duration,
+    find_device,
+    known_device,
+    largest_batch,
+    matrices,
+    measure_device,
+    parameters,
+    sample_flops,
+    sampling_bytes,
+    sampling_seconds,
+    tokenizer_flops,
+    train_flops,
+    trained_images_per_second,
+    training_bytes,
+    training_seconds,
+)
 from rar_nb.orders import sample_orders
 from rar_nb.sampler import image_noise, sample_tokens
-from rar_nb.transformer import RAR, KVCache, rar_loss
-from rar_nb.vq_models import make_tokenizer
+from rar_nb.transformer import RAR, rar_loss
+from rar_nb.sampler import KVCache
+from rar_nb.tokenizer import make_tokenizer
 
 H100 = known_device("NVIDIA H100 80GB HBM3")
 RAR_B = PRESETS["rar_b"]

@@ -12,11 +12,20 @@ import torch
 from PIL import Image
 
 import rar_nb.data as data_module
-from rar_nb.config import get_preset, resolve
-from rar_nb.data import (
-    ImageData, TokenData, batch_indices, center_crop, content_hash, convert_jsonl, load_rgb, open_data, stack_images,
-    ten_crop, ten_crop_size, to_rgb, torchvision, write_index, write_shard,
+from rar_nb.pretrained.presets import get_preset, resolve
+from rar_nb.data.images import (
+    ImageData,
+    center_crop,
+    load_rgb,
+    open_data,
+    ten_crop,
+    ten_crop_size,
+    to_rgb,
+    torchvision,
 )
+from rar_nb.data.tokens import TokenData, content_hash, convert_jsonl, write_index, write_shard
+from rar_nb.trainer import batch_indices
+from rar_nb.tokenizer import stack_images
 
 
 def picture(width, height, seed=0):

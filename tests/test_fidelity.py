@@ -10,8 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-import rar_nb.fidelity as fidelity
-from rar_nb.fidelity import EXTRACTOR, INCEPTION_FILE, RGBImages, adm_statistics, extract, find_inception, inception_score, map_npz, measure, open_reference, random_inception
+import rar_nb.reports.fidelity as fidelity
+from rar_nb.reports.fidelity import (
+    EXTRACTOR,
+    INCEPTION_FILE,
+    RGBImages,
+    adm_statistics,
+    extract,
+    find_inception,
+    inception_score,
+    map_npz,
+    measure,
+    open_reference,
+    random_inception,
+)
 
 # torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported our way before it
 COMMAND = "from rar_nb.data import import_torchvision; import_torchvision(); from torch_fidelity.fidelity import main; main()"

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rar_nb.config import MODELS, ModelConfig, SampleConfig
+from rar_nb.pretrained.presets import MODELS
+from rar_nb.transformer import ModelConfig
+from rar_nb.sampler import SampleConfig
 from rar_nb.orders import SCAN_ORDERS, permute, raster_order, scan_order
-from rar_nb.sampler import Drawing, guidance_weight
+from rar_nb.sampler import SamplingState, guidance_weight
 from rar_nb.transformer import RAR, rar_loss
 from tests.golden.fill import fill
 
@@ -59,7 +61,7 @@ def test_training_logits_and_loss(model, golden):
 def test_guided_logits(model, golden):
     c, tokens, classes = golden["config"], golden["tokens"], golden["classes"]
     sample = SampleConfig(c["guidance_scale"], c["guidance_scale_pow"], c["temperature"])
-    drawing = Drawing(model, classes, sample)
+    drawing = SamplingState(model, classes, sample)
     logits = [drawing.next_logits(tokens[:, k - 1] if k else None) for k in range(tokens.shape[1])]
     torch.testing.assert_close(torch.stack(logits, 1), golden["guided_logits"], atol=1e-4, rtol=0)
 

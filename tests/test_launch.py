@@ -4,12 +4,13 @@ import sys
 import pytest
 import torch
 
-from rar_nb.checkpoints import save_weights
-from rar_nb.config import PRESETS, get_preset, override, save_run_config
-from rar_nb.trainer import launch_command
-from rar_nb.sampler import generate, launch, main, open_model
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import PRESETS, get_preset, override, save_run_config
+from rar_nb.runs.launch import launch_command
+from rar_nb.runs.image_sets import generate, launch, main, open_model
 from rar_nb.transformer import RAR
-from rar_nb.vq_models import MaskGITVQ, make_tokenizer
+from rar_nb.pretrained.vq_models import MaskGITVQ
+from rar_nb.tokenizer import make_tokenizer
 
 RUN = get_preset("tiny", num_samples=30, sample_batch_size=7)
 

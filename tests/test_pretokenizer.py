@@ -12,13 +12,24 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import rar_nb.pretokenizer as pretokenizer
-from rar_nb.checkpoints import save_weights
-from rar_nb.config import RunConfig, TokenizerConfig, save_run_config
-from rar_nb.data import TokenData, center_crop, load_rgb, torchvision
-from rar_nb.pretokenizer import PretokenizeConfig, finish, prepare, pretokenize_folder, read_record, shard_edges, write_shards
+import rar_nb.runs.pretokenizer as pretokenizer
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import RunConfig, save_run_config
+from rar_nb.tokenizer import TokenizerConfig
+from rar_nb.data.tokens import TokenData
+from rar_nb.data.images import center_crop, load_rgb, torchvision
+from rar_nb.runs.pretokenizer import (
+    PretokenizeConfig,
+    finish,
+    prepare,
+    pretokenize_folder,
+    read_record,
+    shard_edges,
+    write_shards,
+)
 from rar_nb.tokenizer import to_float
-from rar_nb.vq_models import MaskGITVQ, make_tokenizer
+from rar_nb.pretrained.vq_models import MaskGITVQ
+from rar_nb.tokenizer import make_tokenizer
 
 TORN = "b/04.png"  # of 23 images, number 12 in the list
 ABOUT = TokenizerConfig("vqgan", image_size=32, channels=3, stride=8, codebook_size=64, codebook_dim=8, width=8)
@@ -140,7 +151,7 @@ def test_accelerate_launch_same_bytes(run, images, config):
     pretokenize_folder(config("one"), progress=False)
     options = dict(data=images, tokenizer=run, part="all", shard_images=6, batch_size=20, max_failed_share=0.1, out=config("launched").out)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0",
-               "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "rar_nb.pretokenizer", "--cpu", *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
+               "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "rar_nb.runs.pretokenizer", "--cpu", *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "22 images of 10 crops, 1 skipped" in done.stdout

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from rar_nb.config import ModelConfig, SampleConfig
-from rar_nb.data import TokenData, batch_indices, convert_jsonl
+from rar_nb.transformer import ModelConfig
+from rar_nb.sampler import SampleConfig
+from rar_nb.data.tokens import TokenData, convert_jsonl
+from rar_nb.trainer import batch_indices
 from rar_nb.orders import inverse, permute, raster_order, sample_orders, unpermute
-from rar_nb.sampler import Drawing, guidance_weight
+from rar_nb.sampler import SamplingState, guidance_weight
 from rar_nb.transformer import RAR
 
 settings.register_profile("ours", deadline=None, max_examples=40, derandomize=True)
@@ -88,7 +90,7 @@ def test_stepwise_logits_are_those_of_the_whole_sequence(seed, batch, shared, gu
     sample, drawn = SampleConfig(guidance, power, temperature), permute(tokens, orders)
     for model in (MODEL, MODEL64):
         with torch.no_grad():
-            drawing = Drawing(model, classes, sample, orders)
+            drawing = SamplingState(model, classes, sample, orders)
             stepwise = torch.stack([drawing.next_logits(drawn[:, k - 1] if k else None) for k in range(L)], 1).double()
             c, u = (model(tokens, ids, orders)[:, :-1].double() for ids in (CONFIG.condition_id(classes), torch.full((batch,), CONFIG.null_id)))
         weights = torch.tensor([guidance_weight(k, L, guidance, power) for k in range(L)])[:, None]

@@ -6,10 +6,10 @@ import torch
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
-from rar_nb.config import load_run_config
-from rar_nb.data import Digits, open_data
-from rar_nb.tokenizer import pretokenize
-from rar_nb.trainer import curve, open_run, read_metrics, save_tokens
+from rar_nb.pretrained.presets import load_run_config
+from rar_nb.data.images import Digits, open_data
+from rar_nb.data.tokens import pretokenize
+from rar_nb.runs.run_folders import curve, open_run, read_metrics, save_tokens
 from tests.kernels import execute
 
 SMALL = dict(preset="tiny", cpu=True, num_samples=100)

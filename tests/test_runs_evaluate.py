@@ -6,12 +6,12 @@ import pytest
 import torch
 from papermill.exceptions import PapermillExecutionError
 
-from rar_nb.checkpoints import save_weights
-from rar_nb.config import get_preset, save_run_config
-from rar_nb.data import Digits
-from rar_nb.fidelity import random_inception
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import get_preset, save_run_config
+from rar_nb.data.images import Digits
+from rar_nb.reports.fidelity import random_inception
 from rar_nb.transformer import RAR
-from rar_nb.vq_models import make_tokenizer
+from rar_nb.tokenizer import make_tokenizer
 from tests.kernels import execute
 
 RUN = get_preset("tiny", num_samples=20, sample_batch_size=10, channels=3)  # folders are opened in colour

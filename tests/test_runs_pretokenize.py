@@ -4,9 +4,11 @@ import json
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from rar_nb.checkpoints import save_weights
-from rar_nb.config import RunConfig, TokenizerConfig, save_run_config
-from rar_nb.data import Digits, TokenData
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import RunConfig, save_run_config
+from rar_nb.tokenizer import TokenizerConfig
+from rar_nb.data.images import Digits
+from rar_nb.data.tokens import TokenData
 from rar_nb.tokenizer import GreyTokenizer
 from tests.kernels import execute
 

@@ -10,8 +10,17 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rar_nb.sampler as sampler
-from rar_nb.config import ModelConfig, SampleConfig
-from rar_nb.sampler import Drawing, balanced_classes, float32_products, generate, image_noise, pack_npz, sample_images, sample_tokens
+from rar_nb.transformer import ModelConfig
+from rar_nb.sampler import SampleConfig
+from rar_nb.sampler import (
+    SamplingState,
+    balanced_classes,
+    image_noise,
+    sample_images,
+    sample_tokens,
+)
+from rar_nb.support import float32_products
+from rar_nb.runs.image_sets import generate, pack_npz
 from rar_nb.tokenizer import GreyTokenizer
 from rar_nb.transformer import RAR
 
@@ -126,7 +135,7 @@ def test_another_batch_size_changes_rounding_only(model, batch_size):
 
 def logits_of(model, tokens, classes, precision, guidance=4.0):
     """[B, L, V], token by token with a cache, and the cache."""
-    drawing = Drawing(model, classes, replace(TWENTY, sample_precision=precision, guidance_scale=guidance))
+    drawing = SamplingState(model, classes, replace(TWENTY, sample_precision=precision, guidance_scale=guidance))
     with torch.no_grad(): steps = [drawing.next_logits(tokens[:, k - 1] if k else None) for k in range(tokens.shape[1])]
     return torch.stack(steps, 1), drawing.cache
 

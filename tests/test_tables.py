@@ -5,8 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rar_nb.config import PRESETS
-from rar_nb.published import REFERENCES, RESULTS, TABLES, as_markdown, millions, provenance, read_measurements
+from rar_nb.pretrained.presets import PRESETS
+from rar_nb.reports.published import (
+    REFERENCES,
+    RESULTS,
+    TABLES,
+    as_markdown,
+    millions,
+    provenance,
+    read_measurements,
+)
 from rar_nb.transformer import RAR
 
 LINES = [(name, row) for name, table in TABLES.items() for row in table.rows if row.preset]

@@ -13,11 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from rar_nb.checkpoints import load_weights
-from rar_nb.config import PROJECT, get_preset, load_run_config, override
-from rar_nb.data import TokenData
-from rar_nb.trainer import (accumulation, check_trackers, curve, find_device_batch_size, follow, held_out_loss, launch_command, load_checkpoint, main,
-                            make_accelerator, make_batch, open_tokens, prepare, read_metrics, resolve_tokens, train)
+from rar_nb.pretrained.checkpoints import load_weights
+from rar_nb.support import PROJECT
+from rar_nb.pretrained.presets import get_preset, load_run_config, override
+from rar_nb.data.tokens import TokenData
+from rar_nb.runs.devices import accumulation, find_device_batch_size, make_accelerator, prepare
+from rar_nb.runs.run_folders import (
+    check_trackers,
+    curve,
+    load_checkpoint,
+    open_tokens,
+    read_metrics,
+    resolve_tokens,
+)
+from rar_nb.runs.launch import follow, launch_command
+from rar_nb.trainer import validation_loss, make_batch
+from rar_nb.runs.training import main, train_run
 from rar_nb.transformer import RAR
 
 CHANGES = {"epochs": 10, "checkpoint_every": 20, "min_learning_rate": 4e-3, "warmup_epochs": 0, "eval_every": 25}  # 50 steps that all count
@@ -155,14 +166,14 @@ def test_before_annealing(one, tokens):
     run, held = load_run_config(one / "config.json"), open_tokens(tokens)[1]
     model = load_weights(RAR(run.model), one / "before_annealing.safetensors")
     for name, r in (("raster_loss", 0.0), ("random_loss", 1.0)):
-        assert held_out_loss(model, held, r) == dict(zip(*curve(read_metrics(one / "metrics.jsonl"), name)))[25]
+        assert validation_loss(model, held, r) == dict(zip(*curve(read_metrics(one / "metrics.jsonl"), name)))[25]
 
 
 @pytest.mark.parametrize("start, end", [(0, 0), (10, 10), (0, 5)], ids=["always raster", "always random", "at once"])
 def test_no_weights_of_before_annealing_where_there_is_no_before(tokens, tmp_path, start, end):
     data, held = open_tokens(tokens)
     run = resolve_tokens(get_preset("tiny", epochs=10, steps_per_epoch=1, anneal_start=start, anneal_end=end), data)
-    train(run, RAR(run.model), data, folder=tmp_path, progress=False, cpu=True)
+    train_run(run, RAR(run.model), data, folder=tmp_path, progress=False, cpu=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "model.safetensors"]
 
 
@@ -170,7 +181,7 @@ def losses(data, **changes):
     run = resolve_tokens(get_preset("tiny", epochs=2, steps_per_epoch=5, **changes), data)
     torch.manual_seed(0)
     model = RAR(run.model)
-    values = torch.tensor(curve(train(run, model, data, progress=False, cpu=True).rows, "loss")[1])
+    values = torch.tensor(curve(train_run(run, model, data, progress=False, cpu=True).rows, "loss")[1])
     assert list(model.state_dict()) == list(RAR(run.model).state_dict())
     return values
 
@@ -200,10 +211,10 @@ def test_batch_is_found_before_the_run(tokens, capsys):
     torch.manual_seed(0)
     model = RAR(run.model)
     model.lm_head.register_forward_pre_hook(check)
-    rows = train(run, model, data, cpu=True).rows
+    rows = train_run(run, model, data, cpu=True).rows
     assert room == [32, 16] and "32 images a step = 1 × cpu × 8 images × 4 turns" in capsys.readouterr().out
     torch.manual_seed(0)
-    expected = curve(train(run, RAR(run.model), data, progress=False, cpu=True).rows, "loss")
+    expected = curve(train_run(run, RAR(run.model), data, progress=False, cpu=True).rows, "loss")
     assert torch.allclose(torch.tensor(curve(rows, "loss")[1]), torch.tensor(expected[1]), rtol=0, atol=2e-6)
 
 
@@ -218,7 +229,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tokens):
 def test_a_checkpoint_of_another_model_is_refused(tokens, one, tmp_path):
     data = open_tokens(tokens)[0]
     run = resolve_tokens(get_preset("tiny", epochs=1), data)
-    train(run, RAR(run.model), data, folder=tmp_path, max_minutes=0, progress=False, cpu=True)
+    train_run(run, RAR(run.model), data, folder=tmp_path, max_minutes=0, progress=False, cpu=True)
     other = override(run, num_layers=3)
     accelerator, model = make_accelerator("no", cpu=True), RAR(other.model)
     prepared, optimizer, said = prepare(accelerator, model, other.train)

@@ -7,10 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rar_nb.config import TOKENIZERS, TokenizerConfig
-from rar_nb.data import Digits, ImageData, Part
-from rar_nb.tokenizer import Codebook, ConvVQ, GreyTokenizer, nearest_code, to_float, train_tokenizer
-from rar_nb.vq_models import MULTIPLIERS, VQGAN, LlamaGenVQ, MaskGITVQ, make_tokenizer
+from rar_nb.tokenizer import TOKENIZERS, TokenizerConfig
+from rar_nb.data.images import Digits, ImageData, Part
+from rar_nb.tokenizer import (
+    Codebook,
+    ConvVQ,
+    GreyTokenizer,
+    nearest_code,
+    to_float,
+    train_tokenizer,
+)
+from rar_nb.pretrained.vq_models import MULTIPLIERS, VQGAN, LlamaGenVQ, MaskGITVQ
+from rar_nb.tokenizer import make_tokenizer
 from tests.golden.fill import fill, smooth_images
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from rar_nb import scan_orders
-from rar_nb.annealing import draw_annealing, run_of
-from rar_nb.orders import random_ratio_at
-from rar_nb.scan_orders import NAMES, draw_comparison, draw_figure_1, draw_walk, named_order
-from rar_nb.widgets import cell_at, figure_png
+from rar_nb.play.annealing import draw_annealing, run_of
+from rar_nb.trainer import random_ratio_at
+from rar_nb.play.scan_orders import NAMES, draw_comparison, draw_figure_1, draw_walk, named_order
+from rar_nb.play.widgets import cell_at, figure_png
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "scan_orders.json").read_text())
 

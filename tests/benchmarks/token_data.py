@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rar_nb.config import PRESETS
-from rar_nb.cost import UTILISATION, known_device, trained_images_per_second
-from rar_nb.data import TokenData, batch_indices, convert_jsonl, write_index, write_shard
+from rar_nb.pretrained.presets import PRESETS
+from rar_nb.runs.cost import UTILISATION, known_device, trained_images_per_second
+from rar_nb.data.tokens import TokenData, convert_jsonl, write_index, write_shard
+from rar_nb.trainer import batch_indices
 
 CROPS, LENGTH, BATCH, SHARD = 10, 256, 2048, 2**14
 
@@ -194,7 +195,7 @@ def main():
         notes=["cold: the files' pages were dropped from the page cache before (posix_fadvise); what lies below a virtual disk may have cached them",
                "RssFile is memory of the page cache, shared by all processes that map the files and given back when it is needed; RssAnon is private",
                "rows_per_second counts rows read into int64 tensors; one run each",
-               "rows a second that one H100 eats while it trains rar_b is an estimate: rar_nb.cost, counted FLOPs over the data sheet's bf16 peak"],
+               "rows a second that one H100 eats while it trains rar_b is an estimate: rar_nb.runs.cost, counted FLOPs over the data sheet's bf16 peak"],
         one_h100_training_rar_b_rows_per_second_estimate=needed,
         times_that=dict(cold_at_full_peak=round(cold["rows_per_second"] / needed["at 100% of the peak"], 1), warm_at_full_peak=round(best / needed["at 100% of the peak"], 1),
                         cold=round(cold["rows_per_second"] / needed[f"at {UTILISATION:.0%} of the peak"], 1), warm=round(best / needed[f"at {UTILISATION:.0%} of the peak"], 1)),
