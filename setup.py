@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 parser = ConfigParser(interpolation=None)
@@ -18,7 +18,7 @@ setup(
     author=settings["author"],
     keywords=settings["keywords"],
     license="Apache-2.0",
-    packages=[settings["lib_path"]],
+    packages=find_packages(include=["rar_nb", "rar_nb.*"]),
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={"dev": settings["dev_requirements"].split()},

@@ -7,18 +7,22 @@ __all__ = ['TOKEN_INDEX', 'TOKEN_VERSION', 'MAPPED_ROWS', 'shard_files', 'to_uin
            'map_array', 'TokenData', 'content_hash', 'jsonl_rows', 'convert_jsonl', 'shifted', 'pretokenize']
 
 # %% ../../nbs/21_tokens.ipynb #a96d8939
-import gzip, hashlib, io, json, mmap, sys, zlib
+import gzip
+import hashlib
+import json
+import mmap
+import zlib
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np, torch
-from PIL import Image
-from torch.utils.data import Dataset
+import numpy as np
+import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from .images import DATA
+from .images import ImageData
 from ..support import require, require_int, write_beside, write_json
+from ..tokenizer import Tokenizer, stack_images, to_float
 
 # %% ../../nbs/21_tokens.ipynb #94aa86aa
 TOKEN_INDEX, TOKEN_VERSION = 'tokens.json', 1

@@ -113,11 +113,11 @@ def make_trace(
 )->Trace:
     "Draw one image as `sample_images` does, and keep what it was drawn from."
     length, classes = model.config.num_tokens, torch.tensor([label])
-    drawing, noise, tokens, steps, weights = Drawing(model, classes, sample), image_noise(seed, [0], length), [None], [], []
+    drawing, noise, tokens, steps, weights = SamplingState(model, classes, sample), image_noise(seed, [0], length), [None], [], []
     for k in range(length):
         weights.append(drawing.weight if drawing.guided else 1.)
         logits = drawing.next_logits(tokens[-1])
-        tokens.append(draw(logits, noise[:, k].to(logits.device)))
+        tokens.append(sample_from(logits, noise[:, k].to(logits.device)))
         steps.append(logits.softmax(-1)[0].cpu())
         if tell: tell(k + 1, length)
     drawn = torch.stack(tokens[1:], 1)

@@ -4,22 +4,26 @@
 
 # %% auto #0
 __all__ = ['AXES', 'TRAINED', 'FORMATS', 'sweep_points', 'run_sweep', 'plot_sweep', 'git_commit', 'about', 'differences',
-           'imagenet_entries', 'as_text', 'report_page', 'report', 'plot_training']
+           'imagenet_entries', 'as_text', 'report_page', 'plot_nearest', 'evaluation_table', 'plot_training']
 
 # %% ../../nbs/51_report.ipynb #4c3a6695
-import hashlib, itertools, json, platform, subprocess
+import hashlib
+import itertools
+import json
+import platform
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib.pyplot as plt, numpy as np, torch
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
 
+from ..evaluation import nearest
 from ..pretrained.presets import PRESETS, RunConfig
-from ..support import PROJECT, write_json
-from ..sampler import SampleConfig
-from .report import evaluation_table as proxy_table
 from .fidelity import INCEPTION_FILE
 from rar_nb.reports.published import (
     KIND,
@@ -29,7 +33,10 @@ from rar_nb.reports.published import (
     TABLES,
     check_measurement,
 )
+from ..runs.run_folders import curve
+from ..sampler import SampleConfig
 from ..style import COLORS, markdown_table
+from ..support import PROJECT, write_json
 
 # %% ../../nbs/51_report.ipynb #f890533a
 AXES = ('guidance_scale', 'guidance_power', 'temperature') # of a sweep, by their names in `SampleConfig`
@@ -177,7 +184,7 @@ def report_page(
         parts += ['## Fidelity', markdown_table(['metric', 'measured'], [[name, format(metrics[name], FORMATS[name])] for name in FORMATS if name in metrics]),
                   f"By torch-fidelity, of {metrics['num_samples']:,} images against {against}."]
         parts += ["**Not the published protocol**, so not to be compared with published numbers: " + "; ".join(notes) + '.' if notes else "This is the published protocol."]
-    if proxy: parts += ['## A proxy', proxy_table(proxy)]
+    if proxy: parts += ['## A proxy', evaluation_table(proxy)]
     for title, path in pictures.items(): parts += [f'## {title}', f'![{title}]({path})']
     if rows:
         names = [name for name in rows[0] if name != 'picture']
@@ -188,18 +195,37 @@ def report_page(
     parts += ['## Made with', markdown_table(['', ''], [['commit', commit + (' and changed files' if machine['changed'] else '')], *machine['versions'].items(), ['device', machine['device']]]), f'    {command}']
     return '\n\n'.join(parts) + '\n'
 
+# %% ../../nbs/51_report.ipynb #nearest0
+def plot_nearest(
+    samples: torch.Tensor,  # uint8 [N, C, H, W]
+    validation: torch.Tensor,  # uint8 [M, C, H, W], real images that were not trained on
+    reference: torch.Tensor,  # uint8 [K, C, H, W], training images
+) -> plt.Figure:
+    "How far samples and unseen real images lie from the nearest training image."
+    fig, ax = plt.subplots(figsize=(9, 3))
+    groups = {'samples': samples, 'real images of the validation set': validation}
+    distances = {label: nearest(x, reference)[1].numpy() for label, x in groups.items()}
+    bins = np.linspace(0, max(d.max() for d in distances.values()), 50)
+    for (label, d), color in zip(distances.items(), ('model', 'real')):
+        weights = np.full(len(d), 1 / len(d))
+        ax.hist(d, bins, weights=weights, histtype='step', color=COLORS[color], label=label)
+    ax.set(title='Distance to the nearest training image', yticks=[],
+           xlabel='root mean squared difference of pixels (0 to 1)')
+    ax.legend()
+    return fig
+
 # %% ../../nbs/51_report.ipynb #b20d94df
-def report(numbers:dict[str, float|int])->str:
+def evaluation_table(numbers:dict[str, float|int])->str:
     "The numbers of `evaluate_samples` as a Markdown table, with what they mean."
     n = numbers
-    rows = [('classifier, on held-out real images', f"{n['classifier_accuracy_on_held_out']:.1%} right"),
+    rows = [('classifier, on held-out real images', f"{n['classifier_accuracy_on_validation']:.1%} right"),
             (f"classifier, on {n['samples']:,} samples", f"{n['samples_of_the_class_asked_for']:.1%} of the class asked for"),
             ('**proxy FID**¹ of the samples', f"{n['proxy_fid_samples']:.2f}"),
             ('proxy FID¹ of tokenizer reconstructions (the floor)', f"{n['proxy_fid_reconstructions']:.2f}"),
             ('proxy FID¹ of real images against other real images', f"{n['proxy_fid_real_against_real']:.2f}"),
-            ('tokenizer, held-out images', f"{n['psnr_of_held_out_reconstructions']:.1f} dB PSNR"),
+            ('tokenizer, held-out images', f"{n['psnr_of_validation_reconstructions']:.1f} dB PSNR"),
             ('nearest training image, samples', f"median distance {n['median_distance_of_samples']:.3f}"),
-            ('nearest training image, held-out real images', f"median distance {n['median_distance_of_held_out']:.3f}")]
+            ('nearest training image, held-out real images', f"median distance {n['median_distance_of_validation']:.3f}")]
     return markdown_table(['', 'measured'], rows) + f"\n\n¹ Fréchet distance of a small classifier's features, against {n['real_images']:,} real images. Not comparable with any published FID."
 
 # %% ../../nbs/51_report.ipynb #df0429e0
