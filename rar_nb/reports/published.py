@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 
 from ..support import PROJECT, require
-from ..pretrained.presets import require_number
+from ..support import require_number
 from ..style import markdown_table
 
 # %% ../../nbs/52_published.ipynb #d627408b
