@@ -150,8 +150,8 @@ def load_weights(
     return module
 
 # %% ../../nbs/30_checkpoints.ipynb #b29eeb96
-HUB_ADVICE = ("Check name and network; accept the terms and log in (`hf auth login`) if it is gated; "
-              "or download it by hand and give its path as source")
+HUB_ADVICE = ("Check name and network; accept the terms and log in (`hf auth login`) if it is "
+              "gated; or download it by hand and give its path as source")
 
 
 def find_weights(
