@@ -243,7 +243,7 @@ class SamplingState:
             logits = guide(*logits.chunk(2), weight)
         return logits / self.sample.temperature
 
-# %% ../nbs/06_sampler.ipynb #f153855d
+# %% ../nbs/06_sampler.ipynb #166534b0
 @torch.no_grad()
 def sample_tokens(
     model: RAR,  # in eval mode
@@ -257,7 +257,8 @@ def sample_tokens(
 
     Raises `InvalidValue` for classes, shapes, orders or known tokens that don't fit the model.
     """
-    config = model.config
+    config, classes = model.config, torch.as_tensor(classes)
+    check_classes(classes, config.num_classes)
     known = torch.full(noise.shape, -1) if known is None else known
     check_shapes(config, len(classes), noise=noise, known=known)
     low, high = int(known.min()), int(known.max())
