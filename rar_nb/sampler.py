@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GUIDANCE_SCHEDULES', 'guide', 'pow_cosine', 'linear_guidance', 'constant_guidance', 'guidance_weight', 'SampleConfig',
            'sample_from', 'image_noise', 'LayerCache', 'KVCache', 'check_classes', 'check_orders', 'SamplingState',
-           'sample_tokens', 'check_shapes', 'sample_batch', 'sample_images', 'balanced_classes']
+           'sample_tokens', 'check_shapes', 'check_known', 'sample_batch', 'sample_images', 'balanced_classes']
 
 # %% ../nbs/06_sampler.ipynb #83600f59
 import math
@@ -36,24 +36,24 @@ def pow_cosine(progress: float, power: float) -> float:
     "s = (1 − cos(π·progress^p)) / 2: little guidance at first, all of it at the end."
     return (1 - math.cos(math.pi * progress**power)) / 2
 
-# %% ../nbs/06_sampler.ipynb #160c43b4
+# %% ../nbs/06_sampler.ipynb #3e2fa40b
 def linear_guidance(progress: float, power: float) -> float:
     "s = progress: the weight grows by the same amount at every step."
     return progress
 
-
+# %% ../nbs/06_sampler.ipynb #14cf2524
 def constant_guidance(progress: float, power: float) -> float:
     "s = 1: full guidance from the first step."
     return 1.0
 
-# %% ../nbs/06_sampler.ipynb #f9bfe532
+# %% ../nbs/06_sampler.ipynb #e806c759
 GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = dict(
     pow_cosine=pow_cosine,
     linear=linear_guidance,
     constant=constant_guidance,
 )  # name: function from progress (step / L, from 0 to 1) and power to s, from 0 to 1
 
-# %% ../nbs/06_sampler.ipynb #c32eb5fd
+# %% ../nbs/06_sampler.ipynb #fc25e6c9
 def guidance_weight(
     k: int,  # step, from 0
     num_tokens: int,  # L
@@ -65,7 +65,7 @@ def guidance_weight(
     s = GUIDANCE_SCHEDULES[schedule](k / num_tokens, power)
     return 1 + (scale - 1) * s
 
-# %% ../nbs/06_sampler.ipynb #f538bfc3
+# %% ../nbs/06_sampler.ipynb #91fc0547
 @config
 class SampleConfig:
     """How images are sampled from a trained generator. The defaults are RAR-B's.
@@ -85,7 +85,7 @@ class SampleConfig:
         require(self.guidance_schedule in GUIDANCE_SCHEDULES, 'guidance_schedule',
                 self.guidance_schedule, "one of " + ", ".join(GUIDANCE_SCHEDULES))
 
-# %% ../nbs/06_sampler.ipynb #edcf69bc
+# %% ../nbs/06_sampler.ipynb #09b1290d
 def sample_from(
     logits: torch.Tensor,  # [B, V]
     noise: torch.Tensor,  # [B], uniform in [0, 1)
@@ -95,7 +95,7 @@ def sample_from(
     ids = torch.searchsorted(cumulated, noise[:, None] * cumulated[:, -1:], right=True)
     return ids.squeeze(1).clamp(max=logits.shape[-1] - 1)
 
-# %% ../nbs/06_sampler.ipynb #a6cf7fa4
+# %% ../nbs/06_sampler.ipynb #0bc09742
 def image_noise(
     seed: int,  # of the whole set of images, from 0 to below 2⁶⁴
     indices,  # numbers of the images within the set
@@ -108,7 +108,7 @@ def image_noise(
         rows.append(generator.random(num_tokens, dtype=np.float32))
     return torch.from_numpy(np.stack(rows))
 
-# %% ../nbs/06_sampler.ipynb #e82089be
+# %% ../nbs/06_sampler.ipynb #cadada09
 class LayerCache:
     "Keys and values of one block, in memory of known final size."
 
@@ -131,7 +131,7 @@ class LayerCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-# %% ../nbs/06_sampler.ipynb #87f4fc66
+# %% ../nbs/06_sampler.ipynb #c08b0be8
 class KVCache:
     "Keys and values of all blocks; `cache[layer]` is one block's."
 
@@ -156,7 +156,7 @@ class KVCache:
         "Sequence positions that are filled in every block."
         return self.layers[-1].length
 
-# %% ../nbs/06_sampler.ipynb #7a0b1596
+# %% ../nbs/06_sampler.ipynb #86659efa
 def check_classes(classes: torch.Tensor, num_classes: int):
     "Raise `InvalidValue` unless `classes` is [B] whole numbers from 0 to `num_classes` - 1."
     require(classes.ndim == 1 and len(classes) > 0, 'shape of classes', tuple(classes.shape),
@@ -164,7 +164,7 @@ def check_classes(classes: torch.Tensor, num_classes: int):
     in_range = 0 <= classes.min() and classes.max() < num_classes
     require(in_range, 'classes', classes.tolist(), f"from 0 to {num_classes - 1}")
 
-# %% ../nbs/06_sampler.ipynb #56c49ec0
+# %% ../nbs/06_sampler.ipynb #19c4e4f0
 def check_orders(orders: torch.Tensor, batch_size: int, num_tokens: int):
     "Raise `InvalidValue` unless `orders` is [1, L] or [B, L] and each row is a permutation."
     fits = orders.ndim == 2 and len(orders) in (1, batch_size) and orders.shape[1] == num_tokens
@@ -174,7 +174,7 @@ def check_orders(orders: torch.Tensor, batch_size: int, num_tokens: int):
     require(not wrong.any(), 'orders', orders[wrong][:1].tolist(),
             f"permutations of 0 to {num_tokens - 1}")
 
-# %% ../nbs/06_sampler.ipynb #8a5d3fbb
+# %% ../nbs/06_sampler.ipynb #fcf5b7a5
 class SamplingState:
     "A batch of images that is being sampled: what is cached, and which step comes next."
 
@@ -243,7 +243,7 @@ class SamplingState:
             logits = guide(*logits.chunk(2), weight)
         return logits / self.sample.temperature
 
-# %% ../nbs/06_sampler.ipynb #166534b0
+# %% ../nbs/06_sampler.ipynb #b7d6cfc6
 @torch.no_grad()
 def sample_tokens(
     model: RAR,  # in eval mode
@@ -261,9 +261,7 @@ def sample_tokens(
     check_classes(classes, config.num_classes)
     known = torch.full(noise.shape, -1) if known is None else known
     check_shapes(config, len(classes), noise=noise, known=known)
-    low, high = int(known.min()), int(known.max())
-    require(-1 <= low and high < config.codebook_size, 'range of known', (low, high),
-            f"from -1 to {config.codebook_size - 1}")
+    check_known(known, config.codebook_size)
     state = SamplingState(model, classes, sample, orders)
     orders = state.orders[:len(classes)]
     noise, known = noise.to(orders.device), permute(known.to(orders.device), orders)
@@ -275,14 +273,21 @@ def sample_tokens(
             sampled.append(tokens)
     return unpermute(torch.stack(sampled, 1), orders)
 
-# %% ../nbs/06_sampler.ipynb #510f75ca
+# %% ../nbs/06_sampler.ipynb #db67ced5
 def check_shapes(config: ModelConfig, batch_size: int, **tensors: torch.Tensor):
     "Raise `InvalidValue` unless each of `tensors` is [B, L]."
     shape = (batch_size, config.num_tokens)
     for name, x in tensors.items():
         require(x.shape == shape, f'shape of {name}', tuple(x.shape), f"[B, L] = {list(shape)}")
 
-# %% ../nbs/06_sampler.ipynb #a56f5a5b
+# %% ../nbs/06_sampler.ipynb #89c5f225
+def check_known(known: torch.Tensor, codebook_size: int):
+    "Raise `InvalidValue` unless all of `known` are tokens, or -1 for those to be sampled."
+    low, high = int(known.min()), int(known.max())
+    require(-1 <= low and high < codebook_size, 'range of known', (low, high),
+            f"from -1 to {codebook_size - 1}")
+
+# %% ../nbs/06_sampler.ipynb #af8c727a
 def sample_batch(
     model: RAR,  # in eval mode
     tokenizer: Tokenizer,
@@ -299,7 +304,7 @@ def sample_batch(
         images = tokenizer.decode(tokens.to(tokenizer.device))
     return to_uint8(images, tokenizer.value_range).cpu()
 
-# %% ../nbs/06_sampler.ipynb #dd20d337
+# %% ../nbs/06_sampler.ipynb #028af585
 def sample_images(
     model: RAR,
     tokenizer: Tokenizer,
@@ -318,7 +323,7 @@ def sample_images(
     model.train(was_training)
     return torch.cat(images)
 
-# %% ../nbs/06_sampler.ipynb #e0a00b96
+# %% ../nbs/06_sampler.ipynb #0980be73
 def balanced_classes(
     num_samples: int,  # N, a multiple of C
     num_classes: int,  # C

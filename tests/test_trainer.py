@@ -1,4 +1,5 @@
-"""The recipe: schedules against closed forms, batches against their parts, one loop against the distributed one."""
+"""The recipe: schedules against closed forms, batches against their parts, and one loop against
+the distributed one."""
 import math
 from dataclasses import replace
 
@@ -52,7 +53,7 @@ def new_model(run):
 
 
 @pytest.mark.parametrize("values, message", [
-    (dict(anneal_start=300, anneal_end=200), "anneal_end = 200.0 .* at least anneal_start = 300.0"),
+    (dict(anneal_start=300, anneal_end=200), "anneal_end = 200.0 .* at least anneal_start = 300"),
     (dict(warmup_epochs=401), "warmup_epochs = 401.0 .* at most epochs = 400"),
     (dict(min_learning_rate=1.0), "min_learning_rate = 1.0 .* at most learning_rate"),
     (dict(anneal_schedule="cosine"), "anneal_schedule = 'cosine' .* one of linear"),
@@ -123,7 +124,8 @@ def test_frozen_parameters_are_in_no_group():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
     model[0].requires_grad_(False)
     groups = parameter_groups(model, 0.1)
-    assert [len(g["params"]) for g in groups] == [1, 1] and groups[0]["params"][0] is model[1].weight
+    assert [len(g["params"]) for g in groups] == [1, 1]
+    assert groups[0]["params"][0] is model[1].weight
 
 
 def test_adamw_of_the_recipe():
@@ -161,7 +163,7 @@ def test_shares_make_the_whole_batch(data, processes):
 
 
 def test_a_batch_is_what_it_says(data):
-    """Each row of tokens is a crop of the image that `batch_indices` names, with its class or none."""
+    """Each row is a crop of the image that `batch_indices` names, with its class or none."""
     run = small_run(data, class_dropout=0.5)
     tokens, condition, orders = make_batch(data, run.model, run.train, 3, step=12)
     indices = batch_indices(12, 320, 32, run.train.steps_per_epoch, 3)
@@ -178,7 +180,8 @@ def test_a_batch_follows_from_its_step(data):
     first, again, other = (make_batch(data, run.model, run.train, 3, s) for s in (7, 7, 8))
     assert all(torch.equal(a, b) for a, b in zip(first, again))
     assert not any(torch.equal(a, b) for a, b in zip(first, other))
-    assert torch.equal(make_batch(data, run.model, run.train, 3, 19)[2], raster_order(49).expand(32, -1))
+    last = make_batch(data, run.model, run.train, 3, 19)[2]
+    assert torch.equal(last, raster_order(49).expand(32, -1))
 
 
 def test_another_seed_shows_other_images(data):
