@@ -58,7 +58,7 @@ def generate(
     for numbers in tqdm(torch.arange(n).split(sample.sample_batch_size)[index::count], desc='images', mininterval=1, disable=not progress):
         missing = [k for k, i in enumerate(numbers.tolist()) if not (folder/f'{i:06d}.png').exists()]
         if not missing: continue
-        images = draw_images(model, tokenizer, classes, numbers, sample, seed) # the whole batch, so that its shapes are always the same
+        images = sample_batch(model, tokenizer, classes, numbers, sample, seed) # the whole batch, so that its shapes are always the same
         for k in missing: save_png(Image.fromarray(images[k].permute(1, 2, 0).squeeze(-1).numpy()), folder/f'{int(numbers[k]):06d}.png')
         written += len(missing)
     model.train(was_training)
