@@ -237,7 +237,7 @@ def check_tokens(tokenizer: Tokenizer, tokens: torch.Tensor):
     require(0 <= low and high < tokenizer.codebook_size, 'range of tokens', (low, high),
             f"within 0 to {tokenizer.codebook_size - 1}, the tokenizer's ids")
 
-# %% ../nbs/01_tokenizer.ipynb #fe20c0b5
+# %% ../nbs/01_tokenizer.ipynb #571fd83f
 class GreyTokenizer(Tokenizer):
     "A token is the mean brightness of a patch, in `codebook_size` levels from black (0) to white."
 
@@ -250,6 +250,9 @@ class GreyTokenizer(Tokenizer):
 
     def encode(self, images):
         check_images(self, images)
+        if images.numel() > 0:
+            low, high = (float(pixel) for pixel in images.aminmax())
+            require(0 <= low and high <= 1, 'range of images', (low, high), "within 0 to 1")
         means = F.avg_pool2d(images.mean(1, keepdim=True), self.stride)
         return (means * (self.codebook_size - 1)).round().long().flatten(1)
 
