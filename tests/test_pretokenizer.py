@@ -337,7 +337,7 @@ def test_bad_input_in_a_spawned_process_is_one_line(config):
 @pytest.mark.parametrize("wrong, message", [
     (dict(crops="five"), "crops = 'five' is not allowed: it must be one of ten, centre, one"),
     (dict(part="held_out"), "part = 'held_out' is not allowed: it must be 'train', 'validation' or 'all'"),
-    (dict(max_failed_share=2), "max_failed_share = 2 is not allowed: it must be a number of at most 1"),
+    (dict(max_failed_share=2), "max_failed_share = 2 is not allowed: it must be a number of at most 1.0"),
     (dict(batch_size=0), "batch_size = 0 is not allowed: it must be a number above 0"),
     (dict(workers=-1), "workers = -1 is not allowed: it must be a number of at least 0"),
     (dict(out=""), "out = '' is not allowed: it must be text of at least 1 character"),
