@@ -4,16 +4,14 @@
 
 # %% auto #0
 __all__ = ['PARENT', 'accumulation', 'is_sharded', 'sharding', 'make_accelerator', 'fast_attention', 'working_blocks',
-           'uncompiled', 'try_batch', 'halvings', 'find_device_batch_size', 'prepare', 'train_step', 'program',
-           'is_alive', 'end_with_parent']
+           'uncompiled', 'try_batch', 'halvings', 'find_device_batch_size', 'prepare', 'train_step', 'is_alive',
+           'end_with_parent']
 
-# %% ../../nbs/40_devices.ipynb #c46b75a3
-import functools
+# %% ../../nbs/40_devices.ipynb #c343ca43
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -27,7 +25,6 @@ from accelerate.utils import (
     find_executable_batch_size,
     send_to_device,
 )
-from fastcore.script import is_cli
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -244,22 +241,6 @@ def train_step(
             optimizer.zero_grad()
         loss = loss + part_loss.detach() / micro_steps
     return loss, norm
-
-# %% ../../nbs/40_devices.ipynb #c07c6fbc
-def program(main: Callable) -> Callable:
-    "Let `main`, run from a command line, end with one line and status 2 if an input is invalid."
-
-    @functools.wraps(main)
-    def run(*args, **kwargs):
-        try:
-            return main(*args, **kwargs)
-        except InvalidValue as error:
-            if not is_cli():  # called from Python, where an exception is more useful
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-
-    return run
 
 # %% ../../nbs/40_devices.ipynb #d982d0d0
 PARENT = 'RAR_NB_PARENT'  # environment variable: id of the process that this one works for

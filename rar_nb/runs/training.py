@@ -6,7 +6,7 @@
 __all__ = ['shared_validation_loss', 'TrainingLoop', 'start_run', 'train_run', 'read_changes', 'open_or_make_run', 'is_finished',
            'main']
 
-# %% ../../nbs/42_training.ipynb #d5ba249f
+# %% ../../nbs/42_training.ipynb #ebb02f2d
 import argparse
 import json
 import math
@@ -37,7 +37,6 @@ from rar_nb.runs.devices import (
     is_sharded,
     make_accelerator,
     prepare,
-    program,
     train_step,
     uncompiled,
     working_blocks,
@@ -55,7 +54,7 @@ from rar_nb.runs.run_folders import (
     save_checkpoint,
     save_model,
 )
-from ..support import InvalidValue, require, require_number
+from ..support import program, require, require_number
 from ..trainer import batch_loss, learning_rate_at, random_ratio_at, step_generator
 from ..transformer import RAR
 

@@ -1,0 +1,92 @@
+"""The reading order of the suite, and the links to the previous and next notebook.
+
+`make notebooks` writes these links into the first and last cell of every notebook.
+"""
+import json
+import re
+import sys
+from pathlib import Path
+
+ORDER = """
+index 00_tour algorithm1
+01_tokenizer 02_orders 03_embeddings 04_transformer 05_trainer 06_sampler 07_evaluation
+10_scan_orders 11_annealing 12_target_aware 13_watch 14_inpainting
+your_images make_it_yours train evaluate pretokenize
+08_style 09_support 15_widgets 16_exercises
+20_images 21_tokens
+30_checkpoints 31_vq_models 32_presets
+40_devices 41_run_folders 42_training 43_launch 44_pretokenizer 45_image_sets 46_cost
+50_fidelity 51_report 52_published
+""".split()
+
+SEE_IT_MOVE = {  # a notebook about an idea: the panel in which it moves
+    "02_orders": "10_scan_orders",
+    "03_embeddings": "12_target_aware",
+    "05_trainer": "11_annealing",
+    "06_sampler": "13_watch",
+    "07_evaluation": "14_inpainting",
+}
+MARK = "<!-- navigation -->"
+
+
+def title(folder: Path, name: str) -> str:
+    """The part of a notebook's title before its colon."""
+    cells = json.loads((folder / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    first = next("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    heading = next(line for line in first.splitlines() if line.startswith("# "))
+    return heading.removeprefix("# ").split(":")[0].strip()
+
+
+def navigation(folder: Path, name: str) -> str:
+    """One line of links."""
+    at = ORDER.index(name)
+    links = []
+    if at > 0:
+        before = ORDER[at - 1]
+        links.append(f"[← {title(folder, before)}]({before}.ipynb)")
+    if name != "index":
+        links.append("[contents](index.ipynb)")
+    if name in SEE_IT_MOVE:
+        panel = SEE_IT_MOVE[name]
+        links.append(f"see it move: [{title(folder, panel)}]({panel}.ipynb)")
+    if at + 1 < len(ORDER):
+        after = ORDER[at + 1]
+        links.append(f"[{title(folder, after)} →]({after}.ipynb)")
+    return f"{MARK} " + " · ".join(dict.fromkeys(links))
+
+
+def with_navigation(source: str, line: str, at_the_top: bool) -> str:
+    """A markdown cell with `line` in place of an older one."""
+    source = re.sub(rf"\n*{re.escape(MARK)}[^\n]*\n*", "\n\n", source).strip()
+    if not at_the_top:
+        return f"{source}\n\n{line}".strip()
+    parts = source.split("\n\n")
+    quoted = next((k for k, part in enumerate(parts) if part.startswith(">")), 0)
+    return "\n\n".join([*parts[: quoted + 1], line, *parts[quoted + 1 :]])
+
+
+def navigate(folder: Path, name: str) -> bool:
+    """Write the links into a notebook; whether that changed it."""
+    path = folder / f"{name}.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    before, cells = json.dumps(notebook), notebook["cells"]
+    line = navigation(folder, name)
+    first = next(c for c in cells if c["cell_type"] == "markdown")
+    ends = [(first, True)]
+    if name != "index":
+        if cells[-1]["cell_type"] != "markdown":
+            cells.append(dict(cell_type="markdown", id="navigate", metadata={}, source=[]))
+        ends.append((cells[-1], False))
+    for cell, at_the_top in ends:
+        source = with_navigation("".join(cell["source"]), line, at_the_top)
+        cell["source"] = source.splitlines(keepends=True)
+    if json.dumps(notebook) == before:
+        return False
+    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    return True
+
+
+if __name__ == "__main__":
+    for name in ORDER:
+        navigate(Path(sys.argv[1]), name)
