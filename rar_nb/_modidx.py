@@ -476,7 +476,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'rar_nb.runs.devices.is_sharded': ('devices.html#is_sharded', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.make_accelerator': ('devices.html#make_accelerator', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.prepare': ('devices.html#prepare', 'rar_nb/runs/devices.py'),
-                                     'rar_nb.runs.devices.program': ('devices.html#program', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.sharding': ('devices.html#sharding', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.train_step': ('devices.html#train_step', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.try_batch': ('devices.html#try_batch', 'rar_nb/runs/devices.py'),
