@@ -63,6 +63,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'rar_nb.evaluation.SmallCNN.forward': ('evaluation.html#smallcnn.forward', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.evaluate_samples': ('evaluation.html#evaluate_samples', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.feature_statistics': ('evaluation.html#feature_statistics', 'rar_nb/evaluation.py'),
+                                   'rar_nb.evaluation.frechet_distance': ('evaluation.html#frechet_distance', 'rar_nb/evaluation.py'),
+                                   'rar_nb.evaluation.move_randomly': ('evaluation.html#move_randomly', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.nearest': ('evaluation.html#nearest', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.predict': ('evaluation.html#predict', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.proxy_fid': ('evaluation.html#proxy_fid', 'rar_nb/evaluation.py'),
