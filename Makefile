@@ -1,12 +1,14 @@
-# make train   environment, then the main job on the bundled data: papermill runs nbs/train.ipynb
-# make test    environment, then the whole test suite
-# make lab     the walkthrough in JupyterLab
+# make train     environment, then the main job on the bundled data: papermill runs nbs/train.ipynb
+# make test      environment, then the whole test suite
+# make quick     style, types and the fast tests
+# make lab       the walkthrough in JupyterLab
+# make explore   the panels without code
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup train evaluate test browser screenshots notebooks readme hooks lab clean
+.PHONY: setup train evaluate test lint quick browser screenshots pictures notebooks readme hooks lab explore clean
 .DEFAULT_GOAL := train
 
 setup: $(READY)
@@ -27,16 +29,27 @@ train: $(READY)
 evaluate: $(READY)
 	$(BIN)/papermill --log-output --no-progress-bar nbs/evaluate.ipynb runs/digits/evaluate.ipynb -p run_dir runs/digits
 
-# The notebooks' own tests; that library and notebooks agree, properties, golden values and runs; every notebook in a real kernel
-# (but for the run notebooks, which pytest runs through papermill). One thread a process, as two processes run side by side.
-# They share whole modules or notebooks, in the order that conftest.py and nbval_plugin.py put them in: the longest first.
+# Style over library, tests and notebooks; types over the library.
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+# The notebooks' own tests; that library and notebooks agree, properties, golden values and runs;
+# every notebook in a real kernel (but for the run notebooks, which pytest runs through papermill).
+# One thread a process, as two processes run side by side. They share whole modules or notebooks,
+# in the order that conftest.py and nbval_plugin.py put them in: the longest first.
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
+RUN_NOTEBOOKS := nbs/train.ipynb nbs/evaluate.ipynb nbs/pretokenize.ipynb
 test: export OMP_NUM_THREADS = 1
-test: $(READY) browser
+test: $(READY) browser lint
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest $(SHARED) tests
-	$(BIN)/python -m pytest $(SHARED) -p tests.nbval_plugin --nbval-lax --nbval-sanitize-with tests/nbval.cfg \
-	  --ignore nbs/train.ipynb --ignore nbs/evaluate.ipynb --ignore nbs/pretokenize.ipynb nbs
+	$(BIN)/python -m pytest $(SHARED) -p tests.nbval_plugin --nbval-lax \
+	  --nbval-sanitize-with tests/nbval.cfg $(RUN_NOTEBOOKS:%=--ignore %) nbs
+
+quick: export OMP_NUM_THREADS = 1
+quick: $(READY) lint
+	$(BIN)/python -m pytest $(SHARED) -m "not slow" tests
 
 # Chromium for the tests of the widgets: installed where we may (root on Debian or Ubuntu), else those tests are skipped and say so.
 browser:
@@ -51,12 +64,17 @@ browser:
 screenshots: $(READY) browser
 	SCREENSHOTS=1 $(BIN)/python -m pytest tests/test_browser.py
 
-# After changing a notebook: write the library, clean the notebooks, write the README.
+# After changing a notebook: links between notebooks, the library, clean notebooks, the README.
 notebooks: $(READY)
-	$(BIN)/python tests/static_outputs.py nbs/*.ipynb
+	$(BIN)/python -m tests.tools.reading_order nbs
+	$(BIN)/python -m tests.tools.static_outputs nbs/*.ipynb
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	$(MAKE) readme
+
+# The moving picture of the README.
+pictures: $(READY)
+	$(BIN)/python -m tests.tools.moving_picture results/pictures/rar.gif
 
 # README.md is nbs/index.ipynb, with its links as seen from the top folder.
 README ?= README.md
@@ -69,6 +87,9 @@ hooks: $(READY)
 
 lab: $(READY)
 	$(BIN)/jupyter lab nbs/index.ipynb
+
+explore: $(READY)
+	$(BIN)/voila nbs --Voila.default_url=/voila/render/explore.ipynb
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist .pytest_cache .hypothesis

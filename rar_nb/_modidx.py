@@ -223,6 +223,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'rar_nb/pretrained/checkpoints.py'),
                                                'rar_nb.pretrained.checkpoints.load_weights': ( 'checkpoints.html#load_weights',
                                                                                                'rar_nb/pretrained/checkpoints.py'),
+                                               'rar_nb.pretrained.checkpoints.open_weights': ( 'checkpoints.html#open_weights',
+                                                                                               'rar_nb/pretrained/checkpoints.py'),
                                                'rar_nb.pretrained.checkpoints.read_weights': ( 'checkpoints.html#read_weights',
                                                                                                'rar_nb/pretrained/checkpoints.py'),
                                                'rar_nb.pretrained.checkpoints.save_weights': ( 'checkpoints.html#save_weights',
