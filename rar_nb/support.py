@@ -114,9 +114,10 @@ ALLOWED = {  # pydantic's name of an error: what is allowed instead
 def allowed_by(error: dict, nested: bool = False) -> str:
     "What pydantic would have allowed; `nested`: the error is inside a list."
     kind = 'list_type' if nested else error['type']
-    if kind in ALLOWED:
-        return ALLOWED[kind].format(**error.get('ctx', {}))
-    return error['msg'].replace('Input should be ', '')
+    text = ALLOWED.get(kind, error['msg'].replace('Input should be ', ''))
+    for limit, value in error.get('ctx', {}).items():
+        text = text.replace('{' + limit + '}', str(value))
+    return text
 
 
 def as_declared(
@@ -159,6 +160,10 @@ def config(cls: type) -> type:
         for name in given:
             require(name in declared, 'parameter', name, "one of " + ", ".join(sorted(declared)))
         read = {name: read_text(value, declared[name]) for name, value in given.items()}
+        for name, value in read.items():
+            choices = get_args(declared[name]) if get_origin(declared[name]) is Literal else ()
+            require(not choices or type(value) in map(type, choices), name, given[name],
+                    " or ".join(map(repr, choices)))  # pydantic takes True for 1
         try:
             validate(self, **read)
         except pydantic.ValidationError as errors:
