@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from .checkpoints import load_pretrained
 from .vq_models import LLAMAGEN_VQ, MASKGIT_VQ
 from ..sampler import SampleConfig
-from ..support import config, require, write_json
+from ..support import InvalidValue, config, require, write_json
 from ..tokenizer import TOKENIZERS, TokenizerConfig
 from ..trainer import TrainConfig
 from ..transformer import RAR, ModelConfig
@@ -268,7 +268,7 @@ def load_run_config(
         parts = {name: kind(**values.pop(name)) for name, kind in PARTS.items()}
         return RunConfig(**values, **parts)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not a run configuration of this version of rar_nb "
+        raise InvalidValue(f"{path} is not a run configuration of this version of rar_nb "
                          f"({error}); train again, or repair the file") from error
 
 # %% ../../nbs/32_presets.ipynb #7f392d53

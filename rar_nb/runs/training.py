@@ -84,7 +84,7 @@ def shared_validation_loss(
         total = accelerator.reduce(torch.tensor(total, device=accelerator.device)).item()
     return total / len(data)
 
-# %% ../../nbs/42_training.ipynb #c6116dd0
+# %% ../../nbs/42_training.ipynb #a6a19cc2
 class TrainingLoop:
     "One process's part of a run, inside `working_blocks`."
 
@@ -159,7 +159,7 @@ class TrainingLoop:
         return norm
 
     def evaluate(self, step: int):
-        "Log the validation losses after `step` steps, and let the caller look at the model."
+        "Log the validation losses after `step` steps, and show the model to the caller."
         with uncompiled(self.run.devices):
             if self.validation is not None:
                 with self.accelerator.autocast():
