@@ -55,7 +55,7 @@ from rar_nb.runs.run_folders import (
     save_model,
 )
 from ..support import program, require, require_number
-from ..trainer import batch_loss, learning_rate_at, random_ratio_at, step_generator
+from ..trainer import batch_loss, learning_rate_at, random_ratio_at
 from ..transformer import RAR
 
 # %% ../../nbs/42_training.ipynb #9cb2c69c
@@ -70,7 +70,7 @@ def shared_validation_loss(
     "`validation_loss`, computed by all processes together."
     was_training = model.training
     model.eval()
-    orders = sample_orders(len(data), model.config.num_tokens, r, step_generator(0, 0))
+    orders = sample_orders(len(data), model.config.num_tokens, r, torch.Generator().manual_seed(0))
     starts, processes, total = range(0, len(data), batch_size), accelerator.num_processes, 0.0
     rounds = math.ceil(len(starts) / processes)
     for k in range(accelerator.process_index, rounds * processes, processes):
