@@ -1,4 +1,6 @@
 """Token datasets made from folders of images: by any number of processes, after a kill, with torn files."""
+import dataclasses
+import inspect
 import json
 import signal
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastcore.script import anno_parser
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -27,6 +30,7 @@ from rar_nb.runs.pretokenizer import (
     shard_edges,
     write_shards,
 )
+from rar_nb.support import InvalidValue
 from rar_nb.tokenizer import to_float
 from rar_nb.pretrained.vq_models import MaskGITVQ
 from rar_nb.tokenizer import make_tokenizer
@@ -162,7 +166,7 @@ def test_killed_and_continued(run, images, config):
     killed = config("killed", shard_images=2)
     command = [sys.executable, "-c", f"""
 import time
-from rar_nb import pretokenizer as p
+from rar_nb.runs import pretokenizer as p
 whole = p.crop_tokens
 def slow(*args): time.sleep(.3); return whole(*args)  # so that there is time to kill
 p.crop_tokens = slow
@@ -175,7 +179,7 @@ p.pretokenize_folder(p.{killed!r}, progress=False)"""]
     child.wait()
     finished = [k for k in range(12) if read_record(killed.out, k)]
     assert 3 <= len(finished) < 12 and not (Path(killed.out) / "tokens.json").exists()
-    (Path(killed.out) / ".tokens-00007-abc.npy").write_bytes(b"half")  # what a kill in the middle of writing leaves
+    (Path(killed.out) / ".tokens-00007.npy-abcdefgh.part").write_bytes(b"half")  # what a kill in the middle of writing leaves
     inodes = {k: (Path(killed.out) / f"tokens-{k:05d}.npy").stat().st_ino for k in finished}
     pretokenize_folder(killed, progress=False)
     assert inodes == {k: (Path(killed.out) / f"tokens-{k:05d}.npy").stat().st_ino for k in finished}
@@ -270,7 +274,7 @@ def test_published_tokenizer_from_a_file(images, tmp_path):
     torch.manual_seed(0)
     tokenizer = MaskGITVQ().eval()
     save_file(tokenizer.state_dict(), tmp_path / "maskgit-vqgan-imagenet-f16-256.safetensors")
-    data = pretokenize_folder(PretokenizeConfig(str(images), str(tmp_path / "t"), weights=str(tmp_path), part="held_out", crops="one", image_size=32, cpu=True), progress=False)
+    data = pretokenize_folder(PretokenizeConfig(str(images), str(tmp_path / "t"), weights=str(tmp_path), part="validation", crops="one", image_size=32, cpu=True), progress=False)
     last = center_crop(load_rgb(images / "c" / "05.png"), 32)
     assert torch.equal(data.tokens[-1], tokenizer.encode(to_float(torch.from_numpy(np.array(last)).permute(2, 0, 1)[None], (0.0, 1.0))))
     assert (data.index["tokenizer"], data.index["codebook_size"], data.num_tokens) == ("maskgit_vq", 1024, 4)
@@ -282,3 +286,84 @@ def test_shard_edges_properties(images, most):
     sizes = np.diff(edges)
     assert (edges[0], edges[-1]) == (0, images) and sizes.min() >= 1 and sizes.max() <= most and sizes.max() - sizes.min() <= 1
     assert len(sizes) == -(-images // most)
+
+
+# The program
+
+OPTIONS = dict(part="all", shard_images=6, batch_size=20, max_failed_share=0.1, cpu=True)
+
+
+def test_every_field_is_an_option_with_the_same_default():
+    parameters = dict(inspect.signature(pretokenizer.main).parameters)
+    parameters.pop("processes")
+    fields = {f.name: f.default for f in dataclasses.fields(PretokenizeConfig)}
+    assert list(parameters) == list(fields)
+    for name, parameter in parameters.items():
+        if name not in ("data", "out"):  # these have no default
+            assert parameter.default == fields[name]
+
+
+def test_options_of_the_command_line():
+    parser = anno_parser(pretokenizer.main)
+    given = vars(parser.parse_args("--data a --out b --image_size 64 --max_failed_share 0.5 --tf32 --processes 2".split()))
+    assert (given["image_size"], given["max_failed_share"], given["tf32"], given["cpu"], given["processes"]) == (64, 0.5, True, False, 2)
+    for option in parser._actions:
+        assert option.help, f"{option.dest} is not documented"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--out", "b"])
+
+
+def test_main_can_be_called(run, images, tmp_path, capsys):
+    pretokenizer.main(data=str(images), tokenizer=str(run), out=str(tmp_path / "t"), **OPTIONS)
+    assert "22 images of 10 crops, 1 skipped" in capsys.readouterr().out
+    with pytest.raises(InvalidValue, match="crops = 'five' is not allowed: it must be one of ten, centre, one"):
+        pretokenizer.main(data=str(images), out=str(tmp_path / "t"), crops="five")
+
+
+def test_the_program_ends_with_one_line(tmp_path):
+    command = [sys.executable, "-m", "rar_nb.runs.pretokenizer", "--data", "digits", "--out", str(tmp_path / "t"), "--crops", "five"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: crops = 'five' is not allowed: it must be one of ten, centre, one\n"
+    assert not (tmp_path / "t").exists()
+
+
+def test_bad_input_in_a_spawned_process_is_one_line(config):
+    with pytest.raises(InvalidValue, match=r"^share of images that failed = '1/23 so far' is not allowed.*04.png can't be read.*$") as error:
+        pretokenize_folder(config(max_failed_share=0.04), processes=2, progress=False)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (dict(crops="five"), "crops = 'five' is not allowed: it must be one of ten, centre, one"),
+    (dict(part="held_out"), "part = 'held_out' is not allowed: it must be 'train', 'validation' or 'all'"),
+    (dict(max_failed_share=2), "max_failed_share = 2 is not allowed: it must be a number of at most 1.0"),
+    (dict(batch_size=0), "batch_size = 0 is not allowed: it must be a number above 0"),
+    (dict(workers=-1), "workers = -1 is not allowed: it must be a number of at least 0"),
+    (dict(out=""), "out = '' is not allowed: it must be text of at least 1 character"),
+    (dict(tokenizer="runs/mine", weights="a.bin"), "weights = 'a.bin' is not allowed: it must be left out for the tokenizer of a run's folder"),
+], ids=str)
+def test_fields_are_checked(wrong, message):
+    with pytest.raises(InvalidValue) as error:
+        PretokenizeConfig(**dict(data="digits", out="out") | wrong)
+    assert str(error.value) == message
+
+
+def test_crops_of_each_kind():
+    image = torch.arange(61 * 61).view(1, 1, 61, 61)
+    two = pretokenizer.cut(image, "centre", 61)
+    assert two.shape == (1, 2, 1, 61, 61) and torch.equal(two[:, 1].flip(-1), two[:, 0]) and torch.equal(two[:, 0], image)
+    assert torch.equal(pretokenizer.cut(image, "one", 61), image[:, None])
+    assert pretokenizer.cut(image, "ten", 56).shape == (1, 10, 1, 56, 56)
+    assert [pretokenizer.opened_size(kind, 256) for kind in pretokenizer.CROPS] == [281, 256, 256]
+
+
+def test_leftovers_of_a_killed_process_go_and_other_files_stay(config):
+    prepare(config())
+    folder = Path(config().out)
+    ours = [".tokens-00007.npy-abcdefgh.part", ".shard-00000.json-a1b2c3d4.part", ".pretokenize.json-abcdefgh.part"]
+    theirs = [".notes.txt-abcdefgh.part", ".tokens-00007.npy", "mine.part", ".hidden"]
+    for name in ours + theirs:
+        (folder / name).write_bytes(b"half")
+    prepare(config())
+    assert sorted(p.name for p in folder.iterdir()) == sorted(["pretokenize.json", *theirs])
