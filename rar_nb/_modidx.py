@@ -821,5 +821,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'rar_nb.transformer.RAR.init_weights': ('transformer.html#rar.init_weights', 'rar_nb/transformer.py'),
                                     'rar_nb.transformer.RAR.positions': ('transformer.html#rar.positions', 'rar_nb/transformer.py'),
                                     'rar_nb.transformer.RAR.start': ('transformer.html#rar.start', 'rar_nb/transformer.py'),
+                                    'rar_nb.transformer.attend': ('transformer.html#attend', 'rar_nb/transformer.py'),
+                                    'rar_nb.transformer.check_inputs': ('transformer.html#check_inputs', 'rar_nb/transformer.py'),
+                                    'rar_nb.transformer.init_parameter': ('transformer.html#init_parameter', 'rar_nb/transformer.py'),
                                     'rar_nb.transformer.modulate': ('transformer.html#modulate', 'rar_nb/transformer.py'),
                                     'rar_nb.transformer.rar_loss': ('transformer.html#rar_loss', 'rar_nb/transformer.py')}}}

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rar_nb.pretrained.presets import MODELS
-from rar_nb.transformer import ModelConfig
-from rar_nb.sampler import SampleConfig
 from rar_nb.orders import SCAN_ORDERS, permute, raster_order, scan_order
-from rar_nb.sampler import SamplingState, guidance_weight
-from rar_nb.transformer import RAR, rar_loss
+from rar_nb.pretrained.presets import MODELS
+from rar_nb.sampler import SampleConfig, SamplingState, guidance_weight
+from rar_nb.transformer import RAR, ModelConfig, rar_loss
 from tests.golden.fill import fill
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,15 +34,21 @@ def golden():
 @pytest.fixture(scope="module")
 def model(golden):
     c = golden["config"]
-    model = RAR(
-        ModelConfig(
-            codebook_size=c["codebook_size"], num_tokens=c["image_seq_len"], num_classes=c["condition_num_classes"],
-            hidden_size=c["hidden_size"], num_layers=c["num_hidden_layers"], num_heads=c["num_attention_heads"],
-            mlp_size=c["intermediate_size"],
-        )
-    ).eval()
-    weights = {name: torch.from_numpy(fill(name, tuple(p.shape))) for name, p in model.state_dict().items()}
-    model.load_state_dict({name: w * 4 if w.ndim > 1 else w for name, w in weights.items()})
+    config = ModelConfig(
+        codebook_size=c["codebook_size"],
+        num_tokens=c["image_seq_len"],
+        num_classes=c["condition_num_classes"],
+        hidden_size=c["hidden_size"],
+        num_layers=c["num_hidden_layers"],
+        num_heads=c["num_attention_heads"],
+        mlp_size=c["intermediate_size"],
+    )
+    model = RAR(config).eval()
+    weights = {}
+    for name, p in model.state_dict().items():
+        weight = torch.from_numpy(fill(name, tuple(p.shape)))
+        weights[name] = weight * 4 if weight.ndim > 1 else weight
+    model.load_state_dict(weights)
     return model
 
 
@@ -61,14 +65,15 @@ def test_training_logits_and_loss(model, golden):
 def test_guided_logits(model, golden):
     c, tokens, classes = golden["config"], golden["tokens"], golden["classes"]
     sample = SampleConfig(c["guidance_scale"], c["guidance_scale_pow"], c["temperature"])
-    drawing = SamplingState(model, classes, sample)
-    logits = [drawing.next_logits(tokens[:, k - 1] if k else None) for k in range(tokens.shape[1])]
+    state = SamplingState(model, classes, sample)
+    logits = [state.next_logits(tokens[:, k - 1] if k else None) for k in range(tokens.shape[1])]
     torch.testing.assert_close(torch.stack(logits, 1), golden["guided_logits"], atol=1e-4, rtol=0)
 
 
 def test_guidance_weights(golden):
     c = golden["config"]
-    ours = [guidance_weight(k, c["image_seq_len"], c["guidance_scale"], c["guidance_scale_pow"]) for k in range(c["image_seq_len"])]
+    length, scale, power = c["image_seq_len"], c["guidance_scale"], c["guidance_scale_pow"]
+    ours = [guidance_weight(k, length, scale, power) for k in range(length)]
     np.testing.assert_allclose(ours, golden["cfg_scale"], atol=1e-9)
 
 
@@ -83,11 +88,11 @@ def test_names_and_shapes_of_the_released_checkpoints(name):
     manifest = json.loads((GOLDEN / "state_dict_manifest.json").read_text())[name]
     with torch.device("meta"):
         ours = RAR(MODELS[name]).state_dict()
-    assert [(n, list(p.shape)) for n, p in ours.items()] == [(n, shape) for n, shape in manifest.items()]
+    assert [(n, list(p.shape)) for n, p in ours.items()] == list(manifest.items())
 
 
 @torch.no_grad()
 def test_golden_orders_matter(model, golden):
-    """The golden check above could not notice a model that ignores the orders if they were all raster."""
+    """If all orders were raster, the check above would miss a model that ignores them."""
     logits = model(golden["tokens"], golden["condition_train"], raster_order(16))
     assert (logits - golden["train_logits"]).abs().max() > 0.1
