@@ -1,4 +1,5 @@
 """Notebooks and library agree, and notebooks are as a repository wants them."""
+
 import json
 import os
 import re
@@ -26,9 +27,18 @@ def test_export_and_clean_leave_no_diff(tmp_path):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     for name in ["nbdev_export", "nbdev_clean"]:
         command = Path(sys.executable).parent / name
-        subprocess.run([command], cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+        subprocess.run(
+            [command],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
     for folder, pattern in [("nbs", "*.ipynb"), ("rar_nb", "*.py")]:
-        before, after = ({str(p.relative_to(root)): p.read_text() for p in (root / folder).rglob(pattern)} for root in (ROOT, tmp_path))
+        before, after = (
+            {str(p.relative_to(root)): p.read_text() for p in (root / folder).rglob(pattern)}
+            for root in (ROOT, tmp_path)
+        )
         changed = [name for name in before | after if before.get(name) != after.get(name)]
         assert not changed, f"run `make notebooks`: {changed} would change"
 
@@ -37,16 +47,25 @@ def test_export_and_clean_leave_no_diff(tmp_path):
 def test_notebook_is_small_and_shows_a_picture(path):
     assert path.stat().st_size < 300_000
     kinds = {kind for c in code_cells(path) for o in c["outputs"] for kind in o.get("data", {})}
-    pictures = "".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown")
+    pictures = "".join(
+        "".join(c["source"])
+        for c in json.loads(path.read_text())["cells"]
+        if c["cell_type"] == "markdown"
+    )
     assert "image/png" in kinds or "![" in pictures
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_outputs_are_tidy(path):
-    "No live widgets, one line a progress bar, no paths of the machine that made them; `make notebooks` sees to it."
+    "No live widgets, one line a progress bar, no paths; `make notebooks` sees to it."
     notebook = json.loads(path.read_text())
     assert not tidy(notebook)
-    panels = [o["data"] for c in code_cells(path) for o in c["outputs"] if "A panel: run" in "".join(o.get("data", {}).get("text/plain", ""))]
+    panels = [
+        o["data"]
+        for c in code_cells(path)
+        for o in c["outputs"]
+        if "A panel: run" in "".join(o.get("data", {}).get("text/plain", ""))
+    ]
     assert all("image/png" in data for data in panels)
 
 
@@ -60,7 +79,10 @@ def test_outputs_are_not_flooded(name):
 
 def test_a_bar_is_saved_in_its_last_state():
     assert last_states("a   0%|\ra  50%|\ra 100%|\ndone\n") == "a 100%|\ndone\n"
-    bar = [dict(output_type="stream", name="stderr", text=[text]) for text in ("x 0%|", "\rx 40%|", "\rx 100%|", "\n")]
+    bar = [
+        dict(output_type="stream", name="stderr", text=[text])
+        for text in ("x 0%|", "\rx 40%|", "\rx 100%|", "\n")
+    ]
     said = dict(output_type="stream", name="stdout", text=["one\n"])
     (bars, words) = join_streams([*bar[:2], said, *bar[2:], dict(said, text="two\n")])
     assert bars["text"] == ["x 100%|\n"] and words["text"] == ["one\n", "two\n"]
@@ -68,16 +90,30 @@ def test_a_bar_is_saved_in_its_last_state():
 
 
 def test_paths_are_shortened():
-    outputs = [dict(output_type="stream", name="stdout", text="in /home/me/rar_nb/runs and /tmp/tmpab_1/x, not in /tmp")]
-    assert without_paths(outputs, ["/home/me/rar_nb"])[0]["text"] == "in …/runs and …/x, not in /tmp"
+    outputs = [
+        dict(
+            output_type="stream",
+            name="stdout",
+            text="in /home/me/rar_nb/runs and /tmp/tmpab_1/x, not in /tmp",
+        )
+    ]
+    assert (
+        without_paths(outputs, ["/home/me/rar_nb"])[0]["text"] == "in …/runs and …/x, not in /tmp"
+    )
 
 
 @pytest.mark.parametrize("name", PARAMETRISED)
 def test_no_front_matter_greets_the_reader(name):
-    """nbdev reads it from any raw cell; there it keeps `nbdev_test` from running what pytest runs through papermill."""
-    kinds = [(c["cell_type"], "".join(c["source"])) for c in json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text())["cells"]]
+    """nbdev reads it from any raw cell; it keeps `nbdev_test` from running the notebook."""
+    kinds = [
+        (c["cell_type"], "".join(c["source"]))
+        for c in json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text())["cells"]
+    ]
     assert kinds[0][0] == "markdown" and kinds[0][1].startswith("# ")
-    assert kinds[-1] == ("raw", "---\nskip_exec: true\n---") and [kind for kind, _ in kinds].count("raw") == 1
+    assert (
+        kinds[-1] == ("raw", "---\nskip_exec: true\n---")
+        and [kind for kind, _ in kinds].count("raw") == 1
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -86,7 +122,12 @@ def test_no_output_is_an_error(path):
 
 
 def tables(path):
-    return [o["data"] for c in code_cells(path) for o in c["outputs"] if "text/markdown" in o.get("data", {})]
+    return [
+        o["data"]
+        for c in code_cells(path)
+        for o in c["outputs"]
+        if "text/markdown" in o.get("data", {})
+    ]
 
 
 @pytest.mark.parametrize("name", [*PARAMETRISED, "46_cost"])
@@ -98,16 +139,31 @@ def test_tables_can_be_read_on_a_terminal(name):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_no_dollars_in_tables(path):
-    "What stands between two of them is LaTeX to Markdown, and takes the bars between cells with it."
-    assert not [line for data in tables(path) for line in "".join(data["text/markdown"]).splitlines() if line.startswith("|") and "$" in line]
+    "What stands between two of them is LaTeX to Markdown, with the bars between cells."
+    assert not [
+        line
+        for data in tables(path)
+        for line in "".join(data["text/markdown"]).splitlines()
+        if line.startswith("|") and "$" in line
+    ]
 
 
 @pytest.mark.parametrize("name", PARAMETRISED)
 def test_parameters_cell(name):
-    tagged = [c for c in code_cells(ROOT / "nbs" / f"{name}.ipynb") if "parameters" in c["metadata"].get("tags", [])]
+    tagged = [
+        c
+        for c in code_cells(ROOT / "nbs" / f"{name}.ipynb")
+        if "parameters" in c["metadata"].get("tags", [])
+    ]
     assert len(tagged) == 1, "papermill needs the tag `parameters` on one cell"
 
 
 def test_readme_is_the_index():
-    made = subprocess.run(["make", "--silent", "readme", "README=/dev/stdout"], cwd=ROOT, check=True, capture_output=True, text=True)
+    made = subprocess.run(
+        ["make", "--silent", "readme", "README=/dev/stdout"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert made.stdout == (ROOT / "README.md").read_text(), "run `make readme`"

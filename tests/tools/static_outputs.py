@@ -1,8 +1,10 @@
-"""Make saved outputs fit for reading: no live widgets, one line per progress bar, no paths of this machine.
+"""Make saved outputs fit for reading: no live widgets, one line a progress bar, no paths.
 
-A saved widget without its kernel is an error message, so only the picture of its first view stays. A progress
-bar writes itself anew every second, and only its last state says something. `make notebooks` calls this.
+A saved widget without its kernel is an error message, so only the picture of its first view stays.
+A progress bar writes itself anew every second, and only its last state says something.
+`make notebooks` calls this.
 """
+
 import json
 import re
 import sys
@@ -30,7 +32,7 @@ def last_states(text: str) -> str:
 
 
 def join_streams(outputs: list[dict]) -> list[dict]:
-    """Each stream of a cell as one output, in the place of its first part, with the bars in their last state."""
+    """Each stream as one output, where its first part was, with bars in their last state."""
     joined: dict[str, dict] = {}
     kept = []
     for output in outputs:
