@@ -1,5 +1,7 @@
 """Notebooks and library agree, and notebooks are as a repository wants them."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -8,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.tools.static_outputs import join_streams, last_states, tidy, without_paths
+from tests.tools.static_outputs import join_streams, last_states, repack, tidy, without_paths
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -45,7 +49,7 @@ def test_export_and_clean_leave_no_diff(tmp_path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_is_small_and_shows_a_picture(path):
-    assert path.stat().st_size < 300_000
+    assert path.stat().st_size < 400_000
     kinds = {kind for c in code_cells(path) for o in c["outputs"] for kind in o.get("data", {})}
     pictures = "".join(
         "".join(c["source"])
@@ -87,6 +91,20 @@ def test_a_bar_is_saved_in_its_last_state():
     (bars, words) = join_streams([*bar[:2], said, *bar[2:], dict(said, text="two\n")])
     assert bars["text"] == ["x 100%|\n"] and words["text"] == ["one\n", "two\n"]
     assert join_streams([dict(said, name="stderr", text="\n")]) == []
+    kernel = dict(said, name="stderr", text="[IPKernelApp] WARNING | no encryption\n")
+    assert join_streams([kernel]) == []
+
+
+@pytest.mark.parametrize("colours", [1, 3, 300])
+def test_pictures_keep_their_pixels(colours):
+    rng = np.random.default_rng(0)
+    palette = rng.integers(0, 256, (colours, 3)) if colours > 1 else np.full((1, 3), 99)
+    pixels = palette[rng.integers(0, colours, (40, 50))].astype(np.uint8)
+    plain = io.BytesIO()
+    Image.fromarray(pixels).convert("RGBA").save(plain, "PNG")
+    packed = base64.b64decode(repack(base64.b64encode(plain.getvalue()).decode()))
+    assert len(packed) <= len(plain.getvalue())
+    assert (np.array(Image.open(io.BytesIO(packed)).convert("RGB")) == pixels).all()
 
 
 def test_paths_are_shortened():
