@@ -109,13 +109,13 @@ def test_training_flops_are_what_torch_counts(config, batch):
 @given(sizes, st.integers(1, 9), st.booleans())
 def test_sampling_flops_are_what_torch_counts(config, batch, guided):
     model, classes = RAR(config).eval(), torch.arange(batch) % config.num_classes
-    draw = lambda: sample_tokens(
+    sample = lambda: sample_tokens(
         model,
         classes,
         SampleConfig(2.0 if guided else 0.0),
         image_noise(0, range(batch), config.num_tokens),
     )
-    assert counted(draw) == sample_flops(config, batch, guided)
+    assert counted(sample) == sample_flops(config, batch, guided)
 
 
 @pytest.mark.parametrize("batch", [2, 7])
@@ -174,7 +174,7 @@ def kept(config, batch, bf16):
 @pytest.mark.parametrize("batch", [3, 12])
 @pytest.mark.parametrize("heads, mlp", [(2, 192), (8, 96)])
 def test_block_bytes_are_what_torch_keeps(bf16, batch, heads, mlp):
-    """The difference that one more block makes, exactly (its bf16 matrices are counted as copies)."""
+    """The difference that one more block makes, exactly (bf16 matrices are counted as copies)."""
     one, two = (ModelConfig(16, 16, 4, 64, n, heads, mlp, dropout=0.0) for n in (1, 2))
     copies = 2 * (matrices(two) - matrices(one)) if bf16 else 0
     assert (
@@ -229,7 +229,7 @@ def test_cache_is_as_large_as_the_sampler_makes_it(g, bf16):
 
 
 @pytest.mark.parametrize("name", [name for name, run in PRESETS.items() if run.data == "imagenet"])
-def test_every_published_preset_draws_on_a_card_of_80_gb(name):
+def test_every_published_preset_samples_on_a_card_of_80_gb(name):
     """By the estimate, with room: it is not measured."""
     run = PRESETS[name]
     assert costs(run, H100)["sampling_bytes"] == sum(sampling_bytes(run).values()) < 0.7 * 80e9
@@ -268,7 +268,7 @@ def test_sampling_time_is_bound_by_what_is_slower():
 
 
 def test_sampling_time_in_each_precision():
-    """Reading counts nothing here: products at the device's rates, those of the decoder never in bf16."""
+    """Reading takes no time here: only products count, and the decoder is never in bf16."""
     device = Device("made up", 8e12, 1e12, 1e30, 1e12, tf32=4e12)
     generator, decoder = sample_flops(RAR_B.model, 125), 125 * tokenizer_flops(RAR_B.tokenizer)[1]
     for precision, (one, other) in dict(
@@ -363,28 +363,35 @@ def test_processor_is_measured():
     assert find_device("cpu").name == here.name
 
 
+def cells_of(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("| ").split(" |")] for line in lines]
+
+
 def test_report():
     text = cost_report([RAR_B, PRESETS["rar_xxl"]], H100, devices=8, price=2.0, utilisation=0.5)
-    table = [
-        [cell.strip() for cell in line.strip("| ").split("|")]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
-    assert (
-        "260.9 M" in text
-        and "1,498.5 M" in text
-        and "8 × H100 SXM (data sheet), assumed to reach 50% of 989 TFLOPS" in text
-    )
-    assert {len(line.split("|")) for line in text.splitlines() if line.startswith("|")} == {
-        6
-    } and len(table) == 14
+    table = cells_of(text)
+    assert {len(row) for row in table} == {4} and len(table) == 2 + 12
+    rows = {row[0]: row[2:] for row in table}
+    assert rows["parameters"] == ["260.9 M", "1,498.5 M"]
+    assert "8 × H100 SXM (data sheet), assumed to reach 50% of 989 TFLOPS" in text
     c = costs(RAR_B, H100, 8, utilisation=0.5, price=2.0)
-    assert duration(c["training_seconds"]) in text and f"{c['training_dollars']:,.2f} $" in text
-    assert c["training_dollars"] == pytest.approx(
-        8 * 2.0 * c["training_seconds"] / 3600
-    ) and "price" not in cost_report(RAR_B, H100)
+    assert rows["**training**"][0] == f"**{duration(c['training_seconds'])}**"
+    assert c["training_dollars"] == pytest.approx(8 * 2.0 * c["training_seconds"] / 3600)
     assert c["per_device_batch"] * c["accumulation"] * 8 >= 2048
     assert "too much" in cost_report(PRESETS["rar_xxl"], known_device("NVIDIA L4"))
+
+
+def test_prices_stand_in_their_own_rows():
+    """Markdown would take what stands between two dollar signs for LaTeX and lose the cells."""
+    text = cost_report([RAR_B, PRESETS["rar_xxl"]], H100, devices=8, price=2.0)
+    found = [costs(PRESETS[name], H100, 8, price=2.0) for name in ("rar_b", "rar_xxl")]
+    rows = {row[0]: row[1:] for row in cells_of(text)}
+    for name in ("training", "sampling"):
+        printed = [f"{cost[f'{name}_dollars']:,.2f}" for cost in found]
+        assert rows[f"price of {name} in dollars"] == ["estimate", *printed]
+    assert "$" not in text and "at 2 dollars an hour each" in text
+    assert "price" not in cost_report(RAR_B, H100)
 
 
 @pytest.mark.parametrize(
@@ -415,9 +422,10 @@ def test_how_numbers_are_written():
         "2 h",
         "5 days",
     ]
-    assert [amount(x) for x in (0, 999, 412e9, 1.5e12, 2e21)] == [
+    assert [amount(x) for x in (0, 999, 999.9, 412e9, 1.5e12, 2e21)] == [
         "0",
         "999",
+        "1 k",
         "412 G",
         "1.5 T",
         "2e+03 E",
