@@ -365,7 +365,7 @@ def test_processor_is_measured():
 
 def cells_of(text):
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("| ").split(" |")] for line in lines]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
 
 
 def test_report():

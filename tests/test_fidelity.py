@@ -27,7 +27,7 @@ from rar_nb.reports.fidelity import (
 )
 
 # torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported our way before it
-COMMAND = "from rar_nb.data import import_torchvision; import_torchvision(); from torch_fidelity.fidelity import main; main()"
+COMMAND = "from rar_nb.support import import_torchvision; import_torchvision(); from torch_fidelity.fidelity import main; main()"
 
 
 @pytest.fixture(scope="module")

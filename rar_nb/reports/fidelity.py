@@ -202,7 +202,7 @@ class RGBImages(Dataset):
         digest = hashlib.sha256(f'{len(self)} {self.size}{reading}\n'.encode())
         for i in range(len(self)):
             if self.files is None:
-                digest.update(self[i].contiguous().numpy())
+                digest.update(self[i].contiguous().numpy().tobytes())
             else:
                 digest.update(sha256(self.files[i]).encode())
         return digest.hexdigest()

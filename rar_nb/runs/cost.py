@@ -535,7 +535,8 @@ def report_lines(
         'FLOPs to train on an image': amount(cost['train_flops']),
         'FLOPs per step': amount(cost['step_flops']),
         'steps × images': f"{cost['steps']:,} × {run.train.batch_size:,}",
-        'images on a device × micro-steps': f"{cost['per_device_batch']} × {cost['accumulation']}",
+        'images on a device × micro-steps':
+            f"{cost['per_device_batch']} × {cost['accumulation']}",
         'memory per device, training': gibibytes(cost['training_bytes'], cost['memory']),
         '**training**': f"**{duration(cost['training_seconds'])}**",
         'price of training in dollars': price('training_dollars'),
