@@ -1,15 +1,16 @@
 """Text is not truth: whatever enters as a parameter is read as its declared type, in every notebook and every configuration."""
 import dataclasses
 import json
-from types import NoneType, UnionType
-from typing import get_args
+from types import NoneType
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given, strategies
 from papermill.inspection import inspect_notebook
 
-from rar_nb.config import PARTS, PRESETS, as_declared, check_parameters, get_preset, override
-from rar_nb.pretokenizer import PretokenizeConfig
+from rar_nb.pretrained.presets import PARTS, PRESETS, get_preset, override
+from rar_nb.runs.pretokenizer import PretokenizeConfig
+from rar_nb.support import InvalidValue, as_declared, check_parameters, config, kinds_of
 from tests.kernels import NBS
 from tests.test_commands import WITH_PARAMETERS, parameters_of
 
@@ -34,14 +35,11 @@ def read(notebook, parameter, value):
     return namespace[parameter]
 
 
-def kinds(kind): return set(get_args(kind)) if isinstance(kind, UnionType) else {kind}
-
-
 @pytest.mark.parametrize("config, field", FIELDS, ids=lambda x: getattr(x, "name", type(x).__name__))
 def test_fields(config, field):
-    value, allowed = getattr(config, field.name), kinds(field.type)
+    value, allowed = getattr(config, field.name), set(kinds_of(field.type))
     again = dataclasses.replace(config, **{field.name: value})
-    assert again == config and type(getattr(again, field.name)) is type(value)
+    assert again == config and type(getattr(again, field.name)) in (type(value), *allowed)
     if allowed & NO_TEXT and value is not None:
         for text in {str(value), str(value).lower(), str(value).upper()} - {"inf"}:
             assert getattr(dataclasses.replace(config, **{field.name: text}), field.name) == value
@@ -108,3 +106,34 @@ def test_none_among_changes_is_a_value():
             override(run, {field: value})
     with pytest.raises(ValueError, match="batch_size = 128 is not allowed: it must be left out, as changes say 256"):
         override(run, dict(batch_size=256), batch_size=128)
+
+
+def test_a_configuration_reads_text_and_names_what_it_does_not_know():
+    @config
+    class Settings:
+        size: Annotated[int, "in pixels"]
+        kind: Literal["a", "b"] = "a"
+        sides: Literal[1, 3] = 1
+        share: float | None = None
+
+    assert Settings("5", share="none") == Settings(5) and Settings(5, share="0.5").share == 0.5 and Settings(1, sides="3").sides == 3
+    assert kinds_of(Annotated[int, "x"] | None) == (int, NoneType) and kinds_of(Literal["a", 1]) == (str, int)
+    for given, message in [
+        (dict(size=5, colour=1), "parameter = 'colour' is not allowed: it must be one of kind, share, sides, size"),
+        (dict(size="5.5"), "size = '5.5' is not allowed: it must be a whole number"),
+        (dict(size=5, kind="c"), "kind = 'c' is not allowed: it must be 'a' or 'b'"),
+        (dict(size=5, sides=True), "sides = True is not allowed: it must be 1 or 3"),
+        (dict(size=5, share="NaN"), "share = 'NaN' is not allowed: it must be a finite number"),
+        (dict(), "size is missing"),
+    ]:
+        with pytest.raises(InvalidValue) as error:
+            Settings(**given)
+        assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_limits_are_named():
+    for value, message in [(0, "a number above 0"), ("-1", "a number above 0")]:
+        with pytest.raises(InvalidValue, match=f"epochs = {value!r} is not allowed: it must be {message}"):
+            get_preset("tiny", epochs=value)
+    with pytest.raises(InvalidValue, match="dropout = 1 is not allowed: it must be a number below 1"):
+        get_preset("tiny", dropout=1)
