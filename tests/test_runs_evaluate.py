@@ -91,7 +91,7 @@ def test_a_checkpoint_with_inception(place):
     assert (
         "proxy" not in page
         and "papermill --log-output nbs/evaluate.ipynb" in page
-        and page.startswith("# Evaluation: digits, preset tiny")
+        and page.startswith("# Evaluation: digits\n")
         and "-p preset tiny" in page
     )
     assert (
