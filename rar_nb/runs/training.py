@@ -84,7 +84,7 @@ def shared_validation_loss(
         total = accelerator.reduce(torch.tensor(total, device=accelerator.device)).item()
     return total / len(data)
 
-# %% ../../nbs/42_training.ipynb #c6116dd0
+# %% ../../nbs/42_training.ipynb #a6a19cc2
 class TrainingLoop:
     "One process's part of a run, inside `working_blocks`."
 
