@@ -10,6 +10,7 @@ __all__ = ['TOKENIZERS', 'COMMITMENT', 'psnr', 'stack_images', 'nearest_code', '
 
 # %% ../nbs/01_tokenizer.ipynb #798f158e
 import math
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -154,6 +155,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {}  # kind: class, which is made from a
 
 # %% ../nbs/01_tokenizer.ipynb #88384655
 @config
+@dataclass(frozen=True)
 class TokenizerConfig:
     "Sizes and training of a tokenizer. Raises `InvalidValue` if they do not fit together."
 

@@ -10,6 +10,7 @@ __all__ = ['TrainConfig', 'learning_rate', 'learning_rate_at', 'random_ratio_at'
 # %% ../nbs/05_trainer.ipynb #739d683b
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -25,6 +26,7 @@ from .transformer import RAR, ModelConfig, rar_loss
 
 # %% ../nbs/05_trainer.ipynb #a3276923
 @config
+@dataclass(frozen=True)
 class TrainConfig:
     """How the generator is trained. The defaults are the published run (supplement, Table 1).
 

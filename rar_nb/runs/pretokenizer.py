@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -79,6 +80,7 @@ def crop_tokens(
 
 # %% ../../nbs/44_pretokenizer.ipynb #1848b9ec
 @config
+@dataclass(frozen=True)
 class PretokenizeConfig:
     "What a data set of tokens is made from, and how. The defaults are the published ones."
 
