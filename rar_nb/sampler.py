@@ -242,7 +242,8 @@ class SamplingState:
             with self.autocast(False):  # guidance would multiply a rounding error of the logits
                 logits = head(x.to(head.weight.dtype))[:, -1].float()
         if self.guided:
-            logits = guide(*logits.chunk(2), weight)
+            conditional, unconditional = logits.chunk(2)
+            logits = guide(conditional, unconditional, weight)
         return logits / self.sample.temperature
 
 # %% ../nbs/06_sampler.ipynb #b7d6cfc6
