@@ -130,7 +130,7 @@ def test_a_bf16_cache_equals_computing_anew(teacher):
             orders
         )
         with torch.autocast("cpu", torch.bfloat16):
-            x = model.features(x, *model.conditions(condition))
+            x = model.features(x, model.conditions(condition))
         anew = model.lm_head(x)[:, 1:-1]
     exact = logits_of(model, tokens, classes, "no", guidance=0.0)[0]
     assert cache.keys.dtype == cache.values.dtype == torch.bfloat16
