@@ -1,5 +1,6 @@
-"""Sampling: batches, precision, and the noise of an image."""
-
+"""Guidance against closed forms, samples against their distribution, the loop against the formula
+without a cache, and precision."""
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rar_nb.transformer import ModelConfig
-from rar_nb.sampler import SampleConfig
+from rar_nb.orders import permute, raster_order, sample_orders
+from rar_nb.pretrained.presets import SAMPLING
 from rar_nb.sampler import (
     GUIDANCE_SCHEDULES,
     KVCache,
@@ -32,11 +33,9 @@ SAMPLE = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
 
 def make_model(seed=0, num_tokens=16, codebook_size=8):
     torch.manual_seed(seed)
-    model = RAR(
-        ModelConfig(
-            codebook_size, num_tokens, 4, hidden_size=32, num_layers=2, num_heads=2, mlp_size=64
-        )
-    )
+    config = ModelConfig(codebook_size, num_tokens, 4, hidden_size=32, num_layers=2, num_heads=2,
+                         mlp_size=64)
+    model = RAR(config)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
     return model.eval()
@@ -47,15 +46,220 @@ def model():
     return make_model()
 
 
+# Guidance
+
+
+@pytest.mark.parametrize("name", list(SAMPLING))
+def test_pow_cosine_of_the_published_models(name):
+    """At the start 1; where (k/L)^p = 1/2 the middle; after the last token g."""
+    g, p = SAMPLING[name].guidance_scale, SAMPLING[name].guidance_power
+    assert guidance_weight(0, 256, g, p) == 1.0
+    assert guidance_weight(256 * 0.5 ** (1 / p), 256, g, p) == pytest.approx((1 + g) / 2)
+    half = 1 + (g - 1) * (1 - math.cos(math.pi / 2**p)) / 2
+    assert guidance_weight(128, 256, g, p) == pytest.approx(half)
+    assert guidance_weight(256, 256, g, p) == pytest.approx(g)
+    weights = [guidance_weight(k, 256, g, p) for k in range(256)]
+    assert weights == sorted(weights) and weights[-1] < g
+
+
+@pytest.mark.parametrize("schedule, start, half", [
+    ("pow_cosine", 1, 3), ("linear", 1, 3), ("constant", 5, 5),
+])
+def test_schedules_at_three_steps(schedule, start, half):
+    weights = [guidance_weight(k, 10, 5.0, 1.0, schedule) for k in (0, 5, 10)]
+    assert weights == pytest.approx([start, half, 5])
+
+
+def test_a_registered_schedule_is_used(model, monkeypatch):
+    with pytest.raises(ValueError, match="guidance_schedule = 'late' .* one of pow_cosine, linear"):
+        replace(SAMPLE, guidance_schedule="late")
+    monkeypatch.setitem(GUIDANCE_SCHEDULES, "late", lambda progress, power: float(progress >= 0.5))
+    state = SamplingState(model, torch.arange(2), replace(SAMPLE, guidance_schedule="late"))
+    weights, tokens = [], None
+    with torch.no_grad():
+        for _ in range(16):
+            weights.append(state.weight)
+            tokens = state.next_logits(tokens).argmax(-1)
+    assert weights == [1.0] * 8 + [4.0] * 8
+
+
+def test_guide_multiplies_the_ratio_of_probabilities():
+    """softmax(u + w·(c − u)) is p_u·(p_c/p_u)^w, normalised."""
+    c, u = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for w in (0.0, 1.0, 2.5):
+        p = u.softmax(-1) * (c.softmax(-1) / u.softmax(-1)) ** w
+        torch.testing.assert_close(guide(c, u, w).softmax(-1), p / p.sum(-1, keepdim=True))
+    assert torch.equal(guide(c, u, 0.0), u)
+
+
+# One token
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_follow_the_softmax(temperature):
+    """A chi² test with 9 degrees of freedom: 33.7 is exceeded once in 10,000 times."""
+    n = 40_000
+    logits = torch.linspace(-2, 2, 10) / temperature
+    noise = torch.rand(n, generator=torch.Generator().manual_seed(1))
+    found = sample_from(logits.expand(n, -1), noise).bincount(minlength=10)
+    expected = n * logits.double().softmax(-1)
+    assert ((found - expected) ** 2 / expected).sum() < 33.7
+    skewed = n * (1.05 * logits.double()).softmax(-1)  # the test can fail
+    assert temperature == 2.0 or ((found - skewed) ** 2 / skewed).sum() > 33.7
+
+
+def test_what_is_impossible_is_never_sampled():
+    logits = torch.tensor([-torch.inf, 0.0, -torch.inf, 1.0, -torch.inf])
+    noise = torch.cat([torch.rand(5000), torch.tensor([0.0, 1 - 2**-24])])
+    assert set(sample_from(logits.expand(len(noise), -1), noise).tolist()) == {1, 3}
+    assert sample_from(logits.expand(2, -1), torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 3]
+
+
+def test_intervals_are_half_open():
+    """Four tokens of probability 1/4: noise on a border belongs to the upper one."""
+    noise = torch.tensor([0.0, 0.2499, 0.25, 0.5, 0.7499, 0.75])
+    assert sample_from(torch.zeros(6, 4), noise).tolist() == [0, 0, 1, 2, 2, 3]
+
+
+def test_noise_of_an_image_is_its_own():
+    assert torch.equal(image_noise(5, [9, 2], 16)[0], image_noise(5, [9], 16)[0])
+    rows = {tuple(row.tolist()) for s in range(5) for row in image_noise(s, range(50), 4)}
+    assert len(rows) == 250
+    reference = np.random.Generator(np.random.Philox(key=(5, 9))).random(16, dtype=np.float32)
+    np.testing.assert_array_equal(image_noise(5, [9], 16)[0].numpy(), reference)
+
+
+# The cache
+
+
+def test_a_full_cache_and_two_entries_at_once_are_refused(model):
+    cache = KVCache(model.config, batch_size=1)
+    entry = torch.zeros(1, 2, 1, 16)
+    for _ in range(18):
+        cache[0].extend(entry, entry)
+    with pytest.raises(ValueError, match="length of the sequence = 19 .* at most 18"):
+        cache[0].extend(entry, entry)
+    cache[1].extend(entry, entry)
+    with pytest.raises(ValueError, match="entries for a filled cache = 2"):
+        cache[1].extend(entry.repeat(1, 1, 2, 1), entry.repeat(1, 1, 2, 1))
+
+
+def test_step_counts_tokens(model):
+    state = SamplingState(model, torch.arange(3), SAMPLE)
+    assert (state.step, state.batch_size, state.guided, len(state.cache.keys[0])) == (0, 3, True, 6)
+    with torch.no_grad():
+        tokens = state.next_logits().argmax(-1)
+        assert state.step == 1
+        state.next_logits(tokens)
+    assert state.step == 2 and state.cache.length == 3
+
+
+# The loop
+
+
+def sample_by_formula(model, classes, sample, noise, orders, known=None):
+    """The whole sequence at each step, one image at a time, the softmax inverted by hand."""
+    config, L = model.config, model.config.num_tokens
+    result = torch.zeros(len(classes), L, dtype=torch.int64)
+    for b, label in enumerate(classes.tolist()):
+        tokens, order = torch.zeros(1, L, dtype=torch.int64), orders[b % len(orders)][None]
+        for k in range(L):
+            ids = torch.tensor([config.condition_id(label)]), torch.tensor([config.null_id])
+            c, u = (model(tokens, i, order)[0, k].double() for i in ids)
+            s = (1 - math.cos(math.pi * (k / L) ** sample.guidance_power)) / 2
+            w = 1 + (sample.guidance_scale - 1) * s
+            logits = (u + w * (c - u) if sample.guidance_scale else c) / sample.temperature
+            p = logits.softmax(-1).cumsum(-1)
+            at = order[0, k]
+            tokens[0, at] = int((p <= float(noise[b, k])).sum())
+            if known is not None and known[b, at] >= 0:
+                tokens[0, at] = known[b, at]
+        result[b] = tokens[0]
+    return result
+
+
+@pytest.mark.parametrize("scale, temperature", [(0.0, 1.0), (1.0, 1.3), (4.0, 1.0), (9.0, 0.8)])
+@pytest.mark.parametrize("kind", ["raster", "one", "each"])
+@torch.no_grad()
+def test_the_loop_is_the_formula(model, scale, temperature, kind):
+    sample = SampleConfig(scale, 1.5, temperature)
+    count = dict(raster=1, one=1, each=4)[kind]
+    orders = sample_orders(count, 16, 0.0 if kind == "raster" else 1.0, torch.manual_seed(2))
+    classes, noise = torch.arange(4), image_noise(1, range(4), 16)
+    found = sample_tokens(model, classes, sample, noise, None if kind == "raster" else orders)
+    assert torch.equal(found, sample_by_formula(model, classes, sample, noise, orders))
+
+
+@torch.no_grad()
+def test_known_tokens_are_kept_and_read(model):
+    generator = torch.Generator().manual_seed(3)
+    known = torch.randint(8, (4, 16), generator=generator)
+    known[torch.rand(4, 16, generator=generator) < 0.5] = -1
+    orders = sample_orders(4, 16, 1.0, generator)
+    classes, noise = torch.arange(4), image_noise(1, range(4), 16)
+    found = sample_tokens(model, classes, SAMPLE, noise, orders, known)
+    assert torch.equal(found[known >= 0], known[known >= 0])
+    assert torch.equal(found, sample_by_formula(model, classes, SAMPLE, noise, orders, known))
+
+
+def test_a_known_beginning_goes_on_as_it_did(model):
+    classes, noise = torch.arange(4), image_noise(1, range(4), 16)
+    whole = sample_tokens(model, classes, SAMPLE, noise)
+    known = torch.where(torch.arange(16) < 7, whole, -1)
+    assert torch.equal(sample_tokens(model, classes, SAMPLE, noise, known=known), whole)
+
+
+def test_no_guidance_and_guidance_of_one_agree(model):
+    classes, noise = torch.arange(4), image_noise(1, range(4), 16)
+    off, one = (sample_tokens(model, classes, replace(SAMPLE, guidance_scale=g), noise)
+                for g in (0.0, 1.0))
+    assert torch.equal(off, one)
+
+
+def permutation_with_a_repeat():
+    orders = raster_order(16).clone()
+    orders[0, 3] = 4
+    return orders
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(classes=torch.tensor([0, 4])), r"classes = \[0, 4\] .* from 0 to 3"),
+    (dict(classes=torch.tensor([], dtype=torch.int64), noise=torch.zeros(0, 16)),
+     r"shape of classes = \(0,\)"),
+    (dict(noise=torch.zeros(2, 15)), r"shape of noise = \(2, 15\)"),
+    (dict(known=torch.zeros(2, 9, dtype=torch.int64)), r"shape of known = \(2, 9\)"),
+    (dict(known=torch.full((2, 16), 8)), r"range of known = \(8, 8\) .* from -1 to 7"),
+    (dict(orders=raster_order(15)), r"shape of orders = \(1, 15\)"),
+    (dict(orders=raster_order(16).repeat(3, 1)), r"shape of orders = \(3, 16\) .* B = 2"),
+    (dict(orders=permutation_with_a_repeat()), r"orders = \[\[0, 1, 2, 4, 4, .* of 0 to 15"),
+])
+def test_what_does_not_fit_is_named(model, changes, message):
+    given = dict(classes=torch.tensor([0, 1]), noise=torch.zeros(2, 16), sample=SAMPLE) | changes
+    with pytest.raises(ValueError, match=message):
+        sample_tokens(model, **given)
+
+
+# Sets of images
+
+
+def test_balanced_classes():
+    assert balanced_classes(6, 3).tolist() == [0, 0, 1, 1, 2, 2]
+    assert balanced_classes(50_000, 1000).bincount().unique().tolist() == [50]
+
+
+@pytest.mark.parametrize("number", [1001, 0, -10, 10.0, True])
+def test_sets_that_are_not_balanced_are_refused(number):
+    with pytest.raises(ValueError, match=f"num_samples = {number}"):
+        balanced_classes(number, 10)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
 def test_another_batch_size_changes_rounding_only(model, batch_size):
     """The noise is the same; tokens could differ where it falls within rounding of a border, which
     in 320 samples it doesn't."""
     classes = balanced_classes(20, 4)
-    whole, other = (
-        sample_images(model, GreyTokenizer(), classes, replace(TWENTY, sample_batch_size=b))
-        for b in (6, batch_size)
-    )
+    settings = [replace(SAMPLE, sample_batch_size=b) for b in (6, batch_size)]
+    whole, other = (sample_images(model, GreyTokenizer(), classes, s) for s in settings)
     assert torch.equal(whole, other)
 
 
@@ -78,34 +282,26 @@ def test_mode_of_the_model_is_restored():
 
 def logits_of(model, tokens, classes, precision, guidance=4.0):
     """[B, L, V], token by token with a cache, and the cache."""
-    drawing = SamplingState(
-        model, classes, replace(TWENTY, sample_precision=precision, guidance_scale=guidance)
-    )
+    sample = replace(SAMPLE, sample_precision=precision, guidance_scale=guidance)
+    state = SamplingState(model, classes, sample)
     with torch.no_grad():
-        steps = [
-            drawing.next_logits(tokens[:, k - 1] if k else None) for k in range(tokens.shape[1])
-        ]
-    return torch.stack(steps, 1), drawing.cache
+        steps = [state.next_logits(tokens[:, k - 1] if k else None) for k in range(tokens.shape[1])]
+    return torch.stack(steps, 1), state.cache
 
 
 @pytest.fixture(scope="module")
 def teacher():
     """A model with 2 × 4 rounded layers, tokens to force on it, and their classes."""
-    model = make_model(codebook_size=64)
-    return (
-        model,
-        torch.randint(0, 64, (5, 16), generator=torch.Generator().manual_seed(1)),
-        torch.arange(5) % 4,
-    )
+    tokens = torch.randint(0, 64, (5, 16), generator=torch.Generator().manual_seed(1))
+    return make_model(codebook_size=64), tokens, torch.arange(5) % 4
 
 
 def test_bf16_logits_lie_near_those_of_float32(teacher):
     exact, rounded = (logits_of(*teacher, precision)[0] for precision in ("no", "bf16"))
     assert rounded.dtype == torch.float32
     off = (rounded - exact).abs()
-    assert (
-        1e-4 < off.mean() < 0.01 * exact.std() and off.max() < 0.1 * exact.std()
-    )  # bf16 rounds by up to 2⁻⁹ = 0.2 %
+    assert 1e-4 < off.mean() < 0.01 * exact.std()  # bf16 rounds by up to 2⁻⁹ = 0.2 %
+    assert off.max() < 0.1 * exact.std()
 
 
 @pytest.mark.parametrize("precision", ["no", "tf32", "auto"])
@@ -114,7 +310,7 @@ def test_on_a_processor_without_bf16_nothing_is_rounded(teacher, precision, monk
     model, tokens, classes = teacher
     found, cache = logits_of(model, tokens, classes, precision, guidance=0.0)
     with torch.no_grad():
-        whole = model(tokens, model.config.condition_id(classes), torch.arange(16)[None])[:, :-1]
+        whole = model(tokens, model.config.condition_id(classes), raster_order(16))[:, :-1]
     torch.testing.assert_close(found, whole, atol=1e-4, rtol=0)
     assert cache.keys.dtype == torch.float32
     assert torch.equal(found, logits_of(model, tokens, classes, "no", guidance=0.0)[0])
@@ -126,17 +322,15 @@ def test_a_bf16_cache_equals_computing_anew(teacher):
     cached, cache = logits_of(model, tokens, classes, "bf16", guidance=0.0)
     condition, orders = model.config.condition_id(classes), raster_order(16)
     with torch.no_grad():
-        x = torch.cat([model.start(condition), model.embeddings(tokens)], 1) + model.positions(
-            orders
-        )
+        x = torch.cat([model.start(condition), model.embeddings(tokens)], 1)
+        x = x + model.positions(orders)
         with torch.autocast("cpu", torch.bfloat16):
             x = model.features(x, model.conditions(condition))
         anew = model.lm_head(x)[:, 1:-1]
     exact = logits_of(model, tokens, classes, "no", guidance=0.0)[0]
     assert cache.keys.dtype == cache.values.dtype == torch.bfloat16
-    assert (cached - anew).abs().mean() < 0.5 * (anew - exact).abs().mean() and (
-        cached - anew
-    ).abs().max() < 0.02 * anew.std()
+    assert (cached - anew).abs().mean() < 0.5 * (anew - exact).abs().mean()
+    assert (cached - anew).abs().max() < 0.02 * anew.std()
 
 
 def test_logits_themselves_are_not_rounded(teacher):
@@ -147,28 +341,21 @@ def test_logits_themselves_are_not_rounded(teacher):
 
 class Casts(TorchDispatchMode):
     """Counts roundings of matrices to bf16."""
-
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        self.count += (
-            "to" in func.__name__ and kwargs.get("dtype") is torch.bfloat16 and args[0].ndim == 2
-        )
+        to_bf16 = "to" in func.__name__ and kwargs.get("dtype") is torch.bfloat16
+        self.count += to_bf16 and args[0].ndim == 2
         return func(*args, **kwargs)
 
 
 def test_weights_are_rounded_once_a_batch(model):
     with Casts() as casts:
-        sample_tokens(
-            model,
-            torch.arange(3),
-            replace(TWENTY, sample_precision="bf16"),
-            image_noise(0, range(3), 16),
-        )
-    assert (
-        casts.count == 2 * 5 + 1
-    )  # five linears a block and the last adaLN's, once each, not at each of 16 steps
+        bf16 = replace(SAMPLE, sample_precision="bf16")
+        sample_tokens(model, torch.arange(3), bf16, image_noise(0, range(3), 16))
+    # Five linears a block and the last adaLN's, once each and not at each of 16 steps.
+    assert casts.count == 2 * 5 + 1
 
 
 def test_settings_of_the_backends_are_put_back(model, monkeypatch):
@@ -176,34 +363,29 @@ def test_settings_of_the_backends_are_put_back(model, monkeypatch):
         return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
 
     before, seen = settings(), []
-    forward, decode = model.features, GreyTokenizer.decode
-    monkeypatch.setattr(
-        model, "features", lambda *args: (seen.append(settings()), forward(*args))[1]
-    )
-    monkeypatch.setattr(
-        GreyTokenizer, "decode", lambda *args: (seen.append(settings()), decode(*args))[1]
-    )
+    features, decode = model.features, GreyTokenizer.decode
+
+    def watched(f):
+        def call(*args):
+            seen.append(settings())
+            return f(*args)
+        return call
+
+    monkeypatch.setattr(model, "features", watched(features))
+    monkeypatch.setattr(GreyTokenizer, "decode", watched(decode))
     for precision, expected in (("tf32", "tf32"), ("no", "ieee"), ("bf16", "tf32")):
         seen.clear()
-        sample_images(
-            model, GreyTokenizer(), torch.arange(2), replace(TWENTY, sample_precision=precision)
-        )
-        assert set(seen) == {(expected, expected)} and len(seen) == 17 and settings() == before
-    with pytest.raises(KeyError), float32_products(tf32=True):
-        raise KeyError
+        sample = replace(SAMPLE, sample_precision=precision)
+        sample_images(model, GreyTokenizer(), torch.arange(2), sample)
+        assert set(seen) == {(expected, expected)} and len(seen) == 17
+        assert settings() == before
+    with pytest.raises(KeyError):
+        with float32_products(tf32=True):
+            raise KeyError
     assert settings() == before
 
 
 def test_wrong_precision():
-    with pytest.raises(
-        ValueError,
-        match="sample_precision = 'fp16' is not allowed: it must be 'tf32', 'no', 'bf16' or 'auto'",
-    ):
-        replace(TWENTY, sample_precision="fp16")
-
-
-def test_noise_of_an_image_is_its_own():
-    assert torch.equal(image_noise(5, [9, 2], 16)[0], image_noise(5, [9], 16)[0])
-    assert (
-        len({tuple(row.tolist()) for s in range(5) for row in image_noise(s, range(50), 4)}) == 250
-    )
+    allowed = "it must be 'tf32', 'no', 'bf16' or 'auto'"
+    with pytest.raises(ValueError, match=f"sample_precision = 'fp16' is not allowed: {allowed}"):
+        replace(SAMPLE, sample_precision="fp16")
