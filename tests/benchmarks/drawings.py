@@ -14,7 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from ipywidgets import widgets
 
 NBS = Path(__file__).parent.parent.parent / "nbs"
-NAMES = ["12_widgets", "13_scan_orders", "14_annealing", "15_target_aware", "16_watch", "17_inpainting"]
+NAMES = ["10_scan_orders", "11_annealing", "12_target_aware", "13_watch", "14_inpainting"]
 
 
 def panels_of(name: str) -> list:
