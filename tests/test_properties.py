@@ -139,3 +139,11 @@ def test_json_lines_converted(made, shard_images, compress, spaces):
         assert len(by_image.index["shards"]) == -(-len(tokens) // shard_images)
         by_row = convert_jsonl(path, Path(d) / "rows", 1024, crops=1, num_classes=10, shard_images=shard_images)
         np.testing.assert_array_equal(by_row.tokens[:, 0].numpy(), tokens.reshape(-1, tokens.shape[2]))
+
+
+def test_an_epoch_counts_images_not_crops():
+    """The published run: 625 steps of 2048 are one look at each of 1,281,167 images, whatever the crops."""
+    steps = [batch_indices(s, 1_281_167, 2048, 625, seed=42) for s in (0, 311, 624)]
+    seen = np.concatenate(steps)
+    assert len(np.unique(seen)) == 3 * 2048
+    np.testing.assert_array_equal(seen, np.random.default_rng((42, 0)).permutation(1_281_167)[np.r_[0:2048, 311 * 2048 : 312 * 2048, 624 * 2048 : 625 * 2048]])
