@@ -1,4 +1,5 @@
 """Images in, whatever they come from: modes, files, crops, folders and torchvision's formats."""
+
 import hashlib
 import os
 import pickle
@@ -50,20 +51,25 @@ def save_folder(root, classes=("cat", "dog"), count=3, size=(20, 17)):
 
 # Crops
 
+
 def adm_center_crop(image, size):
-    """ADM's steps written anew on arrays: box halvings as means of 2 x 2 pixels, Pillow for the bicubic step alone."""
+    """ADM's steps on arrays: halvings are means of 2 x 2 pixels, Pillow does the bicubic step."""
     a = np.asarray(image).astype(np.int64)
     while min(a.shape[:2]) >= 2 * size:
         a = a[: a.shape[0] // 2 * 2, : a.shape[1] // 2 * 2]
         a = (a[::2, ::2] + a[1::2, ::2] + a[::2, 1::2] + a[1::2, 1::2] + 2) // 4
     scale = size / min(a.shape[:2])
     width, height = round(a.shape[1] * scale), round(a.shape[0] * scale)
-    a = np.asarray(Image.fromarray(a.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC))
+    a = np.asarray(
+        Image.fromarray(a.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    )
     top, left = (a.shape[0] - size) // 2, (a.shape[1] - size) // 2
     return a[top : top + size, left : left + size]
 
 
-@pytest.mark.parametrize("width,height", [(300, 200), (200, 300), (128, 128), (66, 250), (64, 64), (130, 64)])
+@pytest.mark.parametrize(
+    "width,height", [(300, 200), (200, 300), (128, 128), (66, 250), (64, 64), (130, 64)]
+)
 def test_center_crop_on_even_sides(width, height):
     ours = np.asarray(center_crop(picture(width, height), 32)).astype(int)
     assert ours.shape == (32, 32, 3)
@@ -71,7 +77,10 @@ def test_center_crop_on_even_sides(width, height):
     assert np.abs(ours - adm_center_crop(picture(width, height), 32)).max() <= 3
 
 
-@pytest.mark.parametrize("width,height", [(301, 199), (199, 301), (563, 281), (97, 97), (31, 45), (5, 3), (1, 1), (3, 50)])
+@pytest.mark.parametrize(
+    "width,height",
+    [(301, 199), (199, 301), (563, 281), (97, 97), (31, 45), (5, 3), (1, 1), (3, 50)],
+)
 @pytest.mark.parametrize("size", [32, 33])
 def test_center_crop_of_odd_and_tiny_images(width, height, size):
     """By a ramp across the longer side: what remains is its middle, to within a pixel's step."""
@@ -108,23 +117,50 @@ COLOR = (200, 100, 50)
 def in_mode(mode):
     """A 5 x 4 image of one colour in `mode`, and the RGB it must become on white (within 2)."""
     rgb = Image.new("RGB", (5, 4), COLOR)
-    grey = 120  # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2 is not used: the modes get their own value
-    if mode == "RGB": return rgb, COLOR
-    if mode in ("1", "L", "LA"): return Image.new("L", (5, 4), grey if mode != "1" else 255).convert(mode), (grey if mode != "1" else 255,) * 3
-    if mode == "I;16": return Image.fromarray(np.full((4, 5), grey * 257, np.uint16)), (grey,) * 3
-    if mode == "I": return Image.fromarray(np.full((4, 5), grey * 257, np.int32)), (grey,) * 3
-    if mode == "P": return rgb.convert("P", palette=Image.Palette.ADAPTIVE), COLOR
+    grey = 120  # modes without colour get this value, and no conversion of COLOR
+    if mode == "RGB":
+        return rgb, COLOR
+    if mode in ("1", "L", "LA"):
+        return Image.new("L", (5, 4), grey if mode != "1" else 255).convert(mode), (
+            grey if mode != "1" else 255,
+        ) * 3
+    if mode == "I;16":
+        return Image.fromarray(np.full((4, 5), grey * 257, np.uint16)), (grey,) * 3
+    if mode == "I":
+        return Image.fromarray(np.full((4, 5), grey * 257, np.int32)), (grey,) * 3
+    if mode == "P":
+        return rgb.convert("P", palette=Image.Palette.ADAPTIVE), COLOR
     if mode == "P transparent":
         p = rgb.convert("P", palette=Image.Palette.ADAPTIVE)
         p.info["transparency"] = bytes(256)  # every entry is invisible
         return p, (255, 255, 255)
-    if mode == "RGBA": return Image.new("RGBA", (5, 4), (*COLOR, 51)), tuple(255 - (255 - c) // 5 for c in COLOR)
-    if mode == "LA transparent": return Image.new("LA", (5, 4), (grey, 51)), (255 - (255 - grey) // 5,) * 3
-    if mode in ("CMYK", "YCbCr", "HSV"): return rgb.convert(mode), COLOR
+    if mode == "RGBA":
+        return Image.new("RGBA", (5, 4), (*COLOR, 51)), tuple(255 - (255 - c) // 5 for c in COLOR)
+    if mode == "LA transparent":
+        return Image.new("LA", (5, 4), (grey, 51)), (255 - (255 - grey) // 5,) * 3
+    if mode in ("CMYK", "YCbCr", "HSV"):
+        return rgb.convert(mode), COLOR
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("mode", ["RGB", "1", "L", "LA", "I;16", "I", "P", "P transparent", "RGBA", "LA transparent", "CMYK", "YCbCr", "HSV"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "RGB",
+        "1",
+        "L",
+        "LA",
+        "I;16",
+        "I",
+        "P",
+        "P transparent",
+        "RGBA",
+        "LA transparent",
+        "CMYK",
+        "YCbCr",
+        "HSV",
+    ],
+)
 def test_any_mode_to_rgb(mode):
     image, expected = in_mode(mode)
     rgb = to_rgb(image)
@@ -132,10 +168,28 @@ def test_any_mode_to_rgb(mode):
     assert np.abs(np.asarray(rgb).astype(int) - expected).max() <= 2
 
 
-@pytest.mark.parametrize("ending,mode", [
-    ("png", "1"), ("png", "L"), ("png", "LA"), ("png", "LA transparent"), ("png", "I;16"), ("png", "P"), ("png", "P transparent"), ("png", "RGB"), ("png", "RGBA"),
-    ("jpg", "L"), ("jpg", "RGB"), ("jpg", "CMYK"), ("tif", "I;16"), ("tif", "CMYK"), ("bmp", "P"), ("webp", "RGBA"), ("pgm", "I;16"),
-])
+@pytest.mark.parametrize(
+    "ending,mode",
+    [
+        ("png", "1"),
+        ("png", "L"),
+        ("png", "LA"),
+        ("png", "LA transparent"),
+        ("png", "I;16"),
+        ("png", "P"),
+        ("png", "P transparent"),
+        ("png", "RGB"),
+        ("png", "RGBA"),
+        ("jpg", "L"),
+        ("jpg", "RGB"),
+        ("jpg", "CMYK"),
+        ("tif", "I;16"),
+        ("tif", "CMYK"),
+        ("bmp", "P"),
+        ("webp", "RGBA"),
+        ("pgm", "I;16"),
+    ],
+)
 def test_any_file_to_rgb(tmp_path, ending, mode):
     image, expected = in_mode(mode)
     options = {"lossless": True, "exact": True} if ending == "webp" else {}
@@ -156,28 +210,58 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
 
 
 def png(bits, kind, pixels, transparent):
-    """A PNG file, 2 x 1, whose tRNS chunk names one transparent value; Pillow can't write all of these."""
-    def chunk(name, content): return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    """A PNG, 2 x 1, whose tRNS chunk names one transparent value; Pillow can't write them all."""
+
+    def chunk(name, content):
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
+
     header = struct.pack(">IIBBBBB", 2, 1, bits, kind, 0, 0, 0)
-    chunks = (b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + pixels)), (b"IEND", b"")
+    chunks = (
+        (b"IHDR", header),
+        (b"tRNS", transparent),
+        (b"IDAT", zlib.compress(b"\0" + pixels)),
+        (b"IEND", b""),
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks)
 
 
-@pytest.mark.parametrize("bits,kind,pixels,transparent,second", [
-    (8, 0, bytes([10, 200]), b"\0\x0a", 200), (16, 0, struct.pack(">2H", 257, 514), struct.pack(">H", 257), 2),
-    (8, 2, bytes([1, 2, 3, 9, 9, 9]), struct.pack(">3H", 1, 2, 3), 9),
-], ids=["grey", "grey of 16 bits", "RGB"])
+@pytest.mark.parametrize(
+    "bits,kind,pixels,transparent,second",
+    [
+        (8, 0, bytes([10, 200]), b"\0\x0a", 200),
+        (16, 0, struct.pack(">2H", 257, 514), struct.pack(">H", 257), 2),
+        (8, 2, bytes([1, 2, 3, 9, 9, 9]), struct.pack(">3H", 1, 2, 3), 9),
+    ],
+    ids=["grey", "grey of 16 bits", "RGB"],
+)
 def test_a_transparent_value_becomes_white(tmp_path, bits, kind, pixels, transparent, second):
     (tmp_path / "x.png").write_bytes(png(bits, kind, pixels, transparent))
     assert np.asarray(load_rgb(tmp_path / "x.png")).tolist() == [[[255] * 3, [second] * 3]]
 
 
-# Where the top left corner of the stored image is seen, by EXIF's orientation: (right?, bottom?); from 5 on, the sides are swapped
+# Where the stored image's top left corner is seen, by EXIF's orientation: (right?, bottom?).
+# From 5 on, the sides are swapped.
 CORNERS = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}
 
 
 @pytest.mark.parametrize("orientation", CORNERS)
-@pytest.mark.parametrize("ending,mode", [("jpg", "RGB"), ("png", "RGB"), ("png", "I;16"), ("webp", "RGB"), ("tif", "RGB"), ("tif", "L"), ("tif", "I;16")])
+@pytest.mark.parametrize(
+    "ending,mode",
+    [
+        ("jpg", "RGB"),
+        ("png", "RGB"),
+        ("png", "I;16"),
+        ("webp", "RGB"),
+        ("tif", "RGB"),
+        ("tif", "L"),
+        ("tif", "I;16"),
+    ],
+)
 def test_exif_orientation_is_applied(tmp_path, ending, mode, orientation):
     """Once: Pillow has applied that of TIFF files by itself when their pixels are read."""
     stored = np.zeros((16, 32), np.uint16 if mode == "I;16" else np.uint8)
@@ -188,8 +272,12 @@ def test_exif_orientation_is_applied(tmp_path, ending, mode, orientation):
     image.save(tmp_path / f"x.{ending}", exif=exif)
     seen = load_rgb(tmp_path / f"x.{ending}")
     assert seen.size == ((32, 16) if orientation < 5 else (16, 32))
-    corners = {(right, bottom) for right in (0, 1) for bottom in (0, 1)
-               if seen.getpixel((right * (seen.width - 1), bottom * (seen.height - 1)))[0] > 128}
+    corners = {
+        (right, bottom)
+        for right in (0, 1)
+        for bottom in (0, 1)
+        if seen.getpixel((right * (seen.width - 1), bottom * (seen.height - 1)))[0] > 128
+    }
     assert corners == {CORNERS[orientation]}
 
 
@@ -204,10 +292,14 @@ def test_damaged_files_are_named(tmp_path, damage):
     name = tmp_path / ("x.jpg" if "jpg" in damage else "x.png")
     picture(64, 48).save(name)
     content = bytearray(name.read_bytes())
-    if damage == "empty": content = b""
-    if damage == "text": content = b"not an image at all"
-    if "half" in damage: content = content[: len(content) // 2]
-    if damage == "flipped": content[len(content) // 2] ^= 255
+    if damage == "empty":
+        content = b""
+    if damage == "text":
+        content = b"not an image at all"
+    if "half" in damage:
+        content = content[: len(content) // 2]
+    if damage == "flipped":
+        content[len(content) // 2] ^= 255
     name.write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} can't be read as an image"):
         load_rgb(name)
@@ -218,7 +310,9 @@ def test_no_other_program_is_started(tmp_path, monkeypatch, ending):
     """Pillow goes by the content, and for EPS it calls Ghostscript."""
     name = tmp_path / f"x.{ending}"
     picture(20, 10).save(name, format="EPS")
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was called"))
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was called")
+    )
     with pytest.raises(ValueError, match=f"{name} can't be read as an image"):
         load_rgb(name)
 
@@ -226,15 +320,23 @@ def test_no_other_program_is_started(tmp_path, monkeypatch, ending):
 def test_an_image_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     def claim(width, height):
         header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-        content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+        content = (
+            b"\x89PNG\r\n\x1a\n"
+            + struct.pack(">I", 13)
+            + header
+            + struct.pack(">I", zlib.crc32(header))
+        )
         data = b"IDAT" + zlib.compress(b"")
-        (tmp_path / "x.png").write_bytes(content + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data)))
+        (tmp_path / "x.png").write_bytes(
+            content + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+        )
 
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were read"))
     message = f"x.png has more than {images_module.MAX_PIXELS:,} pixels.*scale it down"
     for width, height in ((30_000, 30_000), (images_module.MAX_PIXELS + 1, 1)):
         claim(width, height)
-        with pytest.raises(ValueError, match=message): load_rgb(tmp_path / "x.png")
+        with pytest.raises(ValueError, match=message):
+            load_rgb(tmp_path / "x.png")
         with monkeypatch.context() as m, pytest.raises(ValueError, match=message):
             m.setattr(Image, "MAX_IMAGE_PIXELS", None)  # ours holds by itself
             load_rgb(tmp_path / "x.png")
@@ -242,13 +344,16 @@ def test_an_image_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 
 def test_a_large_photograph_is_no_bomb(tmp_path, monkeypatch):
     picture(40, 30).save(tmp_path / "x.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above it, and refuses above its double
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 1000
+    )  # Pillow warns above it, and refuses above its double
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_rgb(tmp_path / "x.png").size == (40, 30)
 
 
 # Folders
+
 
 def arrange(root, *paths):
     """A small image at each of `paths`."""
@@ -258,7 +363,8 @@ def arrange(root, *paths):
     return root
 
 
-def many(*folders, count=3): return [f"{folder}/{i}.png" for folder in folders for i in range(count)]
+def many(*folders, count=3):
+    return [f"{folder}/{i}.png" for folder in folders for i in range(count)]
 
 
 @pytest.fixture
@@ -271,22 +377,36 @@ def no_waiting():
 
 
 def test_train_alone_is_the_training_split(tmp_path):
-    train, validation = open_data(str(arrange(tmp_path, *many("train/cat", "train/dog", count=20))), image_size=16)
+    train, validation = open_data(
+        str(arrange(tmp_path, *many("train/cat", "train/dog", count=20))), image_size=16
+    )
     assert train.classes == validation.classes == ["cat", "dog"]
-    assert np.bincount(train.targets).tolist() == [18, 18] and np.bincount(validation.targets).tolist() == [2, 2]
+    assert np.bincount(train.targets).tolist() == [18, 18] and np.bincount(
+        validation.targets
+    ).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("split", ["val", "valid", "validation", "test", "Val", "TEST"])
 def test_names_of_the_validation_split(tmp_path, split):
-    arrange(tmp_path, *many("train/cat", "train/dog"), *many(f"{split}/cat", f"{split}/dog", count=2))
+    arrange(
+        tmp_path, *many("train/cat", "train/dog"), *many(f"{split}/cat", f"{split}/dog", count=2)
+    )
     train, validation = open_data(str(tmp_path), image_size=16)
-    assert train.classes == validation.classes == ["cat", "dog"] and (len(train), len(validation)) == (6, 4)
+    assert train.classes == validation.classes == ["cat", "dog"] and (
+        len(train),
+        len(validation),
+    ) == (6, 4)
     assert validation.name(3) == str(tmp_path / split / "dog" / "1.png")
 
 
 def test_beside_val_the_test_split_is_not_read(tmp_path):
     """ImageNet's has no classes."""
-    arrange(tmp_path, *many("train/cat", "train/dog"), *many("val/cat", "val/dog", count=1), *many("test"))
+    arrange(
+        tmp_path,
+        *many("train/cat", "train/dog"),
+        *many("val/cat", "val/dog", count=1),
+        *many("test"),
+    )
     assert [len(part) for part in open_data(str(tmp_path), image_size=16)] == [6, 2]
 
 
@@ -296,20 +416,53 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 AMBIGUOUS = {
-    "nested": (many("outer/inner/cat"), "outer = 'the subfolders inner'.*folder/class/image.*give that folder as data"),
-    "one level too high": (many("outer/cat", "outer/dog"), "outer = 'the subfolders cat, dog'.*give that folder as data"),
-    "nested in train": (many("train/animal/cat", "train/animal/dog"), "animal = 'the subfolders cat, dog'"),
-    "images and a folder in a class": (many("cat", "cat/more", "dog"), "cat = 'the subfolders more'"),
-    "train beside another": (many("train/cat", "train/dog", "extra"), "train = 'the subfolders cat, dog'"),
-    "images beside classes": (many("cat", "dog") + ["stray.png"], "'images beside class folders: stray.png'"),
-    "images beside splits": (many("train/cat", "val/cat") + ["train/stray.png"], "train = 'images beside class folders: stray.png'"),
-    "images alone": (["a.png", "b.png", "c.png", "d.png", "e.png"], "'images without class folders: a.png, b.png, c.png and 2 more'"),
+    "nested": (
+        many("outer/inner/cat"),
+        "outer = 'the subfolders inner'.*folder/class/image.*give that folder as data",
+    ),
+    "one level too high": (
+        many("outer/cat", "outer/dog"),
+        "outer = 'the subfolders cat, dog'.*give that folder as data",
+    ),
+    "nested in train": (
+        many("train/animal/cat", "train/animal/dog"),
+        "animal = 'the subfolders cat, dog'",
+    ),
+    "images and a folder in a class": (
+        many("cat", "cat/more", "dog"),
+        "cat = 'the subfolders more'",
+    ),
+    "train beside another": (
+        many("train/cat", "train/dog", "extra"),
+        "train = 'the subfolders cat, dog'",
+    ),
+    "images beside classes": (
+        many("cat", "dog") + ["stray.png"],
+        "'images beside class folders: stray.png'",
+    ),
+    "images beside splits": (
+        many("train/cat", "val/cat") + ["train/stray.png"],
+        "train = 'images beside class folders: stray.png'",
+    ),
+    "images alone": (
+        ["a.png", "b.png", "c.png", "d.png", "e.png"],
+        "'images without class folders: a.png, b.png, c.png and 2 more'",
+    ),
     "splits of images": (many("train", "test"), "train = 'images without class folders: 0.png.*'"),
     "no train": (many("val/cat", "test/cat"), "'the splits test, val'.*a folder train"),
-    "two for validation": (many("train/cat", "val/cat", "valid/cat"), "'the splits train, val, valid'"),
+    "two for validation": (
+        many("train/cat", "val/cat", "valid/cat"),
+        "'the splits train, val, valid'",
+    ),
     "two trains": (many("train/cat", "Train/cat"), "'the splits Train, train'"),
-    "fewer classes": (many("train/cat", "train/dog", "val/cat"), r"classes of .*val = \['cat'\].*train, \['cat', 'dog'\]"),
-    "more classes": (many("train/cat", "test/cat", "test/dog"), r"classes of .*test = \['cat', 'dog'\].*train, \['cat'\]"),
+    "fewer classes": (
+        many("train/cat", "train/dog", "val/cat"),
+        r"classes of .*val = \['cat'\].*train, \['cat', 'dog'\]",
+    ),
+    "more classes": (
+        many("train/cat", "test/cat", "test/dog"),
+        r"classes of .*test = \['cat', 'dog'\].*train, \['cat'\]",
+    ),
     "empty": ([], "folder .* = 'empty'.*one subfolder a class"),
     "hidden only": (many(".cache/cat"), "folder .* = 'empty'.*one subfolder a class"),
     "a class of hidden images": (many("cat") + ["dog/.a.png"], "dog = 'empty'.*at least one image"),
@@ -324,7 +477,11 @@ def test_what_can_be_read_in_two_ways_is_an_error(tmp_path, kind):
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
-HIDDEN = many(".ipynb_checkpoints", ".hidden/cat", "cat/.ipynb_checkpoints", "dog/__MACOSX") + ["cat/.0.png", "dog/._1.png", ".x.png"]
+HIDDEN = many(".ipynb_checkpoints", ".hidden/cat", "cat/.ipynb_checkpoints", "dog/__MACOSX") + [
+    "cat/.0.png",
+    "dog/._1.png",
+    ".x.png",
+]
 
 
 @pytest.mark.parametrize("split", ["", "train/"])
@@ -332,7 +489,8 @@ def test_hidden_files_and_folders_are_ignored(tmp_path, split):
     arrange(tmp_path, *[split + path for path in many("cat", "dog")])
     expected = [stack_images(part) for part in open_data(str(tmp_path), image_size=16)]
     arrange(tmp_path, *[split + path for path in HIDDEN], *many(".git", ".ipynb_checkpoints"))
-    for name in (".DS_Store", "Thumbs.db", "desktop.ini"): (tmp_path / split / "cat" / name).write_text("not an image")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / split / "cat" / name).write_text("not an image")
     (tmp_path / "README.txt").write_text("other files beside the classes do no harm")
     for part, images in zip(open_data(str(tmp_path), image_size=16), expected, strict=True):
         assert part.classes == ["cat", "dog"] and torch.equal(stack_images(part), images)
@@ -352,20 +510,27 @@ def test_links_to_class_folders_and_images_are_followed(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "b").symlink_to(tmp_path / "store" / "x")
     (tmp_path / "data" / "a").mkdir()
-    for i in range(12): (tmp_path / "data" / "a" / f"{i}.PNG").symlink_to(tmp_path / "store" / "y" / f"{i}.png")
+    for i in range(12):
+        (tmp_path / "data" / "a" / f"{i}.PNG").symlink_to(tmp_path / "store" / "y" / f"{i}.png")
     arrange(tmp_path / "data", *many("B"))
     train, _ = open_data(str(tmp_path / "data"), image_size=16)
     theirs = torchvision.datasets.ImageFolder(tmp_path / "data")
-    assert train.classes == theirs.classes == ["B", "a", "b"] and train.data.source.samples == theirs.samples
+    assert (
+        train.classes == theirs.classes == ["B", "a", "b"]
+        and train.data.source.samples == theirs.samples
+    )
 
 
 @pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "broken link"])
 def test_only_regular_files_are_opened(tmp_path, kind, no_waiting, monkeypatch):
     arrange(tmp_path, *many("cat", "dog"))
     monkeypatch.chdir(tmp_path / "cat")  # a socket's name must be short
-    if kind == "named pipe": os.mkfifo("x.png")
-    if kind == "socket": socket.socket(socket.AF_UNIX).bind("x.png")
-    if kind in ("device", "broken link"): os.symlink("/dev/zero" if kind == "device" else "nowhere.png", "x.png")
+    if kind == "named pipe":
+        os.mkfifo("x.png")
+    if kind == "socket":
+        socket.socket(socket.AF_UNIX).bind("x.png")
+    if kind in ("device", "broken link"):
+        os.symlink("/dev/zero" if kind == "device" else "nowhere.png", "x.png")
     with pytest.raises(ValueError, match=rf"cat = 'with x.png \({kind}\)'.*take it out"):
         open_data(str(tmp_path), image_size=16)
     with pytest.raises(ValueError, match=f"x.png = '{kind}'.*a regular file"):
@@ -377,8 +542,11 @@ def test_only_regular_files_are_opened(tmp_path, kind, no_waiting, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names of any bytes")
 def test_names_that_are_not_utf8(tmp_path):
     from rar_nb.runs.pretokenizer import list_hash
+
     name = os.fsdecode(b"caf\xe9")  # Latin-1
-    train, validation = open_data(str(arrange(tmp_path, *many(f"{name}/{name}", "dog")).joinpath(name)), image_size=16)
+    train, validation = open_data(
+        str(arrange(tmp_path, *many(f"{name}/{name}", "dog")).joinpath(name)), image_size=16
+    )
     assert train.classes == ["caf\\xe9"] and len(stack_images(train)) == 2
     bad = arrange(tmp_path / "data", *many("dog", name), f"dog/{name}.png") / "dog" / f"{name}.png"
     train, _ = open_data(str(tmp_path / "data"), image_size=16)
@@ -406,7 +574,8 @@ def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
     real = os.scandir
 
     def refuse(path):
-        if str(path).endswith("dog"): raise PermissionError(13, "Permission denied")  # root may list everything
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied")  # root may list everything
         return real(path)
 
     monkeypatch.setattr(images_module.os, "scandir", refuse)
@@ -417,10 +586,17 @@ def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
 def test_folder_without_parts(tmp_path):
     train, validation = open_data(str(save_folder(tmp_path, count=20)), image_size=16)
     assert train.classes == validation.classes == ["cat", "dog"]
-    assert np.bincount(train.targets).tolist() == [18, 18] and np.bincount(validation.targets).tolist() == [2, 2]
+    assert np.bincount(train.targets).tolist() == [18, 18] and np.bincount(
+        validation.targets
+    ).tolist() == [2, 2]
     assert stack_images(validation).shape == (4, 3, 16, 16)
-    assert validation.data.name(int(validation.indices[0])).endswith("8.png")  # names are sorted as text, so 8 and 9 are last
-    np.testing.assert_array_equal(validation[0][0].permute(1, 2, 0).numpy(), np.asarray(center_crop(picture(20, 17, seed=8), 16)))
+    assert validation.data.name(int(validation.indices[0])).endswith(
+        "8.png"
+    )  # names are sorted as text, so 8 and 9 are last
+    np.testing.assert_array_equal(
+        validation[0][0].permute(1, 2, 0).numpy(),
+        np.asarray(center_crop(picture(20, 17, seed=8), 16)),
+    )
 
 
 def test_folder_with_train_and_val(tmp_path):
@@ -431,7 +607,7 @@ def test_folder_with_train_and_val(tmp_path):
 
 
 def test_val_with_other_classes(tmp_path):
-    """Labels are places in the sorted list of classes, so they would silently mean something else."""
+    """Labels are places in the sorted list of classes, so they would mean something else."""
     save_folder(tmp_path / "train", classes=("cat", "dog"))
     save_folder(tmp_path / "val", classes=("ant", "dog"))
     with pytest.raises(ValueError, match="classes of .*val"):
@@ -441,7 +617,9 @@ def test_val_with_other_classes(tmp_path):
 def test_mixed_sizes_and_modes(tmp_path):
     save_folder(tmp_path)
     for i, mode in enumerate(["1", "L", "I;16", "P transparent", "RGBA"]):
-        in_mode(mode)[0].resize((9 + i, 40), Image.Resampling.NEAREST).save(tmp_path / "cat" / f"z{i}.png")
+        in_mode(mode)[0].resize((9 + i, 40), Image.Resampling.NEAREST).save(
+            tmp_path / "cat" / f"z{i}.png"
+        )
     train, validation = open_data(str(tmp_path), image_size=12)
     assert stack_images(train).shape[1:] == stack_images(validation).shape[1:] == (3, 12, 12)
     with pytest.raises(ValueError, match=r"size of .*\.png = .*give image_size"):
@@ -485,6 +663,7 @@ def test_stride_that_does_not_divide():
 
 # torchvision's file formats, made here; nothing is downloaded
 
+
 def idx(array):
     """MNIST's format: two zero bytes, type 8 (uint8), dimensions, sizes (big endian), values."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
@@ -497,7 +676,10 @@ def test_mnist_files(tmp_path, name, folder):
     raw.mkdir(parents=True)
     made = {}
     for part, n in (("train", 30), ("t10k", 10)):
-        made[part] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8), np.arange(n, dtype=np.uint8) % 10
+        made[part] = (
+            rng.integers(0, 256, (n, 28, 28), dtype=np.uint8),
+            np.arange(n, dtype=np.uint8) % 10,
+        )
         (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(made[part][0]))
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(made[part][1]))
     for data, part in zip(open_data(name, root=tmp_path), ("train", "t10k")):
@@ -508,15 +690,24 @@ def test_mnist_files(tmp_path, name, folder):
 
 def test_cifar10_files(tmp_path, monkeypatch):
     """torchvision checks MD5 sums of the real files; here its table gets those of the made ones."""
-    kind, rng, folder = torchvision.datasets.CIFAR10, np.random.default_rng(0), tmp_path / "cifar-10-batches-py"
+    kind, rng, folder = (
+        torchvision.datasets.CIFAR10,
+        np.random.default_rng(0),
+        tmp_path / "cifar-10-batches-py",
+    )
     folder.mkdir()
 
     def write(name, content):
         (folder / name).write_bytes(pickle.dumps(content))
         return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
 
-    pixels = {name: rng.integers(0, 256, (10, 3072), dtype=np.uint8) for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]}
-    listed = [write(name, {"data": values, "labels": list(range(10))}) for name, values in pixels.items()]
+    pixels = {
+        name: rng.integers(0, 256, (10, 3072), dtype=np.uint8)
+        for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    }
+    listed = [
+        write(name, {"data": values, "labels": list(range(10))}) for name, values in pixels.items()
+    ]
     meta = write("batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
     monkeypatch.setattr(kind, "train_list", listed[:5])
     monkeypatch.setattr(kind, "test_list", listed[5:])
@@ -524,7 +715,9 @@ def test_cifar10_files(tmp_path, monkeypatch):
     train, validation = open_data("cifar10", root=tmp_path)
     assert (len(train), len(validation), train.channels, train.size) == (50, 10, 3, 32)
     np.testing.assert_array_equal(stack_images(validation).flatten(1).numpy(), pixels["test_batch"])
-    np.testing.assert_array_equal(stack_images(train)[10:20].flatten(1).numpy(), pixels["data_batch_2"])
+    np.testing.assert_array_equal(
+        stack_images(train)[10:20].flatten(1).numpy(), pixels["data_batch_2"]
+    )
     (folder / "data_batch_3").write_bytes(b"half a download")
     with pytest.raises(ValueError, match="download=True"):
         open_data("cifar10", root=tmp_path)
@@ -540,6 +733,7 @@ def test_image_data_keeps_grey_data_grey():
 
 
 # The bundled digits, and the split
+
 
 def test_bundled_digits(tmp_path):
     digits = Digits()
@@ -559,7 +753,10 @@ def test_split_is_a_partition_with_the_last_of_each_class():
     assert np.bincount(validation.targets).tolist() == [50] * 10
     assert sorted([*train.indices, *validation.indices]) == list(range(5000))
     for c in range(10):
-        assert train.indices[train.targets == c].max() < validation.indices[validation.targets == c].min()
+        assert (
+            train.indices[train.targets == c].max()
+            < validation.indices[validation.targets == c].min()
+        )
     assert torch.equal(validation[3][0], data[int(validation.indices[3])][0])
     with pytest.raises(ValueError, match="more than 500"):
         split_validation(data, 500)
@@ -570,8 +767,12 @@ def test_ten_crops_come_from_where_the_recipe_says():
     places = torch.arange(281 * 281).view(1, 1, 281, 281)
     crops = ten_crop(places, 256)[0, :, 0]
     assert crops[:5, 0, 0].tolist() == [0, 25, 25 * 281, 25 * 281 + 25, 12 * 281 + 12]
-    assert torch.equal(crops[5].flip(-1), crops[1])  # the mirrored image's left is the image's right
-    assert crops[9, 0, -1].item() == 12 * 281 + 13  # 25 is odd, so the mirrored centre is a pixel further right
+    assert torch.equal(
+        crops[5].flip(-1), crops[1]
+    )  # the mirrored image's left is the image's right
+    assert (
+        crops[9, 0, -1].item() == 12 * 281 + 13
+    )  # 25 is odd, so the mirrored centre is a pixel further right
     with pytest.raises(ValueError, match="size = 282"):
         ten_crop(places, 282)
 
@@ -580,9 +781,13 @@ def test_center_crop_keeps_a_constant():
     assert np.unique(center_crop(Image.new("L", (37, 91), 77), 24)).tolist() == [77]
 
 
-@pytest.mark.parametrize("value,expected", [(0, 0), (128, 0), (129, 1), (257, 1), (32896, 128), (65535, 255)])
+@pytest.mark.parametrize(
+    "value,expected", [(0, 0), (128, 0), (129, 1), (257, 1), (32896, 128), (65535, 255)]
+)
 def test_sixteen_bits_are_rounded(value, expected):
-    assert to_rgb(Image.fromarray(np.array([[value]], np.uint16))).getpixel((0, 0)) == (expected,) * 3
+    assert (
+        to_rgb(Image.fromarray(np.array([[value]], np.uint16))).getpixel((0, 0)) == (expected,) * 3
+    )
 
 
 def test_unknown_range_of_values():
@@ -606,6 +811,7 @@ def test_unknown_names_and_missing_downloads(tmp_path):
 def test_errors_are_one_line_in_a_notebook(tmp_path):
     """`InvalidValue` has a rendering of its own; a plain `ValueError` would show its traceback."""
     from rar_nb.support import InvalidValue
+
     (tmp_path / "x.png").write_bytes(b"torn")
     for action in (lambda: load_rgb(tmp_path / "x.png"), lambda: open_data("mnist", root=tmp_path)):
         with pytest.raises(InvalidValue):

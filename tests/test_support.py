@@ -1,4 +1,5 @@
-"""What every part leans on: files that appear whole or not at all, programs that end with one line."""
+"""Files that appear whole or not at all, programs that end with one line."""
+
 import os
 import stat
 import subprocess
@@ -23,8 +24,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_names_of_temporary_files_tell_what_they_become(tmp_path):
-    """So whoever clears up knows which of them are ours; no reader takes them for images or tokens."""
+    """Whoever clears up knows which are ours; nobody takes them for images or tokens."""
     import re
+
     with write_beside(tmp_path / "tokens-00007.npy") as beside:
         assert re.fullmatch(UNFINISHED, beside.name)
         assert beside.name.startswith(".tokens-00007.npy-") and beside.suffix == ".part"
@@ -63,7 +65,7 @@ def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path, monkeypatch):
     assert (tmp_path / "x").read_text() == "content"
 
 
-PROGRAM = '''
+PROGRAM = """
 from fastcore.script import call_parse
 from rar_nb.support import program, require
 
@@ -75,18 +77,28 @@ def main(
     "Go."
     require(1 <= speed <= 3, 'speed', speed, "from 1 to 3")
     print('went', speed)
-'''
+"""
 
 
-@pytest.mark.parametrize("speed,status,out,err", [(2, 0, "went 2\n", ""), (7, 2, "", "error: speed = 7 is not allowed: it must be from 1 to 3\n")])
+@pytest.mark.parametrize(
+    "speed,status,out,err",
+    [
+        (2, 0, "went 2\n", ""),
+        (7, 2, "", "error: speed = 7 is not allowed: it must be from 1 to 3\n"),
+    ],
+)
 def test_a_program_ends_with_one_line(tmp_path, speed, status, out, err):
     (tmp_path / "go.py").write_text(PROGRAM)
-    done = subprocess.run([sys.executable, tmp_path / "go.py", "--speed", str(speed)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "go.py", "--speed", str(speed)], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
 
 
 def test_python_code_gets_the_exception():
     @program
-    def main(speed=1): require(speed < 3, "speed", speed, "below 3")
+    def main(speed=1):
+        require(speed < 3, "speed", speed, "below 3")
+
     with pytest.raises(InvalidValue, match="below 3"):
         main(7)

@@ -1,4 +1,5 @@
 """Tokens on disk and in memory: shards, index, rows, tokenizing, and the official JSON lines."""
+
 import gzip
 import hashlib
 import json
@@ -57,10 +58,19 @@ def test_shards_can_be_written_in_any_order_and_the_index_last(tmp_path):
     write_shard(tmp_path, 1, parts[1].tokens, parts[1].labels)
     write_index(tmp_path, 3, 1024, 5, "maskgit_vq", "abc")
     data = TokenData.open(tmp_path)
-    assert torch.equal(data.tokens, torch.cat([p.tokens for p in parts])) and torch.equal(data.labels, torch.cat([p.labels for p in parts]))
-    assert (data.index["tokenizer"], data.index["tokenizer_sha256"], data.index["codebook_size"]) == ("maskgit_vq", "abc", 1024)
+    assert torch.equal(data.tokens, torch.cat([p.tokens for p in parts])) and torch.equal(
+        data.labels, torch.cat([p.labels for p in parts])
+    )
+    assert (
+        data.index["tokenizer"],
+        data.index["tokenizer_sha256"],
+        data.index["codebook_size"],
+    ) == ("maskgit_vq", "abc", 1024)
     data.verify()
-    assert data.index["shards"][2]["tokens"]["sha256"] == hashlib.sha256((tmp_path / "tokens-00002.npy").read_bytes()).hexdigest()
+    assert (
+        data.index["shards"][2]["tokens"]["sha256"]
+        == hashlib.sha256((tmp_path / "tokens-00002.npy").read_bytes()).hexdigest()
+    )
 
 
 @pytest.mark.parametrize("kind", ["tokens", "labels"])
@@ -90,7 +100,17 @@ def test_another_version_or_shape_is_refused(tmp_path):
         TokenData.open(tmp_path).rows([0])
 
 
-@pytest.mark.parametrize("tokens,labels", [([[[-1]]], [0]), ([[[0.5]]], [0]), ([[[65536]]], [0]), ([[[1]]], [-1]), ([[[1]]], [0, 1]), ([[1]], [0])])
+@pytest.mark.parametrize(
+    "tokens,labels",
+    [
+        ([[[-1]]], [0]),
+        ([[[0.5]]], [0]),
+        ([[[65536]]], [0]),
+        ([[[1]]], [-1]),
+        ([[[1]]], [0, 1]),
+        ([[1]], [0]),
+    ],
+)
 def test_token_data_refuses_what_two_bytes_cannot_hold(tokens, labels):
     with pytest.raises(ValueError):
         TokenData(np.array(tokens), np.array(labels))
@@ -98,7 +118,12 @@ def test_token_data_refuses_what_two_bytes_cannot_hold(tokens, labels):
 
 def test_rows_out_of_range():
     data = made_tokens()
-    for bad in (dict(indices=[7]), dict(indices=[-1]), dict(indices=[0], crops=[3]), dict(indices=[0, 1], crops=[0])):
+    for bad in (
+        dict(indices=[7]),
+        dict(indices=[-1]),
+        dict(indices=[0], crops=[3]),
+        dict(indices=[0, 1], crops=[0]),
+    ):
         with pytest.raises(ValueError, match="from 0 to"):
             data.rows(**bad)
     tokens, labels = data.rows([])
@@ -113,6 +138,7 @@ def test_content_hash_is_a_plain_sha256():
 
 # JSON lines
 
+
 def write_lines(path, lines, compress=False):
     content = "".join(line + "\n" for line in lines).encode()
     path.write_bytes(gzip.compress(content) if compress else content)
@@ -120,16 +146,28 @@ def write_lines(path, lines, compress=False):
 
 
 def good_lines(data):
-    return [json.dumps({"class_id": int(c), "tokens": row}) for image, c in zip(data.tokens.tolist(), data.labels) for row in image]
+    return [
+        json.dumps({"class_id": int(c), "tokens": row})
+        for image, c in zip(data.tokens.tolist(), data.labels)
+        for row in image
+    ]
 
 
 BAD_LINES = {
-    "short": ('{"class_id": 1, "tokens": [1, 2]}', "number of tokens"), "long": (json.dumps({"class_id": 1, "tokens": [0] * 17}), "number of tokens"),
-    "above": (json.dumps({"class_id": 1, "tokens": [1024] * 16}), "0 to 1023"), "below": (json.dumps({"class_id": 1, "tokens": [-1] * 16}), "0 to 1023"),
-    "fraction": (json.dumps({"class_id": 1, "tokens": [1.5] * 16}), "whole numbers"), "truth": (json.dumps({"class_id": 1, "tokens": [True] * 16}), "whole numbers"),
-    "nested": (json.dumps({"class_id": 1, "tokens": [[1]] * 16}), "whole numbers"), "none": ('{"class_id": 1}', "an object"), "list": ("[1, 2]", "an object"),
-    "half": ('{"class_id": 1, "tok', "not JSON"), "blank": ("", "not JSON"), "binary": ("\x00\x01", "not JSON"),
-    "class": (json.dumps({"class_id": 5, "tokens": [0] * 16}), "from 0 to 4"), "class name": (json.dumps({"class_id": "1", "tokens": [0] * 16}), "from 0 to 4"),
+    "short": ('{"class_id": 1, "tokens": [1, 2]}', "number of tokens"),
+    "long": (json.dumps({"class_id": 1, "tokens": [0] * 17}), "number of tokens"),
+    "above": (json.dumps({"class_id": 1, "tokens": [1024] * 16}), "0 to 1023"),
+    "below": (json.dumps({"class_id": 1, "tokens": [-1] * 16}), "0 to 1023"),
+    "fraction": (json.dumps({"class_id": 1, "tokens": [1.5] * 16}), "whole numbers"),
+    "truth": (json.dumps({"class_id": 1, "tokens": [True] * 16}), "whole numbers"),
+    "nested": (json.dumps({"class_id": 1, "tokens": [[1]] * 16}), "whole numbers"),
+    "none": ('{"class_id": 1}', "an object"),
+    "list": ("[1, 2]", "an object"),
+    "half": ('{"class_id": 1, "tok', "not JSON"),
+    "blank": ("", "not JSON"),
+    "binary": ("\x00\x01", "not JSON"),
+    "class": (json.dumps({"class_id": 5, "tokens": [0] * 16}), "from 0 to 4"),
+    "class name": (json.dumps({"class_id": "1", "tokens": [0] * 16}), "from 0 to 4"),
 }
 
 
@@ -149,7 +187,10 @@ def test_rows_that_do_not_belong_together(tmp_path):
     write_lines(tmp_path / "x.jsonl", lines[:-1])
     with pytest.raises(ValueError, match="= 19 .*multiple of crops = 5"):
         convert_jsonl(tmp_path / "x.jsonl", tmp_path / "a", 1024, crops=5)
-    write_lines(tmp_path / "x.jsonl", lines[:7] + [json.dumps({"class_id": 77, "tokens": [0] * 16})] + lines[8:])
+    write_lines(
+        tmp_path / "x.jsonl",
+        lines[:7] + [json.dumps({"class_id": 77, "tokens": [0] * 16})] + lines[8:],
+    )
     with pytest.raises(ValueError, match="class_id in line 8.*crops=1"):
         convert_jsonl(tmp_path / "x.jsonl", tmp_path / "b", 1024, crops=5)
 
@@ -161,7 +202,10 @@ def test_conversion_goes_on_over_what_an_earlier_one_left(tmp_path):
     with pytest.raises(ValueError, match="line 10"):
         convert_jsonl(tmp_path / "x.jsonl", tmp_path / "t", 1024, crops=2, shard_images=2)
     write_lines(tmp_path / "x.jsonl", lines)
-    assert torch.equal(convert_jsonl(tmp_path / "x.jsonl", tmp_path / "t", 1024, crops=2, shard_images=2).tokens, data.tokens)
+    assert torch.equal(
+        convert_jsonl(tmp_path / "x.jsonl", tmp_path / "t", 1024, crops=2, shard_images=2).tokens,
+        data.tokens,
+    )
     with pytest.raises(ValueError, match="delete it first"):
         convert_jsonl(tmp_path / "x.jsonl", tmp_path / "t", 1024, crops=2)
 
@@ -177,24 +221,46 @@ def test_broken_gzip_and_empty_file(tmp_path):
         convert_jsonl(tmp_path / "nowhere.jsonl", tmp_path / "n", 1024, crops=1)
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system can't be told to let go of mapped pages")
+@pytest.mark.skipif(
+    not hasattr(mmap, "MADV_DONTNEED"), reason="this system can't be told to let go of mapped pages"
+)
 def test_reading_at_random_keeps_no_pages(tmp_path):
     "Or else a process that reads all of ImageNet's tokens seems to need their 6 GB."
-    n, crops, length = 20_000, 10, 256 # 100 MB
+    n, crops, length = 20_000, 10, 256  # 100 MB
     rng = np.random.default_rng(0)
-    write_shard(tmp_path, 0, rng.integers(0, 1024, (n, crops, length), dtype=np.uint16), np.zeros(n, np.uint16))
+    write_shard(
+        tmp_path,
+        0,
+        rng.integers(0, 1024, (n, crops, length), dtype=np.uint16),
+        np.zeros(n, np.uint16),
+    )
     write_index(tmp_path, 1, codebook_size=1024, num_classes=1)
     data = TokenData.open(tmp_path)
-    def resident(): return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssFile")) / 1024 # MiB
+
+    def resident():
+        return (
+            next(
+                int(line.split()[1])
+                for line in open("/proc/self/status")
+                if line.startswith("RssFile")
+            )
+            / 1024
+        )  # MiB
+
     before = resident()
-    for _ in range(4): data.rows(rng.integers(0, n, 2048), rng.integers(0, crops, 2048))
+    for _ in range(4):
+        data.rows(rng.integers(0, n, 2048), rng.integers(0, crops, 2048))
     assert resident() - before < 20
 
 
 def test_save_and_open_give_the_same(tmp_path):
     made = made_tokens(n=6, crops=2, length=49, v=60_000)
     read = made.save(tmp_path / "t", codebook_size=60_000, num_classes=6)
-    assert torch.equal(read.tokens, made.tokens) and torch.equal(read.labels, made.labels) and len(read) == 6
+    assert (
+        torch.equal(read.tokens, made.tokens)
+        and torch.equal(read.labels, made.labels)
+        and len(read) == 6
+    )
     for a, b in zip(read.rows([5, 1], [1, 0]), made.rows([5, 1], [1, 0]), strict=True):
         assert torch.equal(a, b) and a.dtype == torch.int64
     with pytest.raises(ValueError, match="from 0 to 99"):
@@ -223,6 +289,7 @@ def test_a_shard_without_labels_is_named(tmp_path):
 def test_all_names_of_files_are_known(tmp_path):
     """Whoever clears up a folder of tokens goes by this pattern."""
     import re
+
     made_tokens().save(tmp_path, 1024, 5)
     for path in tmp_path.iterdir():
         assert re.fullmatch(tokens_module.TOKEN_FILES, path.name)
@@ -248,6 +315,7 @@ def test_content_hash_sees_every_difference():
 
 # Tokenizing
 
+
 def test_shifted_by_brute_force():
     images = torch.arange(1, 2 * 5 * 6 + 1).view(2, 1, 5, 6)
     ours = shifted(images, 2)
@@ -257,7 +325,11 @@ def test_shifted_by_brute_force():
         for y in range(5):
             for x in range(6):
                 inside = 0 <= y - 2 * i < 5 and 0 <= x - 2 * j < 6
-                expected = images[:, 0, y - 2 * i, x - 2 * j] if inside else torch.zeros(2, dtype=torch.int64)
+                expected = (
+                    images[:, 0, y - 2 * i, x - 2 * j]
+                    if inside
+                    else torch.zeros(2, dtype=torch.int64)
+                )
                 assert torch.equal(ours[:, k, 0, y, x], expected)
     assert torch.equal(shifted(images, 0), images[:, None])
 

@@ -1,6 +1,6 @@
 """One training, whatever the devices, whatever interrupts it, and what its program refuses.
 
-The runs start as a user starts them, through `accelerate launch`. accelerate shards on GPUs only, so
+The runs start as a user starts them, through `accelerate launch`. It shards on GPUs only, so
 for FSDP a small script makes it take the two CPU processes for GPUs; the rest is FSDP's own code.
 """
 
@@ -320,7 +320,7 @@ def test_a_folder_keeps_its_run(tokens, one, tmp_path):
     with pytest.raises(ValueError, match="one with a config.json; or else give --preset"):
         rar_train("--run_dir", tmp_path / "none", "--tokens", tokens)
     with pytest.raises(
-        ValueError, match="train.epochs = 3 is not allowed: it must be 10, as in the run"
+        ValueError, match="train.epochs = 3.0 is not allowed: it must be 10.0, as in the"
     ):
         rar_train(*command(tokens, one), "--resume", "--changes", '{"epochs": 3}')
 

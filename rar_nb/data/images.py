@@ -69,7 +69,7 @@ def grey_16(image: Image.Image) -> Image.Image:
     "Grey of 16 bits scaled by 255/65535, as mode 'L'; the transparent value becomes white."
     values = np.asarray(image).astype(np.int64)
     span = int(values.min()), int(values.max())
-    require(0 <= span[0] and span[1] < 2**16, 'range of the pixels', span,
+    require(span[0] >= 0 and span[1] < 2**16, 'range of the pixels', span,
             "from 0 to 65,535 (16 bits)")
     values[values == image.info.get('transparency', -1)] = 2**16 - 1
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
@@ -125,7 +125,8 @@ def upright(image: Image.Image, name: str) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow raises almost anything on damaged EXIF; the pixels are fine
-        warnings.warn(f"{name}: the EXIF data is damaged ({error!r}), so no orientation is applied")
+        warnings.warn(f"{name}: the EXIF data is damaged ({error!r}), so no orientation is applied",
+                      stacklevel=2)
         return image
 
 

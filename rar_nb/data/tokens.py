@@ -67,7 +67,7 @@ def to_uint16(
             "one of whole numbers")
     require(values.size > 0, f'range of {name}', 'empty', f"from 0 to {limit - 1}")
     span = int(values.min()), int(values.max())
-    require(0 <= span[0] and span[1] < limit, f'range of {name}', span, f"from 0 to {limit - 1}")
+    require(span[0] >= 0 and span[1] < limit, f'range of {name}', span, f"from 0 to {limit - 1}")
     return values.astype(np.uint16, copy=False)
 
 # %% ../../nbs/21_tokens.ipynb #b287070e
@@ -167,7 +167,7 @@ def map_array(path: Path, shape: tuple) -> np.ndarray:
 
 def check_numbers(name: str, values: np.ndarray, count: int, limit: int):
     "Raise `InvalidValue` unless `values` are `count` numbers from 0 to `limit` - 1."
-    inside = values.size == 0 or (0 <= values.min() and values.max() < limit)
+    inside = values.size == 0 or (values.min() >= 0 and values.max() < limit)
     require(values.shape == (count,) and inside, name, values,
             f"[B] numbers from 0 to {limit - 1}")
 
@@ -359,7 +359,7 @@ def parse_line(
     require(length in (None, len(tokens)), f'number of tokens in {where}', len(tokens),
             f"{length}, like the first line's")
     span = min(tokens), max(tokens)
-    require(0 <= span[0] and span[1] < codebook_size, f'range of tokens in {where}', span,
+    require(span[0] >= 0 and span[1] < codebook_size, f'range of tokens in {where}', span,
             f"from 0 to {codebook_size - 1}")
     return label, tokens
 
@@ -373,8 +373,8 @@ def jsonl_rows(
     path = Path(path)
     require(path.is_file(), 'JSON-lines file', str(path), "an existing file")
     number, length = 0, None
-    opened = gzip.open(path, 'rb') if path.suffix == '.gz' else open(path, 'rb')
-    with opened as lines:
+    open_file = gzip.open if path.suffix == '.gz' else open
+    with open_file(path, 'rb') as lines:
         try:
             for number, line in enumerate(lines, 1):
                 where = f'line {number} of {path}'
