@@ -10,6 +10,7 @@ __all__ = ['GUIDANCE_SCHEDULES', 'guide', 'pow_cosine', 'linear_guidance', 'cons
 # %% ../nbs/06_sampler.ipynb #83600f59
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -67,6 +68,7 @@ def guidance_weight(
 
 # %% ../nbs/06_sampler.ipynb #91fc0547
 @config
+@dataclass(frozen=True)
 class SampleConfig:
     """How images are sampled from a trained generator. The defaults are RAR-B's.
 
@@ -240,7 +242,8 @@ class SamplingState:
             with self.autocast(False):  # guidance would multiply a rounding error of the logits
                 logits = head(x.to(head.weight.dtype))[:, -1].float()
         if self.guided:
-            logits = guide(*logits.chunk(2), weight)
+            conditional, unconditional = logits.chunk(2)
+            logits = guide(conditional, unconditional, weight)
         return logits / self.sample.temperature
 
 # %% ../nbs/06_sampler.ipynb #b7d6cfc6

@@ -10,6 +10,7 @@ __all__ = ['TrainConfig', 'learning_rate', 'learning_rate_at', 'random_ratio_at'
 # %% ../nbs/05_trainer.ipynb #739d683b
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -25,6 +26,7 @@ from .transformer import RAR, ModelConfig, rar_loss
 
 # %% ../nbs/05_trainer.ipynb #a3276923
 @config
+@dataclass(frozen=True)
 class TrainConfig:
     """How the generator is trained. The defaults are the published run (supplement, Table 1).
 
@@ -61,9 +63,10 @@ class TrainConfig:
 
     def steps(self, epochs: float) -> int:
         "Optimizer steps in `epochs`, rounded; raises `InvalidValue` before `resolve` has run."
-        require(self.steps_per_epoch is not None, 'steps_per_epoch', None,
+        steps = self.steps_per_epoch or 0
+        require(steps > 0, 'steps_per_epoch', self.steps_per_epoch,
                 "known by now: `resolve` fills it in from the data")
-        return round(epochs * self.steps_per_epoch)
+        return round(epochs * steps)
 
     @property
     def total_steps(self) -> int:
@@ -164,7 +167,9 @@ def step_generator(
     step: int,  # from 0 to below 2³²
 ) -> torch.Generator:
     "The source of a step's random choices, on the CPU."
-    return torch.Generator().manual_seed((seed << 32) + step)
+    # torch's CPU generator reads 32 bits of its seed, so a large odd multiplier spreads the runs
+    # over them. The published seed, 42, is the offset: its steps start from 0, 1, 2, …
+    return torch.Generator().manual_seed((step + 2654435769 * (seed - 42)) % 2**32)
 
 # %% ../nbs/05_trainer.ipynb #c9be50e1
 def make_batch(
@@ -184,7 +189,7 @@ def make_batch(
             f"{model.num_tokens}, the model's num_tokens")
     size, generator = train.batch_size, step_generator(seed, step)
     share = slice(rank * size // processes, (rank + 1) * size // processes)
-    indices = batch_indices(step, len(data), size, train.steps_per_epoch, seed)
+    indices = batch_indices(step, len(data), size, train.steps(1), seed)
     crops = torch.randint(data.crops, (size,), generator=generator)
     r = random_ratio_at(step, train)
     orders = sample_orders(size, data.num_tokens, r, generator)
@@ -252,7 +257,7 @@ def validation_loss(
     was_training = model.training
     model.eval()
     total = 0.0
-    orders = sample_orders(len(data), model.config.num_tokens, r, step_generator(0, 0))
+    orders = sample_orders(len(data), model.config.num_tokens, r, torch.Generator().manual_seed(0))
     for start in range(0, len(data), batch_size):
         indices = range(start, min(start + batch_size, len(data)))
         total += batch_loss(model, data, indices, orders[start:start + batch_size])

@@ -8,6 +8,7 @@ __all__ = ['ModelConfig', 'attend', 'Attention', 'MLP', 'modulate', 'Conditionin
 
 # %% ../nbs/04_transformer.ipynb #5a609cb4
 import math
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from .support import config, require
 
 # %% ../nbs/04_transformer.ipynb #9a316358
 @config
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes of the generator. The defaults are RAR-B for ImageNet at 256 px (supplement, Table 1).
 

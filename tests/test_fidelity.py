@@ -1,4 +1,4 @@
-"""Our FID, IS, KID, precision and recall against torch-fidelity's own command, and against a direct computation from ADM-like statistics."""
+"""Our metrics against torch-fidelity's own command, and against a direct computation."""
 
 import json
 import os
@@ -26,13 +26,18 @@ from rar_nb.reports.fidelity import (
     random_inception,
 )
 
-# torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported our way before it
-COMMAND = "from rar_nb.support import import_torchvision; import_torchvision(); from torch_fidelity.fidelity import main; main()"
+# torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported first.
+COMMAND = """
+from rar_nb.support import import_torchvision
+import_torchvision()
+from torch_fidelity.fidelity import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Weights, 12 smooth generated images and 11 rough real ones in class folders, and torch-fidelity's numbers of them."""
+    """Weights, 12 smooth generated and 11 rough real images, and torch-fidelity's numbers."""
     place = tmp_path_factory.mktemp("fidelity")
     random_inception(place / "inception.pth")
     rng = np.random.default_rng(0)
@@ -47,9 +52,11 @@ def place(tmp_path_factory):
         Image.fromarray(rng.integers(0, 128 + 9 * i, (24, 24, 3), dtype=np.uint8)).save(
             place / "real" / f"class{i % 2}" / f"{i}.png"
         )
-    command = [sys.executable, "-c", COMMAND, "--cpu", "--json", "--silent", "--isc", "--fid", "--kid", "--prc", "--no-cache",
-               "--feature-extractor", EXTRACTOR, "--feature-extractor-weights-path", place / "inception.pth", "--kid-subset-size", "11",
-               "--samples-find-deep", "--input1", place / "generated", "--input2", place / "real"]  # fmt: skip
+    options = "--cpu --json --silent --isc --fid --kid --prc --no-cache --samples-find-deep"
+    options += f" --feature-extractor {EXTRACTOR} --kid-subset-size 11"
+    command = [sys.executable, "-c", COMMAND, *options.split()]
+    command += ["--feature-extractor-weights-path", place / "inception.pth"]
+    command += ["--input1", place / "generated", "--input2", place / "real"]
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=False
     )
@@ -161,7 +168,7 @@ def test_adm_statistics_equal_a_direct_computation(place, ours):
 
 
 def test_images_of_a_reference_batch(place, ours, tmp_path):
-    """KID, precision and recall equal those of torch-fidelity's command on the same images in a folder; FID is that of the statistics."""
+    """KID, precision and recall are the command's on the same images; FID uses the statistics."""
     folder, path = place[0], tmp_path / "VIRTUAL_made_up.npz"
     images = np.stack(
         [np.asarray(Image.open(file)) for file in sorted((folder / "real").rglob("*.png"))]
@@ -178,7 +185,7 @@ def test_images_of_a_reference_batch(place, ours, tmp_path):
     x = extract(RGBImages(folder / "generated"), folder / "inception.pth", folder / "cache")[
         "2048"
     ].double()
-    # against the unit covariance: the root of the covariance itself, whose trace is the sum of the singular values
+    # Against the unit covariance: the root's trace is the sum of the singular values.
     values = torch.linalg.svdvals((x - x.mean(0)) / (len(x) - 1) ** 0.5)
     assert found["FID"] == pytest.approx(
         float(x.mean(0).square().sum() + values.square().sum() + 2048 - 2 * values.sum()), rel=1e-4

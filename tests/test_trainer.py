@@ -21,6 +21,7 @@ from rar_nb.trainer import (
     make_optimizer,
     parameter_groups,
     random_ratio_at,
+    seed_dropout,
     set_learning_rate,
     step_generator,
     train,
@@ -182,6 +183,29 @@ def test_a_batch_follows_from_its_step(data):
     assert not any(torch.equal(a, b) for a, b in zip(first, other))
     last = make_batch(data, run.model, run.train, 3, 19)[2]
     assert torch.equal(last, raster_order(49).expand(32, -1))
+
+
+@pytest.mark.parametrize("other", [0, 1, 41, 43, 2**32 - 1])
+def test_seeds_give_other_random_choices(other):
+    """Orders, crops and hidden classes follow from the seed, not from the step alone."""
+    choices = [torch.rand(1000, generator=step_generator(seed, 7)) for seed in (42, other)]
+    assert (choices[0] == choices[1]).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("seed,rank", [(0, 0), (41, 0), (42, 1), (42, 7)])
+def test_dropout_differs_by_seed_and_process(seed, rank):
+    masks = []
+    with torch.random.fork_rng():
+        for given in ((42, 0), (seed, rank)):
+            seed_dropout(given[0], 7, given[1])
+            masks.append(torch.rand(1000))
+    assert (masks[0] == masks[1]).float().mean() < 0.01
+
+
+def test_no_step_repeats_another():
+    seeds = [step_generator(seed, step).initial_seed() for seed in (41, 42, 43)
+             for step in range(0, 250_000, 1000)]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_another_seed_shows_other_images(data):

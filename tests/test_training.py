@@ -27,7 +27,7 @@ from rar_nb.runs.run_folders import (
     resolve_tokens,
 )
 from rar_nb.runs.training import shared_validation_loss, train_run
-from rar_nb.support import PROJECT
+from rar_nb.support import PROJECT, InvalidValue
 from rar_nb.trainer import train, validation_loss
 from rar_nb.transformer import RAR
 from tests.tools.runs import rar_train, save_made_up_tokens
@@ -276,7 +276,7 @@ def test_a_checkpoint_of_another_model_is_refused(tokens, tmp_path):
     with pytest.raises(ValueError, match="it must be the .* of this run's generator"):
         load_checkpoint(model, optimizer, file)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is damaged or cut off"):
+    with pytest.raises(InvalidValue, match="is damaged or cut off"):
         load_checkpoint(model, optimizer, file)
 
 
@@ -323,6 +323,13 @@ def test_a_folder_keeps_its_run(tokens, one, tmp_path):
         ValueError, match="train.epochs = 3.0 is not allowed: it must be 10.0, as in the"
     ):
         rar_train(*command(tokens, one), "--resume", "--changes", '{"epochs": 3}')
+
+
+def test_a_damaged_config_is_invalid_input(tokens, tmp_path):
+    """So the program ends with one line, and status 2."""
+    (tmp_path / "config.json").write_text('{"preset": ')
+    with pytest.raises(InvalidValue, match="config.json is not a run configuration"):
+        rar_train("--run_dir", tmp_path, "--tokens", tokens)
 
 
 @pytest.mark.parametrize(

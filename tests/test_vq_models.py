@@ -26,12 +26,10 @@ from rar_nb.pretrained.vq_models import (
 )
 from rar_nb.tokenizer import (
     TOKENIZERS,
-    Codebook,
     ConvVQ,
     GreyTokenizer,
     TokenizerConfig,
     make_tokenizer,
-    nearest_code,
     to_float,
     train_tokenizer,
 )
@@ -216,16 +214,9 @@ def test_downsampling_pads_on_the_right_and_below():
     torch.testing.assert_close(y[0, :, 1, 1], last)
 
 
-def small(kind, channels, stride, size=32):
-    return TokenizerConfig(kind, size, channels, stride, 16, width=8)
-
-
 SMALL = [
-    TokenizerConfig("grey", 32, 3, 4, 8),
-    small("conv_vq", 1, 4),
-    small("conv_vq", 3, 8),
-    small("vqgan", 1, 4, 64),
-    *(small("vqgan", 3, stride, 64) for stride in MULTIPLIERS),
+    TokenizerConfig("vqgan", 64, channels, stride, 16, width=8)
+    for channels, stride in [(1, 4), *((3, stride) for stride in MULTIPLIERS)]
 ]
 
 
@@ -245,7 +236,7 @@ def test_round_trip(config):
     assert torch.equal(alone, tokens[1:])
 
 
-@pytest.mark.parametrize("config", SMALL[:4], ids=lambda c: f"{c.kind}-{c.channels}-{c.stride}")
+@pytest.mark.parametrize("config", SMALL[:1], ids=lambda c: f"{c.kind}-{c.channels}-{c.stride}")
 def test_bad_images_and_tokens_get_one_clear_error(config):
     tokenizer, side = make_tokenizer(config).eval(), config.image_size
     good = torch.rand(1, config.channels, side, side)
@@ -280,10 +271,9 @@ def test_make_tokenizer_knows_every_kind():
             assert type(make_tokenizer(config)) is cls
 
 
-@pytest.mark.parametrize("kind", ["conv_vq", "vqgan"])
-def test_training_is_repeatable_and_lowers_the_error(kind):
+def test_training_is_repeatable_and_lowers_the_error():
     data = Part(ImageData(Digits(), 16), np.arange(64))
-    config = TokenizerConfig(kind, 16, 1, 4, 16, width=8, vq_steps=30, vq_batch_size=8,
+    config = TokenizerConfig("vqgan", 16, 1, 4, 16, width=8, vq_steps=30, vq_batch_size=8,
                              vq_precision="no")
     runs = []
     for _ in range(2):
@@ -308,38 +298,3 @@ def test_training_in_bf16_keeps_the_codebook_in_float32():
     losses = train_tokenizer(tokenizer, data, progress=False)
     assert np.isfinite(losses).all()
     assert {t.dtype for t in tokenizer.state_dict().values()} == {torch.float32}
-
-
-def test_data_of_another_size_is_refused():
-    tokenizer = make_tokenizer(TokenizerConfig("vqgan", 32, 3, width=8))
-    with pytest.raises(ValueError, match=r"\(1, 28\)"):
-        train_tokenizer(tokenizer, ImageData(Digits()), progress=False)
-
-
-def test_codebook_follows_its_vectors_and_restarts_unused_codes():
-    torch.manual_seed(0)
-    book, decay = Codebook(4, 2, decay=0.9), 0.9
-    start = torch.tensor([[0.0, 0.0], [1, 1], [2, 2], [50, 50]])
-    book.embedding.copy_(start)
-    book.sums.copy_(start)
-    book.counts.fill_(1)
-    vectors = torch.tensor([[0.1, 0.0], [0.3, 0.0], [1.2, 1.0], [2.0, 2.4]]).repeat(2, 1)
-    for step in range(60):
-        book.train()(vectors)
-        if step == 0:  # by hand: four of the vectors, whose sum is (0.8, 0), chose code 0
-            expected = (1 - decay) * torch.tensor([0.8, 0]) / (decay + (1 - decay) * 4)
-            torch.testing.assert_close(book.embedding[0], expected)
-    assert book.embedding.max() < 3  # no vector chose the code at (50, 50): it was reset to one
-    codes = nearest_code(vectors, book.embedding)
-    torch.testing.assert_close(book.embedding[codes[2]], vectors[2], atol=0.02, rtol=0)
-
-
-def test_codes_of_many_vectors_are_found_in_parts():
-    torch.manual_seed(0)
-    vectors = torch.randn(3, 40, 2)
-    codes = torch.full((2**21, 2), 100.0)  # so many that 32 vectors are compared at a time
-    codes[::2**15] = torch.randn(64, 2)
-    picked = torch.tensor([0, 5, 31, 32, 33, 63, 64, 119])
-    found = nearest_code(vectors, codes).flatten()
-    distances = torch.cdist(vectors.flatten(0, 1)[picked].double(), codes.double())
-    assert torch.equal(found[picked], distances.argmin(1))

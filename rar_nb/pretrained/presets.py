@@ -8,7 +8,7 @@ __all__ = ['MODELS', 'SAMPLING', 'TRACKERS', 'PARTS', 'PRESETS', 'DeviceConfig',
 
 # %% ../../nbs/32_presets.ipynb #9375ae83
 import json
-from dataclasses import asdict, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from .checkpoints import load_pretrained
 from .vq_models import LLAMAGEN_VQ, MASKGIT_VQ
 from ..sampler import SampleConfig
-from ..support import config, require, write_json
+from ..support import InvalidValue, config, require, write_json
 from ..tokenizer import TOKENIZERS, TokenizerConfig
 from ..trainer import TrainConfig
 from ..transformer import RAR, ModelConfig
@@ -43,6 +43,7 @@ TRACKERS = ('tensorboard', 'wandb', 'trackio')  # of those that accelerate knows
 
 
 @config
+@dataclass(frozen=True)
 class DeviceConfig:
     "How the work is done, not what comes out; a run may go on with other values."
 
@@ -69,6 +70,7 @@ PARTS = dict(model=ModelConfig, tokenizer=TokenizerConfig, train=TrainConfig,
 
 
 @config
+@dataclass(frozen=True)
 class RunConfig:
     "Everything that decides what a run does; written to the run's folder as `config.json`."
 
@@ -268,7 +270,7 @@ def load_run_config(
         parts = {name: kind(**values.pop(name)) for name, kind in PARTS.items()}
         return RunConfig(**values, **parts)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is not a run configuration of this version of rar_nb "
+        raise InvalidValue(f"{path} is not a run configuration of this version of rar_nb "
                          f"({error}); train again, or repair the file") from error
 
 # %% ../../nbs/32_presets.ipynb #7f392d53

@@ -241,7 +241,8 @@ def run_metadata(
     if torch.device(device).type == 'cuda':
         name = torch.cuda.get_device_name(device)
     else:
-        name = f'{platform.machine()} CPU, {torch.get_num_threads()} threads'
+        threads = torch.get_num_threads()
+        name = f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
     commit, changed = git_commit()
     packages = ('torch', 'accelerate', 'torch-fidelity', 'numpy')
     versions = {package: version(package) for package in packages}

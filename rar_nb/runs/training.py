@@ -54,8 +54,8 @@ from rar_nb.runs.run_folders import (
     save_checkpoint,
     save_model,
 )
-from ..support import program, require, require_number
-from ..trainer import batch_loss, learning_rate_at, random_ratio_at, step_generator
+from ..support import InvalidValue, program, require, require_number
+from ..trainer import batch_loss, learning_rate_at, random_ratio_at
 from ..transformer import RAR
 
 # %% ../../nbs/42_training.ipynb #9cb2c69c
@@ -70,7 +70,7 @@ def shared_validation_loss(
     "`validation_loss`, computed by all processes together."
     was_training = model.training
     model.eval()
-    orders = sample_orders(len(data), model.config.num_tokens, r, step_generator(0, 0))
+    orders = sample_orders(len(data), model.config.num_tokens, r, torch.Generator().manual_seed(0))
     starts, processes, total = range(0, len(data), batch_size), accelerator.num_processes, 0.0
     rounds = math.ceil(len(starts) / processes)
     for k in range(accelerator.process_index, rounds * processes, processes):
@@ -84,7 +84,7 @@ def shared_validation_loss(
         total = accelerator.reduce(torch.tensor(total, device=accelerator.device)).item()
     return total / len(data)
 
-# %% ../../nbs/42_training.ipynb #c6116dd0
+# %% ../../nbs/42_training.ipynb #a6a19cc2
 class TrainingLoop:
     "One process's part of a run, inside `working_blocks`."
 
@@ -118,7 +118,7 @@ class TrainingLoop:
             self.losses, saved = load_checkpoint(self.model, self.optimizer, self.checkpoint)
             self.start, rows = saved['step'], saved['rows']
         writes = self.folder is not None and self.is_main
-        self.metrics = Metrics(self.folder / 'metrics.jsonl' if writes else None, rows)
+        self.metrics = Metrics(Path(self.folder) / 'metrics.jsonl' if writes else None, rows)
         self.bar = tqdm(total=self.run.train.total_steps, initial=self.start, desc='RAR',
                         mininterval=1, unit='step', disable=not self.progress)
         self.clock = time.perf_counter(), self.start  # of the last row of metrics
@@ -126,6 +126,8 @@ class TrainingLoop:
     @property
     def checkpoint(self) -> Path:
         "The file from which the run goes on."
+        if self.folder is None:
+            raise InvalidValue("folder = None is not allowed: a checkpoint needs a folder")
         return self.folder / 'checkpoint.safetensors'
 
     def train(
@@ -159,7 +161,7 @@ class TrainingLoop:
         return norm
 
     def evaluate(self, step: int):
-        "Log the validation losses after `step` steps, and let the caller look at the model."
+        "Log the validation losses after `step` steps, and show the model to the caller."
         with uncompiled(self.run.devices):
             if self.validation is not None:
                 with self.accelerator.autocast():
@@ -306,8 +308,9 @@ def open_or_make_run(
     "The run of `folder`, made from `preset` if it is new; raises `ValueError` if it is another."
     path = folder / 'config.json'
     if not path.exists():
-        require(preset is not None, 'run_dir', str(folder),
-                "one with a config.json; or else give --preset, too")
+        if preset is None:
+            raise InvalidValue(f"run_dir = '{folder}' is not allowed: it must be one with a "
+                               "config.json; or else give --preset, too")
         run = resolve_tokens(get_preset(preset, changes), data)
         new_run_folder(folder, tokens=tokens)
         save_run_config(run, path)
