@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Configuration', 'ALLOWED', 'UNFINISHED', 'InvalidValue', 'require', 'require_int', 'require_number', 'kinds_of',
            'read_text', 'allowed_by', 'as_declared', 'raise_first', 'config', 'reject_unknown', 'check_parameters',
-           'program', 'flush', 'write_beside', 'write_json', 'choose_precision', 'float32_products',
+           'program', 'flush', 'write_beside', 'write_json', 'choose_precision', 'float32_products', 'check_images',
+           'check_tokens', 'check_inputs', 'check_classes', 'check_orders', 'check_shapes', 'check_known',
            'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
@@ -16,7 +17,6 @@ import os
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Literal, TypeVar, Union, get_args, get_origin
@@ -285,6 +285,78 @@ def float32_products(
     finally:
         for backend, precision in zip(backends, before):
             backend.fp32_precision = precision
+
+# %% ../nbs/09_support.ipynb #chktens1
+def check_images(tokenizer, images: torch.Tensor):
+    "Raise `InvalidValue` unless `images` is what `tokenizer.encode` takes."
+    require(images.is_floating_point(), 'dtype of images', images.dtype,
+            "a float type; `to_float(images, tokenizer.value_range)` converts uint8 pixels")
+    require(images.ndim == 4 and images.shape[1] == tokenizer.channels, 'shape of images',
+            tuple(images.shape), f"[B, {tokenizer.channels}, S, S]")
+    h, w = images.shape[2:]
+    require(h == w and h % tokenizer.stride == 0 and h > 0, 'size of images', (h, w),
+            f"square, with a side that is a multiple of the stride, {tokenizer.stride}")
+
+
+def check_tokens(tokenizer, tokens: torch.Tensor):
+    "Raise `InvalidValue` unless `tokens` is what `tokenizer.decode` takes."
+    require(tokens.dtype == torch.int64 and tokens.ndim == 2, 'tokens',
+            (tokens.dtype, tuple(tokens.shape)), "int64 of shape [B, L]")
+    length = tokens.shape[1]
+    require(math.isqrt(length)**2 == length, 'number of tokens', length, "a square number")
+    if tokens.numel() == 0 or tokens.is_meta:
+        return
+    low, high = (int(t) for t in tokens.aminmax())
+    require(0 <= low and high < tokenizer.codebook_size, 'range of tokens', (low, high),
+            f"within 0 to {tokenizer.codebook_size - 1}, the tokenizer's ids")
+
+# %% ../nbs/09_support.ipynb #chktens2
+def check_inputs(
+    config,  # a `ModelConfig`
+    tokens: torch.Tensor,  # int64 [B, L]
+    condition: torch.Tensor,  # int64 [B]
+    orders: torch.Tensor,  # int64 [B, L] or [1, L]
+):
+    "Raise `InvalidValue` unless the inputs of `RAR` have the shapes above."
+    batch_size, length = len(tokens), config.num_tokens
+    require(tokens.shape == (batch_size, length), 'shape of tokens', tuple(tokens.shape),
+            f"[B, L] with L = num_tokens = {length}")
+    require(condition.shape == (batch_size,), 'shape of condition', tuple(condition.shape),
+            f"[B] = [{batch_size}], as for tokens")
+    require(orders.shape in ((batch_size, length), (1, length)), 'shape of orders',
+            tuple(orders.shape), f"[{batch_size}, {length}] or [1, {length}]")
+
+# %% ../nbs/09_support.ipynb #chktens3
+def check_classes(classes: torch.Tensor, num_classes: int):
+    "Raise `InvalidValue` unless `classes` is [B] whole numbers from 0 to `num_classes` - 1."
+    require(classes.ndim == 1 and len(classes) > 0, 'shape of classes', tuple(classes.shape),
+            "[B] with B > 0")
+    in_range = 0 <= classes.min() and classes.max() < num_classes
+    require(in_range, 'classes', classes.tolist(), f"from 0 to {num_classes - 1}")
+
+
+def check_orders(orders: torch.Tensor, batch_size: int, num_tokens: int):
+    "Raise `InvalidValue` unless `orders` is [1, L] or [B, L] and each row is a permutation."
+    fits = orders.ndim == 2 and len(orders) in (1, batch_size) and orders.shape[1] == num_tokens
+    require(fits, 'shape of orders', tuple(orders.shape),
+            f"[1, L] or [B, L] with B = {batch_size} and L = {num_tokens}")
+    wrong = (orders.sort(1).values != torch.arange(num_tokens, device=orders.device)).any(1)
+    require(not wrong.any(), 'orders', orders[wrong][:1].tolist(),
+            f"permutations of 0 to {num_tokens - 1}")
+
+# %% ../nbs/09_support.ipynb #chktens4
+def check_shapes(config, batch_size: int, **tensors: torch.Tensor):
+    "Raise `InvalidValue` unless each of `tensors` is [B, L]."
+    shape = (batch_size, config.num_tokens)
+    for name, x in tensors.items():
+        require(x.shape == shape, f'shape of {name}', tuple(x.shape), f"[B, L] = {list(shape)}")
+
+
+def check_known(known: torch.Tensor, codebook_size: int):
+    "Raise `InvalidValue` unless all of `known` are tokens, or -1 for those to be sampled."
+    low, high = int(known.min()), int(known.max())
+    require(-1 <= low and high < codebook_size, 'range of known', (low, high),
+            f"from -1 to {codebook_size - 1}")
 
 # %% ../nbs/09_support.ipynb #fa3eec6a
 _DECLARED = None  # keeps the declarations alive: torch drops them with the object

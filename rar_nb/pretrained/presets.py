@@ -10,7 +10,7 @@ __all__ = ['MODELS', 'SAMPLING', 'TRACKERS', 'PARTS', 'PRESETS', 'DeviceConfig',
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastcore.basics import patch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -185,7 +185,8 @@ def resolve(
                 "data with that image_size, or override the run's")
     require(num_images >= run.train.batch_size, 'batch_size', run.train.batch_size,
             f"at most the number of training images, {num_images}")
-    tokenizer = replace(run.tokenizer, channels=channels, image_size=image_size)
+    images: dict[str, Any] = dict(channels=channels, image_size=image_size)
+    tokenizer = replace(run.tokenizer, **images)
     model = replace(run.model, codebook_size=tokenizer.codebook_size,
                     num_tokens=tokenizer.num_tokens, num_classes=num_classes)
     steps = run.train.steps_per_epoch or num_images // run.train.batch_size
@@ -283,16 +284,19 @@ def model_of(
     folder = Path(source).expanduser()
     if preset is None and (folder / 'config.json').is_file():
         return load_run_config(folder / 'config.json').model, filename or 'model.safetensors'
-    preset = 'rar_b' if preset is None else preset
-    named = isinstance(preset, str)
-    if named:
+    if preset is None:
+        preset = 'rar_b'
+    if isinstance(preset, str):
         require(preset in PRESETS, 'preset', preset,
                 "a `ModelConfig` or one of " + ", ".join(PRESETS))
-    if filename is None and named and preset in MODELS:
-        filename = f'{preset}.bin'
+        if filename is None and preset in MODELS:
+            filename = f'{preset}.bin'
+        sizes = PRESETS[preset].model
+    else:
+        sizes = preset
     require(filename is not None or folder.is_file(), 'filename', filename,
             "given: only the four models " + ", ".join(MODELS) + " have a published file")
-    return PRESETS[preset].model if named else preset, filename or folder.name
+    return sizes, filename or folder.name
 
 
 @patch(cls_method=True)

@@ -11,14 +11,14 @@ __all__ = ['MASKGIT_VQ', 'LLAMAGEN_VQ', 'MULTIPLIERS', 'PUBLISHED', 'group_norm'
 # %% ../../nbs/31_vq_models.ipynb #08f2e160
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .checkpoints import load_pretrained
-from ..tokenizer import TOKENIZERS, TokenizerConfig
-from ..tokenizer import TrainableTokenizer, VQTokenizer
+from ..tokenizer import TOKENIZERS, TokenizerConfig, TrainableTokenizer, VQTokenizer
 
 # %% ../../nbs/31_vq_models.ipynb #3ce81ba1
 def group_norm(
@@ -145,7 +145,8 @@ class MaskGITVQ(VQTokenizer):
     1,024 codes. Without released weights its tokens mean nothing.
     """
 
-    fixed_sizes = dict(channels=3, stride=16, codebook_size=1024, codebook_dim=256, width=128)
+    fixed_sizes: dict[str, Any] = dict(channels=3, stride=16, codebook_size=1024,
+                                       codebook_dim=256, width=128)
 
     def __init__(self, config: TokenizerConfig | None = None):  # None: `MASKGIT_VQ`
         super().__init__()
@@ -314,7 +315,8 @@ class LlamaGenVQ(VQTokenizer):
     """
 
     value_range = (-1.0, 1.0)
-    fixed_sizes = dict(channels=3, stride=16, codebook_size=16384, codebook_dim=8, width=128)
+    fixed_sizes: dict[str, Any] = dict(channels=3, stride=16, codebook_size=16384,
+                                       codebook_dim=8, width=128)
 
     def __init__(self, config: TokenizerConfig | None = None):  # None: `LLAMAGEN_VQ`
         super().__init__()
