@@ -350,8 +350,7 @@ def test_packing_what_is_not_a_whole_set(model, tmp_path):
 
 # Several processes
 
-COLOUR = TokenizerConfig("grey", channels=3, codebook_size=8)
-TWENTY = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
+RUN = get_preset("tiny", num_samples=30, sample_batch_size=7)
 
 
 def random_model(config, seed=0):

@@ -1,4 +1,6 @@
-"""Train one tokenizer on 32 px colour photographs and record how well it reconstructs held-out ones, beside this file.
+"""Train one tokenizer on 32 px colour photographs and record how well it reconstructs others.
+
+The numbers are written beside this file.
 
     python results/cifar10_vqgan/measure.py cifar10 --kind vqgan --stride 4
 
@@ -19,7 +21,15 @@ from rar_nb.data.images import open_data
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.style import image_grid, save_png
 from rar_nb.support import choose_precision, write_beside
-from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, psnr, reconstruct, stack_images, to_float, train_tokenizer
+from rar_nb.tokenizer import (
+    TokenizerConfig,
+    make_tokenizer,
+    psnr,
+    reconstruct,
+    stack_images,
+    to_float,
+    train_tokenizer,
+)
 
 HERE = Path(__file__).parent
 
