@@ -48,7 +48,7 @@ def use_style():
         'axes.prop_cycle': mpl.cycler(color=list(COLORS.values())),
     })
 
-# %% ../nbs/08_style.ipynb #a1627d14
+# %% ../nbs/08_style.ipynb #af826fce
 def image_grid(
     images,  # uint8 tensor or array [N, C, H, W], C = 1 or 3
     columns: int = 10,  # images in a row
@@ -70,7 +70,7 @@ def image_grid(
     grid = Image.fromarray(canvas.squeeze(-1) if c == 1 else canvas)
     return grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
 
-
+# %% ../nbs/08_style.ipynb #bba859ea
 def save_png(image: Image.Image, path: Path | str):
     "Write `image` as a PNG in one step."
     with write_beside(path) as beside:
@@ -89,7 +89,7 @@ def is_whole_png(path: Path | str) -> bool:
         return False
     return True
 
-
+# %% ../nbs/08_style.ipynb #6890ad49
 def markdown_table(
     head: list,  # a cell a column
     rows: Iterable[list],
@@ -106,4 +106,3 @@ class Text(Markdown):
 
     def __repr__(self) -> str:
         return self.data
-

@@ -1,13 +1,27 @@
-"""Files that appear whole or not at all, programs that end with one line."""
+"""Errors of one line, files that appear whole or not at all, programs, precision."""
 
+import json
+import math
 import os
 import stat
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from rar_nb.support import UNFINISHED, InvalidValue, program, require, write_beside
+from rar_nb.support import (
+    UNFINISHED,
+    InvalidValue,
+    choose_precision,
+    float32_products,
+    program,
+    require,
+    require_int,
+    require_number,
+    write_beside,
+    write_json,
+)
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -102,3 +116,61 @@ def test_python_code_gets_the_exception():
 
     with pytest.raises(InvalidValue, match="below 3"):
         main(7)
+
+
+@pytest.mark.parametrize(
+    "check,message",
+    [
+        (lambda: require_int("n", 2.0, 1), "n = 2.0 .*a whole number of at least 1"),
+        (lambda: require_int("n", True, 0), "n = True"),
+        (lambda: require_int("n", 9, 1, 8), "n = 9 .*at least 1 and at most 8"),
+        (lambda: require_number("x", 0, 0, above=True), "x = 0 .*a number above 0"),
+        (lambda: require_number("x", math.nan, 0), "x = nan"),
+        (lambda: require_number("x", math.inf, 0), "x = inf"),
+        (lambda: require_number("x", "1", 0), "x = '1'"),
+        (lambda: require_number("x", 1.5, 0, 1), "x = 1.5 .*at least 0 and at most 1"),
+    ],
+)
+def test_numbers_out_of_range_are_named(check, message):
+    with pytest.raises(InvalidValue, match=message):
+        check()
+
+
+def test_limits_belong_to_the_range():
+    require_int("n", 1, 1, 8)
+    require_int("n", 8, 1, 8)
+    require_number("x", 0, 0, 1)
+    require_number("x", 1, 0, 1)
+
+
+def test_an_error_is_one_line_in_a_notebook():
+    error = InvalidValue("x = 1 is not allowed")
+    assert error._render_traceback_() == ["InvalidValue: x = 1 is not allowed"]
+
+
+def test_an_old_file_survives_a_failed_write(tmp_path):
+    path = tmp_path / "state.json"
+    write_json({"step": 1000}, path)
+    with pytest.raises(KeyboardInterrupt), write_beside(path) as beside:
+        beside.write_text('{"step": 20')
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text()) == {"step": 1000} and list(tmp_path.iterdir()) == [path]
+
+
+def test_precision_is_chosen_only_where_it_is_left_open():
+    cpu = torch.device("cpu")
+    for name in ("bf16", "no", "tf32"):
+        assert choose_precision(name, cpu) == name
+    assert choose_precision("auto", cpu) in ("bf16", "no")
+
+
+def test_the_choice_of_products_ends_with_the_block():
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = [backend.fp32_precision for backend in backends]
+    with pytest.raises(RuntimeError), float32_products(True):
+        assert [backend.fp32_precision for backend in backends] == ["tf32", "tf32"]
+        with float32_products(False):
+            assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
+        assert [backend.fp32_precision for backend in backends] == ["tf32", "tf32"]
+        raise RuntimeError
+    assert [backend.fp32_precision for backend in backends] == before

@@ -1,4 +1,6 @@
-"""The published tokenizers against measured values (tests/golden), through files like the released ones; VQGAN by its properties."""
+"""The tokenizers: published ones against measured values (tests/golden), read from files like
+the released ones; ours by their properties.
+"""
 import json
 from pathlib import Path
 
@@ -6,9 +8,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from rar_nb.data.images import Digits, ImageData, Part
-from rar_nb.pretrained.vq_models import MULTIPLIERS, VQGAN, LlamaGenVQ, MaskGITVQ
+from rar_nb.pretrained.vq_models import (
+    LLAMAGEN_VQ,
+    MASKGIT_VQ,
+    MULTIPLIERS,
+    PUBLISHED,
+    VQGAN,
+    AttentionBlock,
+    Downsample,
+    LlamaGenVQ,
+    MaskGITVQ,
+    ResidualBlock,
+    group_norm,
+)
 from rar_nb.tokenizer import (
     TOKENIZERS,
     ConvVQ,
@@ -23,8 +38,9 @@ from tests.golden.fill import fill, smooth_images
 GOLDEN = Path(__file__).parent / "golden"
 MANIFEST = json.loads((GOLDEN / "tokenizer_manifest.json").read_text())
 BOOKKEEPING = "quantize.codebook_used"  # of LlamaGen's training
-PUBLISHED = {"maskgit_vq": MaskGITVQ, "llamagen_vq16": LlamaGenVQ}
-FILES = {"maskgit_vq": "maskgit-vqgan-imagenet-f16-256.bin", "llamagen_vq16": "vq_ds16_c2i.pt"}
+IN_MANIFEST = {"maskgit_vq": "maskgit_vq", "llamagen_vq": "llamagen_vq16"}
+FILES = {"maskgit_vq": "maskgit-vqgan-imagenet-f16-256.bin", "llamagen_vq": "vq_ds16_c2i.pt"}
+CONFIGS = {"maskgit_vq": MASKGIT_VQ, "llamagen_vq": LLAMAGEN_VQ}
 
 
 @pytest.fixture(scope="module", params=list(PUBLISHED))
@@ -34,10 +50,11 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def released(name, tmp_path_factory):
-    """A file that looks like the released one, in a folder of its own: every tensor of the manifest, filled by its name."""
-    weights = {n: torch.from_numpy(fill(n, tuple(shape))) for n, shape in MANIFEST[name].items()}
+    """A file like the released one: every tensor of the manifest, filled by its name."""
+    manifest = MANIFEST[IN_MANIFEST[name]]
+    weights = {n: torch.from_numpy(fill(n, tuple(shape))) for n, shape in manifest.items()}
     path = tmp_path_factory.mktemp(name) / FILES[name]
-    torch.save({"model": weights} if name == "llamagen_vq16" else weights, path)
+    torch.save({"model": weights} if name == "llamagen_vq" else weights, path)
     yield path
     path.unlink()  # hundreds of megabytes
 
@@ -49,7 +66,7 @@ def tokenizer(name, released):
 
 @pytest.fixture(scope="module")
 def golden(name):
-    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as arrays:
+    with np.load(GOLDEN / f"{IN_MANIFEST[name]}.npz", allow_pickle=False) as arrays:
         return {key: torch.from_numpy(np.asarray(arrays[key])) for key in arrays}
 
 
@@ -62,25 +79,43 @@ def images(golden, tokenizer):
 def test_names_and_shapes(name):
     with torch.device("meta"):
         ours = PUBLISHED[name]().state_dict()
-    theirs = [(n, shape) for n, shape in MANIFEST[name].items() if n != BOOKKEEPING]
+    manifest = MANIFEST[IN_MANIFEST[name]]
+    theirs = [(n, shape) for n, shape in manifest.items() if n != BOOKKEEPING]
     assert [(n, list(p.shape)) for n, p in ours.items()] == theirs
 
 
 def test_sizes(name, tokenizer):
-    sizes = TOKENIZERS["llamagen_vq" if name == "llamagen_vq16" else name].fixed_sizes
-    assert (tokenizer.stride, tokenizer.codebook_size, tokenizer.channels) == (sizes["stride"], sizes["codebook_size"], sizes["channels"])
+    sizes = TOKENIZERS[name].fixed_sizes
+    for field in ("stride", "codebook_size", "channels"):
+        assert getattr(tokenizer, field) == sizes[field]
     assert tokenizer.codes().shape == (sizes["codebook_size"], sizes["codebook_dim"])
-    assert tokenizer.value_range == ((-1, 1) if name == "llamagen_vq16" else (0, 1))
+    assert tokenizer.value_range == ((-1, 1) if name == "llamagen_vq" else (0, 1))
     assert not tokenizer.training
+
+
+@pytest.mark.parametrize("kind, millions, codes", [("maskgit_vq", 54.5, 1024),
+                                                   ("llamagen_vq", 71.9, 16384)])
+def test_the_published_sizes(kind, millions, codes):
+    with torch.device("meta"):
+        tokenizer = make_tokenizer(CONFIGS[kind])
+    assert type(tokenizer) is PUBLISHED[kind]
+    assert round(sum(p.numel() for p in tokenizer.parameters()) / 1e6, 1) == millions
+    images = torch.empty(1, 3, 256, 256, device="meta")
+    tokens = tokenizer.encode(images)
+    assert tokens.shape == (1, 256) and tokenizer.codebook_size == codes
+    assert tokenizer.decode(tokens).shape == images.shape
 
 
 @torch.no_grad()
 def test_golden_tokens(name, tokenizer, golden, images):
     tokens = tokenizer.encode(images)
     assert torch.equal(tokens, golden["indices"])
-    vectors = tokenizer.to_vectors(images)[..., :8] if name == "maskgit_vq" else tokenizer.codes()[tokens].view(2, 4, 4, 8)
+    if name == "maskgit_vq":
+        vectors = tokenizer.to_vectors(images)[..., :8]
+    else:
+        vectors = tokenizer.codes()[tokens].view(2, 4, 4, 8)
     torch.testing.assert_close(vectors.permute(0, 3, 1, 2), golden["h"], atol=1e-3, rtol=0)
-    assert len(tokens.unique()) > 20  # the check above would be weak if all tokens were the same
+    assert len(tokens.unique()) > 20  # the check would be weak if all tokens were the same
 
 
 @torch.no_grad()
@@ -92,8 +127,11 @@ def test_golden_pixels(tokenizer, golden):
 @torch.no_grad()
 def test_released_file_in_a_folder(name, tokenizer, released, golden):
     again = PUBLISHED[name].from_pretrained(released.parent)
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), tokenizer.state_dict().values(), strict=True))
-    assert torch.equal(again.decode(golden["indices"][:1]), tokenizer.decode(golden["indices"][:1]))
+    states = again.state_dict(), tokenizer.state_dict()
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    one = golden["indices"][:1]
+    assert torch.equal(again.decode(one), tokenizer.decode(one))
 
 
 def test_the_other_tokenizers_file_is_refused(name, released):
@@ -104,20 +142,81 @@ def test_the_other_tokenizers_file_is_refused(name, released):
 
 @torch.no_grad()
 def test_only_llamagens_codes_are_directions(name, tokenizer, golden, images):
-    weight, before = tokenizer.quantize.embedding.weight, tokenizer.quantize.embedding.weight.clone()
+    weight = tokenizer.quantize.embedding.weight
+    before = weight.clone()
     lengths = 1 + torch.arange(len(weight))[:, None] % 5
     try:
         weight.mul_(lengths)
         same_tokens = torch.equal(tokenizer.encode(images), golden["indices"])
-        same_pixels = torch.allclose(F.avg_pool2d(tokenizer.decode(golden["indices"]), 8), golden["raw_small"], atol=1e-3, rtol=0)
+        pixels = F.avg_pool2d(tokenizer.decode(golden["indices"]), 8)
+        same_pixels = torch.allclose(pixels, golden["raw_small"], atol=1e-3, rtol=0)
     finally:
         weight.copy_(before)
-    assert same_tokens == same_pixels == (name == "llamagen_vq16")
+    assert same_tokens == same_pixels == (name == "llamagen_vq")
+
+
+def test_a_missing_file_is_named(name, tmp_path):
+    with pytest.raises(ValueError, match=FILES[name]):
+        PUBLISHED[name].from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("maskgit", [False, True])
+@torch.no_grad()
+def test_what_goes_around_a_residual_block(maskgit):
+    """With h = 0 only the path around is left: x, W x (VQGAN), or W h = 0 (MaskGIT-VQ)."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, 8, 8)
+    same, wider = (ResidualBlock(32, c_out, maskgit) for c_out in (32, 64))
+    for block in (same, wider):
+        for p in block.conv2.parameters():
+            nn.init.zeros_(p)
+    assert torch.equal(same(x), x)
+    around = wider.nin_shortcut(x) if not maskgit else torch.zeros(2, 64, 8, 8)
+    assert torch.equal(wider(x), around)
+    if maskgit:
+        nn.init.normal_(wider.conv2.weight)
+        nn.init.dirac_(wider.nin_shortcut.weight)  # W = 1: the output is h + h
+        twice = wider(x)
+        nn.init.zeros_(wider.nin_shortcut.weight)  # W = 0: the output is h
+        torch.testing.assert_close(twice, 2 * wider(x))
+
+
+def test_groups_have_at_least_four_channels():
+    channels = (512, 128, 64, 16, 8)
+    assert [group_norm(c).num_groups for c in channels] == [32, 32, 16, 4, 2]
+
+
+@torch.no_grad()
+def test_attention_against_brute_force():
+    torch.manual_seed(0)
+    block, x = AttentionBlock(16), torch.randn(1, 16, 4, 4)
+    h = block.norm(x)[0].flatten(1)  # [channels, places]
+    layers = block.q, block.k, block.v
+    q, k, v = (f.weight[:, :, 0, 0] @ h + f.bias[:, None] for f in layers)
+    out = torch.zeros(16, 16)
+    for i in range(16):
+        weights = torch.stack([(q[:, i] * k[:, j]).sum() / 4 for j in range(16)]).softmax(0)
+        out[:, i] = sum(weights[j] * v[:, j] for j in range(16))
+    project = block.proj_out
+    expected = x[0].flatten(1) + project.weight[:, :, 0, 0] @ out + project.bias[:, None]
+    torch.testing.assert_close(block(x)[0].flatten(1), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_downsampling_pads_on_the_right_and_below():
+    torch.manual_seed(0)
+    down, x = Downsample(16), torch.randn(1, 16, 4, 4)
+    y = down(x)
+    assert y.shape == (1, 16, 2, 2)
+    first = (down.conv.weight * x[:, :, :3, :3]).sum((1, 2, 3)) + down.conv.bias
+    last = (down.conv.weight[..., :2, :2] * x[:, :, 2:, 2:]).sum((1, 2, 3)) + down.conv.bias
+    torch.testing.assert_close(y[0, :, 0, 0], first)
+    torch.testing.assert_close(y[0, :, 1, 1], last)
 
 
 SMALL = [
     TokenizerConfig("vqgan", 64, channels, stride, 16, width=8)
-    for channels, stride in [(1, 4), *((3, s) for s in MULTIPLIERS)]
+    for channels, stride in [(1, 4), *((3, stride) for stride in MULTIPLIERS)]
 ]
 
 
@@ -126,13 +225,15 @@ def test_round_trip(config):
     torch.manual_seed(0)
     tokenizer = make_tokenizer(config).eval()
     low, high = tokenizer.value_range
-    images = torch.rand(2, config.channels, config.image_size, config.image_size) * (high - low) + low
+    side = config.image_size
+    images = torch.rand(2, config.channels, side, side) * (high - low) + low
     tokens = tokenizer.encode(images)
     assert tokens.shape == (2, config.num_tokens) and tokens.dtype == torch.int64
     assert 0 <= tokens.min() and tokens.max() < config.codebook_size
     decoded = tokenizer.decode(tokens)
     assert decoded.shape == images.shape and decoded.isfinite().all()
-    assert torch.equal(tokenizer.encode(images[1:]), tokens[1:])  # an image's tokens do not depend on its batch
+    alone = tokenizer.encode(images[1:])  # an image's tokens do not depend on its batch
+    assert torch.equal(alone, tokens[1:])
 
 
 @pytest.mark.parametrize("config", SMALL[:1], ids=lambda c: f"{c.kind}-{c.channels}-{c.stride}")
@@ -161,14 +262,19 @@ def test_bad_images_and_tokens_get_one_clear_error(config):
 
 
 def test_make_tokenizer_knows_every_kind():
+    known = {"conv_vq": ConvVQ, "vqgan": VQGAN, "grey": GreyTokenizer,
+             "maskgit_vq": MaskGITVQ, "llamagen_vq": LlamaGenVQ}
+    free = dict(stride=4, channels=3)
     with torch.device("meta"):
-        made = {kind: type(make_tokenizer(TokenizerConfig(kind, 32, **{"stride": 4, "channels": 3} | cls.fixed_sizes))) for kind, cls in TOKENIZERS.items()}
-    assert made == {"conv_vq": ConvVQ, "vqgan": VQGAN, "grey": GreyTokenizer, "maskgit_vq": MaskGITVQ, "llamagen_vq": LlamaGenVQ}
+        for kind, cls in known.items():
+            config = TokenizerConfig(kind, 32, **free | TOKENIZERS[kind].fixed_sizes)
+            assert type(make_tokenizer(config)) is cls
 
 
 def test_training_is_repeatable_and_lowers_the_error():
     data = Part(ImageData(Digits(), 16), np.arange(64))
-    config = TokenizerConfig("vqgan", 16, 1, 4, 16, width=8, vq_steps=30, vq_batch_size=8, vq_precision="no")
+    config = TokenizerConfig("vqgan", 16, 1, 4, 16, width=8, vq_steps=30, vq_batch_size=8,
+                             vq_precision="no")
     runs = []
     for _ in range(2):
         torch.manual_seed(1)
@@ -186,7 +292,9 @@ def test_training_is_repeatable_and_lowers_the_error():
 
 def test_training_in_bf16_keeps_the_codebook_in_float32():
     data = Part(ImageData(Digits(), 16), np.arange(16))
-    tokenizer = make_tokenizer(TokenizerConfig("vqgan", 16, 1, 4, 16, width=8, vq_steps=3, vq_batch_size=4, vq_precision="bf16"))
+    config = TokenizerConfig("vqgan", 16, 1, 4, 16, width=8, vq_steps=3, vq_batch_size=4,
+                             vq_precision="bf16")
+    tokenizer = make_tokenizer(config)
     losses = train_tokenizer(tokenizer, data, progress=False)
     assert np.isfinite(losses).all()
     assert {t.dtype for t in tokenizer.state_dict().values()} == {torch.float32}

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import rar_nb.pretrained.vq_models  # noqa: F401 (registers the kind 'vqgan')
 from rar_nb.data.images import open_data
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.style import image_grid, save_png

@@ -1,0 +1,321 @@
+"""Presets: schedules of the published runs at their corner points against closed forms, sizes,
+changes by name, what `resolve` makes of a run, and weights by name.
+"""
+import dataclasses
+import math
+
+import pytest
+import torch
+
+import rar_nb.pretrained.vq_models  # noqa: F401 (registers its kinds of tokenizer)
+from rar_nb.data.images import DATA, open_data
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import (
+    MODELS,
+    PARTS,
+    PRESETS,
+    SAMPLING,
+    RunConfig,
+    get_preset,
+    load_run_config,
+    override,
+    resolve,
+    save_run_config,
+)
+from rar_nb.sampler import guidance_weight
+from rar_nb.tokenizer import TOKENIZERS
+from rar_nb.trainer import TrainConfig, learning_rate_at, random_ratio_at
+from rar_nb.transformer import RAR, ModelConfig
+
+PUBLISHED_RUNS = [name for name, run in PRESETS.items() if run.data == "imagenet"]
+IMAGENET = dict(num_images=1_281_167, num_classes=1000, channels=3)
+
+CORNERS = {  # epochs: steps at the end of warm-up, where r leaves 1, where it reaches 0, at the end
+    400: (62_500, 125_000, 187_500, 250_000),
+    300: (46_875, 93_750, 140_625, 187_500),
+    200: (31_250, 62_500, 93_750, 125_000),
+}
+EPOCHS = {
+    "rar_b": 400, "rar_l": 400, "rar_xl": 400, "rar_xxl": 400,
+    "rar_l_512": 200, "rar_xl_512": 200, "rar_xxl_512": 200,
+    "rar_l_llamagen": 400, "rar_l_200ep": 200, "rar_l_300ep": 300,
+}
+
+
+def test_every_row_of_the_paper_is_a_preset():
+    assert set(PUBLISHED_RUNS) == set(EPOCHS)
+    assert all(PRESETS[name].preset == name for name in PRESETS)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+def test_learning_rate_at_its_corners(name):
+    train = PRESETS[name].train
+    warm, _, _, end = CORNERS[EPOCHS[name]]
+    assert learning_rate_at(0, train) == 0
+    assert learning_rate_at(warm // 2, train) == pytest.approx(2e-4, rel=1e-4)
+    assert learning_rate_at(warm - 1, train) == pytest.approx(4e-4 * (warm - 1) / warm, rel=1e-12)
+    assert learning_rate_at(warm, train) == pytest.approx(4e-4, rel=1e-12)
+    assert learning_rate_at(warm + 1, train) < 4e-4
+    third = warm + (end - warm) / 3  # cos(π/3) = 1/2: three quarters of the way are still to go
+    assert learning_rate_at(third, train) == pytest.approx(1e-5 + 0.75 * 3.9e-4, rel=1e-12)
+    assert learning_rate_at(end, train) == pytest.approx(1e-5, rel=1e-12)
+    assert train.total_steps == end
+
+
+@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+def test_randomness_at_its_corners(name):
+    train = PRESETS[name].train
+    _, start, stop, end = CORNERS[EPOCHS[name]]
+    assert [random_ratio_at(step, train) for step in (0, start, stop, end)] == [1, 1, 0, 0]
+    assert random_ratio_at(start + 1, train) == pytest.approx(1 - 1 / (stop - start), rel=1e-12)
+    assert random_ratio_at(stop - 1, train) == pytest.approx(1 / (stop - start), rel=1e-9)
+    quarter = start + (stop - start) / 4
+    assert random_ratio_at(quarter, train) == pytest.approx(0.75, rel=1e-12)
+
+
+@pytest.mark.parametrize("name, start, end", [("raster", 0, 0), ("random", 400, 400)])
+def test_baselines_have_no_annealing(name, start, end):
+    train = get_preset("rar_l", anneal_start=start, anneal_end=end).train
+    ratios = {random_ratio_at(step, train) for step in (0, 1, 125_000, 249_999)}
+    assert ratios == {float(name == "random")}
+
+
+# Temperature, power p and guidance g of the supplement's Table 1. No source prints any for 512 px
+# and for LlamaGen-VQ, which use those of the same model.
+TABLE1 = {"rar_b": (1.0, 2.75, 16.0), "rar_l": (1.02, 2.5, 15.5),
+          "rar_xl": (1.02, 1.5, 6.9), "rar_xxl": (1.02, 1.2, 8.0)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+def test_guidance_at_its_corners(name):
+    run = PRESETS[name]
+    sample = run.sample
+    temperature, p, g = TABLE1["_".join(name.split("_")[:2])]
+    assert (sample.temperature, sample.guidance_power, sample.guidance_scale) == (temperature, p, g)
+    length = run.model.num_tokens
+
+    def weight(k):
+        return guidance_weight(k, length, sample.guidance_scale, sample.guidance_power)
+
+    assert weight(0) == 1
+    assert weight(length) == pytest.approx(g, rel=1e-12)
+    # sin²(x/2) = (1 - cos x)/2; the last step that is sampled is L - 1
+    sine = math.sin(math.pi / 2 * ((length - 1) / length) ** p)
+    assert weight(length - 1) == pytest.approx(1 + (g - 1) * sine**2, rel=1e-12)
+    half = length * 0.5 ** (1 / p)  # where (k/L)^p is a half, half of the way is done
+    assert weight(half) == pytest.approx((1 + g) / 2, rel=1e-12)
+    assert all(weight(k) < weight(k + 1) for k in range(1, length))
+
+
+SIZES = {  # D, layers, MLP, V, L
+    "rar_b": (768, 24, 3072, 1024, 256),
+    "rar_l": (1024, 24, 4096, 1024, 256),
+    "rar_xl": (1280, 32, 5120, 1024, 256),
+    "rar_xxl": (1408, 40, 6144, 1024, 256),
+    "rar_l_512": (1024, 24, 4096, 1024, 1024),
+    "rar_xl_512": (1280, 32, 5120, 1024, 1024),
+    "rar_xxl_512": (1408, 40, 6144, 1024, 1024),
+    "rar_l_llamagen": (1024, 24, 4096, 16384, 256),
+    "rar_l_200ep": (1024, 24, 4096, 1024, 256),
+    "rar_l_300ep": (1024, 24, 4096, 1024, 256),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+def test_sizes_and_training(name):
+    run = PRESETS[name]
+    m, t, vq = run.model, run.train, run.tokenizer
+    sizes = (m.hidden_size, m.num_layers, m.mlp_size, m.codebook_size, m.num_tokens)
+    assert sizes == SIZES[name]
+    assert (m.num_heads, m.num_classes, m.dropout) == (16, 1000, 0.1)
+    assert (t.batch_size, t.beta1, t.beta2, t.weight_decay) == (2048, 0.9, 0.96, 0.03)
+    assert (t.max_grad_norm, t.class_dropout, t.precision) == (1.0, 0.1, "bf16")
+    assert (run.seed, run.sample.num_samples) == (42, 50_000)
+    assert vq.kind == ("llamagen_vq" if "llamagen" in name else "maskgit_vq")
+    assert (vq.codebook_size, vq.num_tokens, vq.stride) == (m.codebook_size, m.num_tokens, 16)
+    # 125 images at 256 px; at 512 px an image has four times as many tokens
+    assert run.sample.sample_batch_size == (31 if name.endswith("512") else 125)
+
+
+def test_the_four_models_train_alike():
+    assert [PRESETS[name].train for name in MODELS] == [TrainConfig()] * 4
+    assert [PRESETS[name].model for name in MODELS] == list(MODELS.values())
+    assert PRESETS["rar_l_llamagen"].model.num_embeddings == 16_384 + 1 + 1000 + 1
+
+
+@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+def test_resolving_with_imagenet_changes_nothing(name):
+    run = PRESETS[name]
+    size = run.tokenizer.image_size
+    assert resolve(run, image_size=size, **IMAGENET) == run
+    elsewhere = override(run, data="/data/imagenet")
+    assert resolve(elsewhere, image_size=size, **IMAGENET).data == "/data/imagenet"
+
+
+def test_resolving_ours_still_follows_the_data():
+    for name in set(PRESETS) - set(PUBLISHED_RUNS):
+        run = resolve(get_preset(name), 4500, 10, 1, PRESETS[name].tokenizer.image_size)
+        model, tokenizer = run.model, run.tokenizer
+        assert model.codebook_size == tokenizer.codebook_size
+        assert model.num_tokens == tokenizer.num_tokens
+    run = get_preset("digits", codebook_size=512, batch_size=128, data="cifar10")
+    run = resolve(run, 50_000, 10, 3, 32)
+    assert (run.model.codebook_size, run.model.num_tokens) == (512, 64)
+    assert (run.tokenizer.channels, run.train.steps_per_epoch) == (3, 390)
+
+
+@pytest.mark.parametrize("name", ["rar_xs", "rar_s"])
+def test_presets_for_your_own_images_keep_the_papers_shares(name):
+    run = PRESETS[name]
+    run = resolve(run, 12_000, 5, 3, run.tokenizer.image_size)
+    assert (run.model.num_tokens, run.model.num_classes) == (256, 5)
+    assert (run.train.steps_per_epoch, run.model.codebook_size) == (46, 1024)
+    shares = run.train.anneal_start / run.train.epochs, run.train.anneal_end / run.train.epochs
+    assert shares == (0.5, 0.75)
+
+
+def test_the_number_of_samples_is_rounded_up_to_whole_classes(capsys):
+    run = resolve(get_preset("digits", num_samples=1001), 4500, 10, 1, 28)
+    assert run.sample.num_samples == 1010
+    assert "1,010 in place of 1,001" in capsys.readouterr().out
+    assert resolve(run, 4500, 10, 1, 28) == run and capsys.readouterr().out == ""
+
+
+def test_fewer_images_than_a_batch_are_refused():
+    with pytest.raises(ValueError, match="batch_size = 64 .*at most .* 50"):
+        resolve(get_preset("digits"), 50, 10, 1, 28)
+
+
+def test_other_data_for_a_published_tokenizer():
+    with pytest.raises(ValueError, match="image_size = 256 .*must be 512 .*'maskgit_vq'"):
+        resolve(PRESETS["rar_l_512"], image_size=256, **IMAGENET)
+    with pytest.raises(ValueError, match="channels = 1 .*must be 3 for the tokenizer 'maskgit_vq'"):
+        resolve(PRESETS["rar_b"], 60_000, 10, 1, 256)
+    run = resolve(get_preset("rar_b", image_size=128), 60_000, 10, 3, 128)  # on purpose
+    assert (run.model.num_tokens, run.model.num_classes, run.model.null_id) == (64, 10, 1035)
+
+
+FIXED = [kind for kind, cls in TOKENIZERS.items() if cls.fixed_sizes]
+
+
+def test_two_tokenizers_have_fixed_sizes():
+    assert set(FIXED) == {"maskgit_vq", "llamagen_vq"}
+
+
+@pytest.mark.parametrize("kind", FIXED)
+def test_published_tokenizers_have_fixed_sizes(kind):
+    tokenizer = next(r.tokenizer for r in PRESETS.values() if r.tokenizer.kind == kind)
+    codes = {"maskgit_vq": (1024, 256), "llamagen_vq": (16384, 8)}[kind]
+    assert (tokenizer.codebook_size, tokenizer.codebook_dim) == codes
+    for name, value in dict(channels=1, stride=8, codebook_size=512, codebook_dim=32).items():
+        with pytest.raises(ValueError, match=f"{name} = {value} .*for the tokenizer '{kind}'"):
+            dataclasses.replace(tokenizer, **{name: value})
+    with pytest.raises(ValueError, match="image_size = 250 .*multiple of .*stride, 16"):
+        dataclasses.replace(tokenizer, image_size=250)
+
+
+def test_imagenet_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in PUBLISHED_RUNS:
+        with pytest.raises(ValueError, match="data = 'imagenet' .*folder"):
+            open_data(PRESETS[name].data, PRESETS[name].tokenizer.image_size)
+
+
+def test_presets_survive_a_round_trip_through_json(tmp_path):
+    for name, run in PRESETS.items():
+        save_run_config(run, tmp_path / "config.json")
+        assert load_run_config(tmp_path / "config.json") == run, name
+
+
+def test_shares_of_an_overridden_run():
+    train = get_preset("rar_l", epochs=40, anneal_end=30).train
+    assert (train.warmup_epochs, train.anneal_start, train.anneal_end) == (10, 20, 30)
+    assert PRESETS["rar_l"].train.epochs == 400 and SAMPLING.keys() == MODELS.keys()
+    short = get_preset("digits", epochs=4.5, hidden_size=64)
+    shares = (short.train.warmup_epochs, short.train.anneal_start, short.train.anneal_end)
+    assert shares == pytest.approx((0.3, 1.75, 3.0)) and short.model.hidden_size == 64
+    assert PRESETS["digits"].train.epochs == 9  # presets are frozen
+
+
+def test_none_is_a_value_only_in_changes():
+    run = get_preset("rar_b", steps_per_epoch=None)
+    assert run.train.steps_per_epoch == 625
+    assert override(run, {"steps_per_epoch": None}).train.steps_per_epoch is None
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: get_preset("rar_z"), "preset = 'rar_z' is not allowed: it must be one of digits"),
+    (lambda: get_preset("digits", hiden_size=3), "parameter = 'hiden_size'"),
+    (lambda: get_preset("digits", epochs=-1), "epochs = -1"),
+    (lambda: get_preset("digits", {"epochs": 3}, epochs=4), "epochs = 4 .*changes say 3"),
+    (lambda: get_preset("digits", device_batch_size=100), "device_batch_size = 100 .* 64"),
+])
+def test_bad_changes_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_only_codebook_size_is_in_two_parts():
+    names = [f.name for kind in PARTS.values() for f in dataclasses.fields(kind)]
+    assert {name for name in names if names.count(name) > 1} == {"codebook_size"}
+
+
+def test_a_run_from_before_there_was_a_precision_samples_as_it_did():
+    run = load_run_config(DATA / "digits_run" / "config.json")
+    assert run.sample == PRESETS["digits"].sample
+    # float32 on a processor; as released on a GPU
+    assert all(run.sample.sample_precision == "tf32" for run in PRESETS.values())
+
+
+def test_a_damaged_configuration_is_named(tmp_path):
+    (tmp_path / "bad.json").write_text('{"preset": "digits", "color": 3}')
+    with pytest.raises(ValueError, match="bad.json is not a run configuration"):
+        load_run_config(tmp_path / "bad.json")
+    with pytest.raises(ValueError, match="none.json"):
+        load_run_config(tmp_path / "none.json")
+
+
+TINY = ModelConfig(8, 9, 10, hidden_size=16, num_layers=3, num_heads=2, mlp_size=32)
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    model = RAR(TINY).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return model
+
+
+@torch.no_grad()
+def outputs(model):
+    tokens = torch.arange(18).view(2, 9) % 8
+    orders = torch.stack([torch.arange(9), torch.arange(8, -1, -1)])
+    return model(tokens, TINY.condition_id(torch.tensor([3, 7])), orders)
+
+
+def test_weights_from_a_file_like_the_published_ones(tmp_path, tiny):
+    path = tmp_path / "weights.bin"
+    torch.save(tiny.state_dict(), path)
+    again = RAR.from_pretrained(path, preset=TINY)
+    assert not again.training and torch.equal(outputs(again), outputs(tiny))
+    for change, message in [(dict(num_classes=11), "embeddings.weight"),
+                            (dict(num_layers=2), "blocks.2")]:
+        with pytest.raises(ValueError, match=message):
+            RAR.from_pretrained(path, dataclasses.replace(TINY, **change))
+
+
+def test_weights_from_the_folder_of_a_run(tmp_path, tiny):
+    save_run_config(RunConfig("digits", model=TINY), tmp_path / "config.json")
+    save_weights(tiny, tmp_path / "model.safetensors")
+    again = RAR.from_pretrained(tmp_path)
+    assert again.config == TINY and torch.equal(outputs(again), outputs(tiny))
+
+
+def test_weights_that_cannot_be_found_are_named(tmp_path):
+    with pytest.raises(ValueError, match="rar_b.bin"):
+        RAR.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="filename = None"):
+        RAR.from_pretrained(tmp_path, TINY)
+    with pytest.raises(ValueError, match="preset = 'rar_z'"):
+        RAR.from_pretrained(tmp_path, "rar_z")
