@@ -1,0 +1,232 @@
+"""Scan orders on screen: three numbers about an order, the pictures, and what the panels do."""
+import io
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from rar_nb.orders import SCAN_ORDERS, sample_orders, scan_order
+from rar_nb.play import scan_orders
+from rar_nb.play.scan_orders import (
+    crossed_cells,
+    finished,
+    jumps,
+    known_neighbours,
+    known_share,
+    named_order,
+    order_names,
+    plot_comparison,
+    plot_figure_1,
+    plot_walk,
+    statistics,
+)
+from rar_nb.play.widgets import cell_at, figure_png
+from rar_nb.style import COLORS
+from tests.panels import build_panels, starts_with_its_panel
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "scan_orders.json").read_text())
+
+
+@pytest.fixture
+def diagonal(monkeypatch):
+    "A seventh order, registered as a reader would."
+    monkeypatch.setitem(SCAN_ORDERS, "diagonal", lambda g: sorted(range(g * g), key=lambda i: (i // g + i % g, i)))
+    return "diagonal"
+
+
+# Orders by name
+
+@pytest.mark.parametrize("name, g", list(product([*SCAN_ORDERS, "random"], [1, 4, 7])))
+def test_an_order_visits_each_cell_once(name, g):
+    assert sorted(named_order(name, g, seed=3)) == list(range(g * g))
+
+
+def test_only_random_depends_on_the_seed():
+    for name in order_names():
+        assert named_order(name, 4, 1) == named_order(name, 4, 1)
+        assert (named_order(name, 4, 1) == named_order(name, 4, 2)) == (name != "random")
+
+
+def test_an_unknown_order_is_refused():
+    with pytest.raises(ValueError, match="scan order = 'hilbert'.*raster"):
+        named_order("hilbert", 4)
+
+
+def test_a_registered_order_appears_everywhere(diagonal):
+    assert diagonal in order_names()
+    assert len(plot_figure_1(4).axes) == 7
+    assert [ax.get_title(loc="left") for ax in plot_figure_1(4).axes][-1] == diagonal
+    labels = [artist.get_label() for artist in plot_comparison((), 4).findobj()]
+    assert diagonal in labels
+    assert diagonal in build_panels("10_scan_orders")["which"].options
+
+
+# Numbers
+
+@pytest.mark.parametrize("g", [2, 4, 16])
+def test_jumps_in_closed_form(g):
+    assert jumps(named_order("raster", g), g).sum() == pytest.approx(g * (g - 1) + (g - 1) * np.hypot(g - 1, 1))
+    for name in ["spiral_in", "spiral_out", "alternate"]:
+        assert set(jumps(named_order(name, g), g)) == {1.0}
+    # After 2m zeros at the end of step k in binary, the z-curve goes 1 right and 2^m - 1 up;
+    # after 2m + 1 zeros it goes 1 down and 2^(m+1) - 1 left.
+    zeros = [(k & -k).bit_length() - 1 for k in range(1, g * g)]
+    by_hand = [np.hypot(1, 2 ** ((z + 1) // 2) - 1) for z in zeros]
+    assert jumps(named_order("z_curve", g), g) == pytest.approx(by_hand)
+    longest = np.hypot(g / 2 - 1, g - 1) if g > 2 else 2**0.5
+    assert jumps(named_order("subsample", g), g).max() == pytest.approx(longest)
+
+
+def neighbours_by_hand(order, g):
+    "Every pair of cells is looked at."
+    def touch(a, b):
+        return abs(a // g - b // g) + abs(a % g - b % g) == 1
+    return [sum(touch(cell, earlier) for earlier in order[:k]) for k, cell in enumerate(order)]
+
+
+@pytest.mark.parametrize("name, g", list(product([*SCAN_ORDERS, "random"], [1, 3, 4, 8])))
+def test_known_neighbours_by_brute_force(name, g):
+    order = named_order(name, g)
+    for part in [order, order[:5]]:
+        assert list(known_neighbours(part, g)) == neighbours_by_hand(part, g)
+    assert known_neighbours(order, g).sum() == 2 * g * (g - 1)  # the sides within the grid
+
+
+def test_statistics_of_beginnings():
+    assert statistics((0, 1, 7), 4) == pytest.approx((np.mean([1, 5**0.5]), 5**0.5, 0.5))
+    assert np.isnan(statistics((3,), 4)).all()
+    assert np.isnan(statistics((), 4)).all()
+
+
+def test_a_random_order_jumps_as_far_as_two_cells_lie_apart():
+    cells = [divmod(i, 16) for i in range(256)]
+    apart = np.mean([np.hypot(a - c, b - d) for (a, b), (c, d) in product(cells, cells) if (a, b) != (c, d)])
+    mean = np.mean([statistics(named_order("random", 16, seed), 16)[0] for seed in range(40)])
+    assert mean == pytest.approx(apart, abs=0.1)  # standard error 0.04
+
+
+def test_known_share():
+    assert known_share(scan_order("raster", 7), 24).tolist() == [1.0] * 24 + [0.0] * 25
+    share = known_share(sample_orders(2000, 49, 1.0, torch.Generator().manual_seed(0)), 24)
+    within = (share - 0.5).abs() < 4 * (0.25 / 2000) ** 0.5  # four standard deviations
+    assert share[24] == 0 and within.sum() == 48
+
+
+def test_finished_keeps_the_beginning():
+    assert finished((2, 0), 2) == (2, 0, 1, 3)
+    assert finished((), 3) == tuple(range(9))
+
+
+# Pictures
+
+def test_figure_1_prints_the_published_numbers(monkeypatch):
+    written = []
+    monkeypatch.setattr(scan_orders, "write_texts", lambda ax, texts, *args: written.append((ax, texts)) if texts else None)
+    fig = plot_figure_1()
+    for ax, texts in written:
+        order = GOLDEN["16x16"][ax.get_title(loc="left")]
+        assert [16 * y + x for x, y, k in sorted(texts, key=lambda text: text[2])] == order
+    assert {ax for ax, _ in written} == set(fig.axes) and len(fig.axes) == 6
+
+
+@pytest.mark.parametrize("grid_size", [4, 8, 16])
+def test_each_cell_can_be_clicked(grid_size):
+    fig = plot_comparison((), grid_size)
+    left, bottom, width, height = fig.axes[0].get_position().bounds  # aspect is kept: the grid is as wide as it is high
+    for i in range(grid_size**2):
+        x = left + width * (i % grid_size + 0.5) / grid_size
+        y = 1 - bottom - height + height * (i // grid_size + 0.5) / grid_size
+        assert cell_at(fig, x, y, grid_size) == i
+    assert cell_at(fig, 0.7, 0.5, grid_size) is None
+
+
+@pytest.mark.parametrize("name, grid_size", list(product([*SCAN_ORDERS, "random"], [4, 16])))
+def test_walk_changes_with_its_step_and_order(name, grid_size):
+    last = grid_size**2
+    pictures = {figure_png(plot_walk(name, grid_size, 1, step)) for step in (0, 1, last)}
+    assert len(pictures) == 3
+    assert (figure_png(plot_walk(name, grid_size, 2, 1)) in pictures) == (name != "random")
+
+
+def test_comparison_of_the_beginning_and_the_whole():
+    order = named_order("random", 4, 3)
+    assert len({figure_png(plot_comparison(order[:n], 4)) for n in (0, 1, 2, 9, 16)}) == 5
+
+
+def test_colours_of_known_next_and_later_cells():
+    image = np.asarray(Image.open(io.BytesIO(figure_png(plot_walk("spiral_in", 4, 0, 6)))).convert("RGB")) / 255
+    left, top, side = 0.005 * 832, 0.01 * 400, 0.98 * 400 / 4
+    found = [image[int(top + side * (i // 4) + 4), int(left + side * (i % 4) + 4)] for i in named_order("spiral_in", 4)]
+    assert found[6] == pytest.approx(to_rgb(COLORS["next"]), abs=0.01)
+    for k in range(7, 16):
+        assert found[k] == pytest.approx(to_rgb("#e6e6e6"), abs=0.01)
+    for k in range(6):
+        assert found[k][0] < 0.8 < found[k][2]  # blue
+
+
+def test_a_step_beyond_the_grid_is_refused():
+    with pytest.raises(ValueError, match="step = 17"):
+        plot_walk("raster", 4, 0, 17)
+
+
+def test_cells_under_the_last_step_have_a_plate():
+    "The numbers there stay readable: no vermilion within a plate."
+    assert set(crossed_cells(np.array([0, 0]), np.array([3, 0]), 4)) == {0, 1, 2, 3}
+    assert set(crossed_cells(np.array([1, 1]), np.array([2, 2]), 4)) == {5, 10}  # corners are not crossed
+    image = np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison((0, 2), 4)))).convert("RGB")) / 255
+    left, top, side = 0.005 * 832, 0.01 * 400, 0.98 * 400 / 4
+    vermilion = np.abs(image - to_rgb(COLORS["next"])).max(2) < 0.02
+    row = vermilion[int(top + side / 2), int(left):int(left + 3 * side)]
+    middle = np.arange(len(row)) % side
+    assert row.any() and not row[np.abs(middle - side / 2) < 0.25 * side].any()
+
+
+# Panels
+
+@pytest.fixture(scope="module")
+def panels():
+    return build_panels("10_scan_orders")
+
+
+def test_the_panel_comes_first():
+    assert starts_with_its_panel("10_scan_orders")
+
+
+def test_the_grid_limits_the_steps(panels):
+    at, side, walk = panels["at"], panels["side"], panels["walk"]
+    at.value = 60
+    side.value = 4  # takes the slider's end, and so its value, with it
+    assert (at.max, at.value, walk.message.value) == (16, 16, "")
+    side.value, at.value = 8, 25
+    assert walk.canvas.png == walk.first
+
+
+def test_the_seed_is_for_random_orders(panels):
+    which, seed, walk = panels["which"], panels["seed"], panels["walk"]
+    assert seed.disabled
+    which.value = "random"
+    before, seed.value = walk.canvas.png, 1
+    assert not seed.disabled and walk.canvas.png != before
+    seed.value, which.value = 0, "z_curve"
+
+
+def test_an_order_of_ones_own(panels):
+    cells, size, own = panels["cells"], panels["size"], panels["own"]
+    begun = cells.value
+    panels["finish"].click()
+    assert sorted(cells.value) == list(range(64))
+    assert cells.value[:13] == (*begun, 0, 1, 2)
+    size.value = 4
+    assert cells.value == ()
+    own.pressed(None, dict(x=0.01, y=0.02, drag=False), None)
+    own.pressed(None, dict(x=0.47, y=0.97, drag=False), None)
+    assert cells.value == (0, 15)
+    panels["clear"].click()
+    assert (cells.value, own.message.value) == ((), "")
+    size.value, cells.value = 8, begun
+    assert own.canvas.png == own.first
