@@ -69,9 +69,9 @@ def predict(
     parts = [classifier(x.to(device)).argmax(1).cpu() for x in images.split(batch_size)]
     return torch.cat(parts)
 
-# %% ../nbs/07_evaluation.ipynb #bb45fb8b
+# %% ../nbs/07_evaluation.ipynb #84ef875b
 def move_randomly(images: torch.Tensor, shift: int) -> torch.Tensor:
-    "Move a batch [B, C, H, W] by up to `shift` pixels in each direction; what falls off comes back."
+    "Roll a batch [B, C, H, W] by up to `shift` pixels in each direction."
     shifts = tuple(torch.randint(-shift, shift + 1, (2,)).tolist())
     return torch.roll(images, shifts, (2, 3))
 

@@ -1,0 +1,225 @@
+"""Evaluation: the Fréchet distance against closed forms, nearest images by brute force, and cheats that are caught."""
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rar_nb.data.images import open_data
+from rar_nb.evaluation import (
+    SmallCNN,
+    evaluate_samples,
+    feature_statistics,
+    frechet_distance,
+    move_randomly,
+    nearest,
+    predict,
+    proxy_fid,
+    spread,
+    train_classifier,
+)
+from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, stack_images
+
+
+class PixelFeatures:
+    "Stands in for a `SmallCNN`: the features of an image are its pixels, so that statistics are known."
+
+    num_features = 4
+    head = SimpleNamespace(weight=torch.zeros(1))
+
+    @staticmethod
+    def features(images):
+        return images.flatten(1).double()
+
+
+def random_images(n, low, high, seed=0):  # uint8 [n, 1, 2, 2]
+    return torch.randint(low, high, (n, 1, 2, 2), generator=torch.Generator().manual_seed(seed)).byte()
+
+
+# The Fréchet distance
+
+def gaussian(mu, sigma):
+    return dict(mu=np.array(mu, float), sigma=np.array(sigma, float))
+
+
+def test_distance_of_independent_dimensions():
+    "Differences of means and of standard deviations, squared and added."
+    one = gaussian([0, 0], np.diag([1, 4]))
+    other = gaussian([3, 4], np.diag([9, 4]))
+    assert frechet_distance(one, other) == pytest.approx(3**2 + 4**2 + (3 - 1) ** 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_distance_by_eigenvalues(seed):
+    "tr (Σ₁Σ₂)^½ is the sum of the roots of the eigenvalues of Σ₁Σ₂."
+    rng = np.random.default_rng(seed)
+    mu1, mu2 = rng.normal(size=(2, 6))
+    sigma1, sigma2 = (np.cov(rng.normal(size=(6, 30)) * rng.uniform(0.5, 2)) for _ in range(2))
+    roots = np.sqrt(np.linalg.eigvals(sigma1 @ sigma2).real)
+    by_hand = np.sum((mu1 - mu2) ** 2) + np.trace(sigma1 + sigma2) - 2 * roots.sum()
+    one, other = gaussian(mu1, sigma1), gaussian(mu2, sigma2)
+    assert frechet_distance(one, other) == pytest.approx(by_hand, rel=1e-6)
+    assert frechet_distance(other, one) == pytest.approx(by_hand, rel=1e-6)
+    assert frechet_distance(one, one) == pytest.approx(0, abs=1e-6)
+
+
+def test_statistics_are_mean_and_covariance():
+    images = random_images(50, 0, 256)
+    pixels = images.flatten(1).numpy().astype(float)
+    for batch_size in (7, 50):
+        found = feature_statistics(images, PixelFeatures, batch_size)
+        assert found["mu"] == pytest.approx(pixels.mean(0))
+        assert found["sigma"] == pytest.approx(np.cov(pixels, rowvar=False))
+
+
+def test_proxy_fid_of_moved_images():
+    images = random_images(300, 0, 200)
+    assert proxy_fid(images, images, PixelFeatures) == pytest.approx(0, abs=1e-3)
+    assert proxy_fid(images + 50, images, PixelFeatures) == pytest.approx(4 * 50**2, rel=1e-6)
+
+
+def test_proxy_fid_of_stretched_images():
+    "Covariances s²Σ and Σ are (s - 1)² tr Σ apart."
+    images = random_images(300, 0, 60)
+    pixels = images.flatten(1).numpy().astype(float)
+    by_hand = np.sum((2 * pixels.mean(0)) ** 2) + (3 - 1) ** 2 * np.trace(np.cov(pixels, rowvar=False))
+    assert proxy_fid(3 * images, images, PixelFeatures) == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_proxy_fid_is_blind_to_repetition():
+    "The reason why copies have to be looked for with another measure."
+    images = random_images(200, 0, 256)
+    assert proxy_fid(images.repeat(5, 1, 1, 1), images, PixelFeatures) < 0.5
+    assert proxy_fid(random_images(200, 0, 256, seed=1), images, PixelFeatures) > 5
+
+
+@pytest.mark.parametrize("few, many", [(1, 10), (10, 1), (0, 10)])
+def test_too_few_images_are_refused(few, many):
+    images = random_images(10, 0, 256)
+    with pytest.raises(ValueError, match=f"number of images = {min(few, many)} is not allowed.*at least 2"):
+        proxy_fid(images[:few], images[:many], PixelFeatures)
+
+
+# The classifier
+
+def halves(n, seed):
+    "Images that are bright on the left (class 0) or on the right (class 1), with noise."
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (n,), generator=generator)
+    images = torch.randint(0, 100, (n, 1, 8, 8), generator=generator)
+    for image, label in zip(images, labels):
+        image[..., 4 * label:4 * label + 4] += 150
+    return images.byte(), labels
+
+
+def test_the_classifier_learns_what_is_to_be_seen():
+    images, labels = halves(300, seed=0)
+    unseen, answers = halves(100, seed=1)
+    classifier = train_classifier(images, labels, 2, epochs=3, shift=1)
+    assert not classifier.training
+    assert (predict(classifier, unseen) == answers).float().mean() > 0.95
+    again = train_classifier(images, labels.numpy(), 2, epochs=3, shift=1)
+    assert torch.equal(again.head.weight, classifier.head.weight)
+
+
+def test_predictions_do_not_depend_on_the_batch_size():
+    torch.manual_seed(0)
+    classifier = SmallCNN(3, 5).eval()
+    images = torch.randint(256, (10, 3, 9, 9)).byte()
+    with torch.no_grad():
+        expected = classifier(images).argmax(1)
+    assert torch.equal(predict(classifier, images, batch_size=3), expected)
+    assert classifier.features(images).shape == (10, SmallCNN.num_features)
+
+
+def test_moved_images_keep_their_pixels():
+    images = torch.arange(2 * 25).view(2, 1, 5, 5)
+    torch.manual_seed(0)
+    seen = {tuple(move_randomly(images, 1)[0, 0, 0, :1].tolist()) for _ in range(100)}
+    assert len(seen) == 9  # three places down times three to the right
+    assert torch.equal(move_randomly(images, 0), images)
+    assert torch.equal(move_randomly(images, 2).flatten(1).sort(1).values, images.flatten(1))
+
+
+# Nearest images
+
+def test_nearest_by_brute_force():
+    images = torch.randint(256, (20, 1, 3, 3), generator=torch.Generator().manual_seed(0)).byte()
+    reference = torch.randint(256, (30, 1, 3, 3), generator=torch.Generator().manual_seed(1)).byte()
+    difference = (images[:, None].double() - reference[None].double()) / 255
+    rms = difference.square().mean((2, 3, 4)).sqrt()
+    for batch_size in (3, 250):
+        indices, distances = nearest(images, reference, batch_size)
+        assert torch.equal(indices, rms.argmin(1))
+        assert distances.tolist() == pytest.approx(rms.min(1).values.tolist(), abs=1e-5)
+
+
+def test_distances_run_from_0_to_1():
+    black, white = torch.zeros(1, 1, 4, 4).byte(), torch.full((1, 1, 4, 4), 255).byte()
+    assert nearest(black, white)[1].item() == pytest.approx(1)
+    assert nearest(white, torch.cat([black, white]))[0].item() == 1
+    assert nearest(white, white)[1].item() == pytest.approx(0, abs=1e-3)
+
+
+@given(count=st.integers(1, 500), limit=st.integers(1, 500))
+def test_spread(count, limit):
+    chosen = spread(count, limit)
+    assert len(chosen) == min(count, limit) and len(set(chosen)) == len(chosen)
+    assert chosen[0] == 0 and (limit == 1 or chosen[-1] == count - 1)
+    gaps = np.diff(chosen)
+    assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1  # evenly
+
+
+# All of it
+
+@pytest.fixture(scope="module")
+def digits():
+    train, validation = open_data("digits")
+    classifier = train_classifier(stack_images(train, range(0, 4500, 9)), train.targets[::9], 10, epochs=8, batch_size=32)
+    return SimpleNamespace(train=train, validation=validation, classifier=classifier,
+                           tokenizer=make_tokenizer(TokenizerConfig(kind="grey", codebook_size=8)))
+
+
+def evaluate(digits, images, classes):
+    return evaluate_samples(images, torch.as_tensor(classes), digits.tokenizer, digits.train, digits.validation, digits.classifier, most=100)[0]
+
+
+def test_real_digits_as_samples_score_like_real_digits(digits):
+    indices = spread(500, 100)
+    numbers = evaluate(digits, stack_images(digits.validation, indices), digits.validation.targets[indices])
+    assert numbers["samples_of_the_class_asked_for"] == pytest.approx(numbers["classifier_accuracy_on_validation"])
+    assert numbers["median_distance_of_samples"] == pytest.approx(numbers["median_distance_of_validation"])
+    assert numbers["proxy_fid_reconstructions"] > numbers["proxy_fid_real_against_real"]
+    assert (numbers["samples"], numbers["real_images"]) == (100, 200)
+    assert all(math.isfinite(value) for value in numbers.values())
+
+
+def test_copies_are_caught_by_their_distance_only(digits):
+    indices = spread(4500, 100)
+    numbers = evaluate(digits, stack_images(digits.train, indices), digits.train.targets[indices])
+    assert numbers["samples_of_the_class_asked_for"] > 0.9
+    assert numbers["median_distance_of_samples"] == pytest.approx(0, abs=1e-3)
+    assert numbers["median_distance_of_validation"] > 0.1
+    assert numbers["proxy_fid_samples"] < numbers["proxy_fid_reconstructions"]
+
+
+def test_wrong_classes_are_caught_by_the_classifier_only(digits):
+    indices = spread(500, 100)
+    images, classes = stack_images(digits.validation, indices), digits.validation.targets[indices]
+    right, wrong = evaluate(digits, images, classes), evaluate(digits, images, (classes + 1) % 10)
+    assert wrong["samples_of_the_class_asked_for"] < 0.1 < right["samples_of_the_class_asked_for"]
+    del right["samples_of_the_class_asked_for"], wrong["samples_of_the_class_asked_for"]
+    assert wrong == pytest.approx(right)
+
+
+def test_a_missing_classifier_is_trained(digits):
+    images = stack_images(digits.validation, range(0, 500, 25))
+    classes = torch.from_numpy(digits.validation.targets[::25])
+    numbers, classifier = evaluate_samples(images, classes, digits.tokenizer, digits.train, digits.validation, most=60)
+    assert isinstance(classifier, SmallCNN) and classifier.head.out_features == 10
+    agreement = (predict(classifier, images) == classes).float().mean().item()
+    assert numbers["samples_of_the_class_asked_for"] == pytest.approx(agreement)
+
