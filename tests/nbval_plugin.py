@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from tests.kernels import forked
 
-LONG = ["10_sampler", "09_trainer", "your_images", "11_evaluate", "algorithm1", "05_vq_models", "16_watch", "19_fidelity", "04_tokenizer", "17_inpainting", "14_annealing", "15_target_aware"]
+LONG = ["your_images", "06_sampler", "05_trainer", "07_evaluation", "algorithm1", "31_vq_models", "13_watch", "50_fidelity", "01_tokenizer", "14_inpainting", "11_annealing", "12_target_aware"]
 
 
 def pytest_configure(config):

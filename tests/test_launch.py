@@ -1,97 +1,186 @@
-"""A set of images by several processes: `accelerate launch -m rar_nb.sampler`, from a run's folder and from a published checkpoint's files."""
+"""Real processes on the CPU: they learn the same, end with their parent, and go on afterwards."""
+
+import json
+import os
+import signal
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
-import torch
 
-from rar_nb.pretrained.checkpoints import save_weights
-from rar_nb.pretrained.presets import PRESETS, get_preset, override, save_run_config
-from rar_nb.runs.launch import launch_command
-from rar_nb.runs.image_sets import generate, launch, main, open_model
-from rar_nb.transformer import RAR
-from rar_nb.pretrained.vq_models import MaskGITVQ
-from rar_nb.tokenizer import make_tokenizer
+from rar_nb.pretrained.presets import get_preset, save_run_config
+from rar_nb.runs.devices import PARENT
+from rar_nb.runs.launch import follow, launch_command
+from rar_nb.runs.run_folders import open_tokens, read_metrics, resolve_tokens
+from rar_nb.support import PROJECT
+from tests.tools.runs import save_made_up_tokens
 
-RUN = get_preset("tiny", num_samples=30, sample_batch_size=7)
+CHANGES = {
+    "epochs": 10,
+    "checkpoint_every": 20,
+    "warmup_epochs": 0,
+    "eval_every": 25,
+    "device_batch_size": 8,
+}  # 50 steps of two micro-steps each
+TIMES = ("images_per_second",)  # all that two equal runs may differ in
 
-
-def make_model(config, seed=0):
-    torch.manual_seed(seed)
-    model = RAR(config)
-    for p in model.parameters(): torch.nn.init.normal_(p, std=0.2)
-    return model.eval()
+STUCK = """
+import sys, time
+import rar_nb.runs.training as training
+step_once = training.train_step
+def train_step(accelerator, model, optimizer, run, data, step):
+    while step == 33:
+        time.sleep(1)
+    return step_once(accelerator, model, optimizer, run, data, step)
+training.train_step = train_step
+training.main()
+"""
+NOTEBOOK = """
+import json, sys
+from rar_nb.runs.launch import follow
+follow(json.loads(sys.argv[1]), sys.argv[2], progress=False)
+"""
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A finished run, and the set that one process draws of it."""
-    folder = tmp_path_factory.mktemp("run")
-    model, tokenizer = make_model(RUN.model), make_tokenizer(RUN.tokenizer)
-    save_run_config(RUN, folder / "config.json")
-    save_weights(model, folder / "model.safetensors")
-    save_weights(tokenizer, folder / "tokenizer.safetensors")
-    generate(model, tokenizer, folder / "one", RUN.sample, seed=3)
+def tokens(tmp_path_factory):
+    return save_made_up_tokens(tmp_path_factory.mktemp("tokens"), 200)
+
+
+def new_run(tokens, folder):
+    run = resolve_tokens(get_preset("tiny", **CHANGES), open_tokens(tokens)[0])
+    save_run_config(run, folder / "config.json")
     return folder
 
 
-def files(folder): return {p.name: p.read_bytes() for p in folder.glob("*.png")}
+def two(tokens, folder, **options):
+    return launch_command(
+        "rar_nb.runs.training", 2, cpu=True, run_dir=folder, tokens=tokens, **options
+    )
 
 
-def test_two_processes_draw_the_same_images_as_one(folder):
-    launch(folder / "two", RUN.sample, seed=3, processes=2, cpu=True, run_dir=folder)
-    assert files(folder / "two") == files(folder / "one") and len(files(folder / "one")) == 30
-    log = (folder / "two" / "launch.log").read_text()
-    assert "3/3" in log and "5/5" not in log, "the first process draws batches 0, 2 and 4 of the five"
+@pytest.fixture(scope="module")
+def undisturbed(tokens, tmp_path_factory):
+    folder = new_run(tokens, tmp_path_factory.mktemp("undisturbed"))
+    follow(two(tokens, folder), folder, progress=False)
+    return folder
 
 
-def test_checkpoint_files_give_the_same_images_as_the_run(folder):
-    arguments = ["--preset", "tiny", "--model", folder / "model.safetensors", "--tokenizer", folder / "tokenizer.safetensors"]
-    settings = ["--folder", folder / "files", "--num_samples", "30", "--sample_batch_size", "7", "--seed", "3", "--cpu"]
-    main([str(a) for a in arguments + settings])
-    assert files(folder / "files") == files(folder / "one")
+def ended(process):
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
-def test_a_failing_child_is_reported(folder, tmp_path):
-    with pytest.raises(RuntimeError, match="num_samples = 31 is not allowed: it must be a multiple of the number of classes, 10"):
-        launch(tmp_path / "set", override(RUN, num_samples=31).sample, processes=1, cpu=True, run_dir=folder)
+def wait_for(happened, seconds):
+    until = time.monotonic() + seconds
+    while not happened() and time.monotonic() < until:
+        time.sleep(0.1)
+    return happened()
 
 
-def test_the_command_names_what_is_drawn(tmp_path):
-    command = launch_command("rar_nb.sampler", 8, preset="rar_b", model="rar_b.bin", tokenizer=None, folder=tmp_path, num_samples=50_000)
-    assert command[0] == sys.executable and "--multi_gpu" in command and "--cpu" not in command and "--tokenizer" not in command
-    assert command[command.index("-m", 3) + 1] == "rar_nb.sampler"
-    assert command[command.index("--num_samples") + 1] == "50000" and command[command.index("--num_processes") + 1] == "8"
+def rows_without_times(folder):
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
-def test_a_published_checkpoint(tmp_path, monkeypatch):
-    """The released layout, made smaller: <preset>.bin with a bare state_dict, and MaskGIT-VQ's file."""
-    small = override(PRESETS["rar_b"], num_layers=1, hidden_size=32, mlp_size=32, num_heads=2)
-    monkeypatch.setitem(PRESETS, "rar_b", small)
-    model, tokenizer = make_model(small.model), MaskGITVQ()
-    torch.save(model.state_dict(), tmp_path / "rar_b.bin")
-    torch.save(tokenizer.state_dict(), tmp_path / "maskgit-vqgan-imagenet-f16-256.bin")
-    run, its_tokenizer, its_model = open_model(preset="rar_b", model=tmp_path, tokenizer=str(tmp_path))
-    assert run == small and run.sample.num_samples == 50_000
-    for a, b in ((its_model, model), (its_tokenizer, tokenizer)):
-        assert all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
-    del small, its_tokenizer
-    with pytest.raises(ValueError, match="holds neither rar_l.bin"):
-        open_model(preset="rar_l", model=tmp_path, tokenizer=str(tmp_path))
+def kill_in_step_33(command, script, folder, victim, how):
+    """Start a run that gets stuck there, past its checkpoint at 20, and kill one of its parents."""
+    environment, started = os.environ | {"PYTHONPATH": str(PROJECT)}, []
+    words = [sys.executable, "-c", NOTEBOOK, json.dumps(command), str(folder)]
+    with script.with_name("notebook.log").open("w") as log:
+        notebook = subprocess.Popen(words, env=environment, stderr=log)
+    metrics = folder / "metrics.jsonl"
+
+    def is_stuck():
+        rows = read_metrics(metrics) if metrics.exists() else []
+        return bool(rows) and rows[-1]["step"] == 33
+
+    try:
+        assert wait_for(is_stuck, 180)
+        started = psutil.Process(notebook.pid).children(recursive=True)
+        workers = [p for p in started if str(script) in p.cmdline()[1:3]]
+        assert len(workers) == 2
+        launcher = started[0]
+        os.kill(notebook.pid if victim == "notebook" else launcher.pid, how)
+        assert wait_for(lambda: all(map(ended, started)), 20), [p for p in started if not ended(p)]
+    finally:
+        notebook.kill()
+        notebook.wait()
+        for process in started:  # if the test fails
+            if not ended(process):
+                process.kill()
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({}, "one of them"),
-    (dict(run_dir="a", preset="rar_b"), "one of them"),
-    (dict(run_dir="a", model="b"), "left out beside run_dir"),
-    (dict(preset="digits"), "the two files of a run of digits"),
-    (dict(preset="rar_z"), "preset = 'rar_z'"),
-    (dict(run_dir="/no/such/run"), "/no/such/run/config.json"),
-])
-def test_what_cannot_be_opened(wrong, message):
-    with pytest.raises(ValueError) as error: open_model(**wrong)
-    assert message in str(error.value)
+@pytest.mark.parametrize(
+    "victim, how",
+    [("notebook", signal.SIGKILL), ("notebook", signal.SIGINT), ("launcher", signal.SIGKILL)],
+    ids=str,
+)
+def test_a_killed_run_ends_everywhere_and_goes_on(tokens, undisturbed, tmp_path, victim, how):
+    folder, script = new_run(tokens, tmp_path / "run"), tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    command = two(tokens, folder)
+    at = command.index("rar_nb.runs.training")
+    command[at - 1 : at + 1] = [str(script)]  # in place of -m rar_nb.runs.training
+    kill_in_step_33(command, script, folder, victim, how)
+    assert not (folder / "model.safetensors").exists()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3')  # as if killed in the midst of a line
+    follow(two(tokens, folder, resume=True), folder, progress=False)
+    for name in ("model", "before_annealing"):
+        mine, theirs = (place / f"{name}.safetensors" for place in (folder, undisturbed))
+        assert mine.read_bytes() == theirs.read_bytes()
+    whole = rows_without_times(undisturbed)
+    assert rows_without_times(folder) == whole and whole[-1]["step"] == 50
+    assert not (folder / "checkpoint.safetensors").exists()
 
 
-def test_the_program_has_a_help(capsys):
-    with pytest.raises(SystemExit) as end: main(["--help"])
-    assert end.value.code == 0 and "--guidance_scale" in capsys.readouterr().out
+def test_a_program_whose_notebook_is_gone_does_nothing(tmp_path):
+    """The notebook was killed while the program was still being loaded."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), PARENT: str(gone.pid)}
+    words = [
+        "-m",
+        "rar_nb.runs.training",
+        "--run_dir",
+        "run",
+        "--tokens",
+        "tokens",
+        "--preset",
+        "tiny",
+        "--cpu",
+    ]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and not done.stderr.count("rror") and not list(tmp_path.iterdir())
+
+
+def test_a_child_that_fails_tells_why(tokens, tmp_path):
+    folder = new_run(tokens, tmp_path)
+    command = launch_command("rar_nb.runs.training", 1, cpu=True, run_dir=folder, tokens="/no/such")
+    with pytest.raises(RuntimeError, match="error: token folder = '/no/such' is not allowed"):
+        follow(command, folder, progress=False)
+
+
+def test_the_command_line():
+    command = launch_command(
+        "rar_nb.runs.image_sets",
+        8,
+        preset="rar_b",
+        tokenizer=None,
+        resume=True,
+        keep=False,
+        num_samples=50_000,
+    )
+    assert command[0] == sys.executable and "--multi_gpu" in command and "--resume" in command
+    assert not {"--cpu", "--tokenizer", "--keep"} & set(command)
+    assert command[command.index("-m", 3) + 1] == "rar_nb.runs.image_sets"
+    assert command[command.index("--num_samples") + 1] == "50000"
+    assert command[command.index("--num_processes") + 1] == "8"
+    assert "--multi_gpu" not in launch_command("rar_nb.runs.training", 1)

@@ -1,7 +1,7 @@
 """Notebooks and library agree, and notebooks are as a repository wants them."""
-import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.static_outputs import strip
+from tests.tools.static_outputs import join_streams, last_states, tidy, without_paths
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-PARAMETRISED = ["train", "evaluate", "pretokenize"]
+PARAMETRISED = ["train", "evaluate", "pretokenize", "your_images"]
 
 
 def code_cells(path):
@@ -28,27 +28,56 @@ def test_export_and_clean_leave_no_diff(tmp_path):
         command = Path(sys.executable).parent / name
         subprocess.run([command], cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     for folder, pattern in [("nbs", "*.ipynb"), ("rar_nb", "*.py")]:
-        before = {p.name: p.read_text() for p in (ROOT / folder).glob(pattern)}
-        after = {p.name: p.read_text() for p in (tmp_path / folder).glob(pattern)}
+        before, after = ({str(p.relative_to(root)): p.read_text() for p in (root / folder).rglob(pattern)} for root in (ROOT, tmp_path))
         changed = [name for name in before | after if before.get(name) != after.get(name)]
         assert not changed, f"run `make notebooks`: {changed} would change"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_is_small_and_shows_a_picture(path):
-    assert path.stat().st_size < 300_000
+    assert path.stat().st_size < 400_000
     kinds = {kind for c in code_cells(path) for o in c["outputs"] for kind in o.get("data", {})}
     pictures = "".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown")
     assert "image/png" in kinds or "![" in pictures
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_widgets_are_saved_as_pictures(path):
-    "A saved widget is an error message where its kernel isn't; `make notebooks` leaves the picture of its first view."
+def test_outputs_are_tidy(path):
+    "No live widgets, one line a progress bar, no paths of the machine that made them; `make notebooks` sees to it."
     notebook = json.loads(path.read_text())
-    assert not strip(notebook)
+    assert not tidy(notebook)
     panels = [o["data"] for c in code_cells(path) for o in c["outputs"] if "A panel: run" in "".join(o.get("data", {}).get("text/plain", ""))]
     assert all("image/png" in data for data in panels)
+
+
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_outputs_are_not_flooded(name):
+    for cell in code_cells(ROOT / "nbs" / f"{name}.ipynb"):
+        streams = ["".join(o["text"]) for o in cell["outputs"] if o["output_type"] == "stream"]
+        assert len(streams) <= 2 and sum(text.count("%|") for text in streams) <= 3
+        assert not re.search(r"(?<![\w…])/(work|home|root|tmp|Users)/", "".join(streams))
+
+
+def test_a_bar_is_saved_in_its_last_state():
+    assert last_states("a   0%|\ra  50%|\ra 100%|\ndone\n") == "a 100%|\ndone\n"
+    bar = [dict(output_type="stream", name="stderr", text=[text]) for text in ("x 0%|", "\rx 40%|", "\rx 100%|", "\n")]
+    said = dict(output_type="stream", name="stdout", text=["one\n"])
+    (bars, words) = join_streams([*bar[:2], said, *bar[2:], dict(said, text="two\n")])
+    assert bars["text"] == ["x 100%|\n"] and words["text"] == ["one\n", "two\n"]
+    assert join_streams([dict(said, name="stderr", text="\n")]) == []
+
+
+def test_paths_are_shortened():
+    outputs = [dict(output_type="stream", name="stdout", text="in /home/me/rar_nb/runs and /tmp/tmpab_1/x, not in /tmp")]
+    assert without_paths(outputs, ["/home/me/rar_nb"])[0]["text"] == "in …/runs and …/x, not in /tmp"
+
+
+@pytest.mark.parametrize("name", PARAMETRISED)
+def test_no_front_matter_greets_the_reader(name):
+    """nbdev reads it from any raw cell; there it keeps `nbdev_test` from running what pytest runs through papermill."""
+    kinds = [(c["cell_type"], "".join(c["source"])) for c in json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text())["cells"]]
+    assert kinds[0][0] == "markdown" and kinds[0][1].startswith("# ")
+    assert kinds[-1] == ("raw", "---\nskip_exec: true\n---") and [kind for kind, _ in kinds].count("raw") == 1
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -56,18 +85,27 @@ def test_no_output_is_an_error(path):
     assert not [o for c in code_cells(path) for o in c["outputs"] if o["output_type"] == "error"]
 
 
+def tables(path):
+    return [o["data"] for c in code_cells(path) for o in c["outputs"] if "text/markdown" in o.get("data", {})]
+
+
+@pytest.mark.parametrize("name", [*PARAMETRISED, "46_cost"])
+def test_tables_can_be_read_on_a_terminal(name):
+    found = tables(ROOT / "nbs" / f"{name}.ipynb")
+    assert found or name == "pretokenize"
+    assert all("".join(data["text/plain"]) == "".join(data["text/markdown"]) for data in found)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_dollars_in_tables(path):
+    "What stands between two of them is LaTeX to Markdown, and takes the bars between cells with it."
+    assert not [line for data in tables(path) for line in "".join(data["text/markdown"]).splitlines() if line.startswith("|") and "$" in line]
+
+
 @pytest.mark.parametrize("name", PARAMETRISED)
 def test_parameters_cell(name):
     tagged = [c for c in code_cells(ROOT / "nbs" / f"{name}.ipynb") if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1, "papermill needs the tag `parameters` on one cell"
-
-
-def test_modules_import_only_from_lower_numbers():
-    modules = {p.stem[3:]: int(p.stem[:2]) for p in NOTEBOOKS if p.stem[:2].isdigit()}
-    for name, number in modules.items():
-        tree = ast.parse((ROOT / "rar_nb" / f"{name}.py").read_text())
-        used = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1]
-        assert not [m for m in used if modules.get(m, 100) >= number], name
 
 
 def test_readme_is_the_index():

@@ -1,4 +1,7 @@
-"""Token datasets made from folders of images: by any number of processes, after a kill, with torn files."""
+"""Token data sets from folders of images: any number of processes, kills, torn files."""
+
+import dataclasses
+import inspect
 import json
 import signal
 import subprocess
@@ -9,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastcore.script import anno_parser
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import rar_nb.runs.pretokenizer as pretokenizer
+from rar_nb.data.images import center_crop, load_rgb, torchvision
+from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import RunConfig, save_run_config
-from rar_nb.tokenizer import TokenizerConfig
-from rar_nb.data.tokens import TokenData
-from rar_nb.data.images import center_crop, load_rgb, torchvision
+from rar_nb.pretrained.vq_models import MaskGITVQ
 from rar_nb.runs.pretokenizer import (
     PretokenizeConfig,
     finish,
@@ -27,12 +31,13 @@ from rar_nb.runs.pretokenizer import (
     shard_edges,
     write_shards,
 )
-from rar_nb.tokenizer import to_float
-from rar_nb.pretrained.vq_models import MaskGITVQ
-from rar_nb.tokenizer import make_tokenizer
+from rar_nb.support import InvalidValue
+from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, to_float
 
 TORN = "b/04.png"  # of 23 images, number 12 in the list
-ABOUT = TokenizerConfig("vqgan", image_size=32, channels=3, stride=8, codebook_size=64, codebook_dim=8, width=8)
+ABOUT = TokenizerConfig(
+    "vqgan", image_size=32, channels=3, stride=8, codebook_size=64, codebook_dim=8, width=8
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,9 @@ def images(tmp_path_factory):
         (folder / name).mkdir()
         for i in range(count):
             small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
-            small.resize((40 + 3 * i, 90 - 4 * i), Image.Resampling.BICUBIC).save(folder / name / f"{i:02d}.png")
+            small.resize((40 + 3 * i, 90 - 4 * i), Image.Resampling.BICUBIC).save(
+                folder / name / f"{i:02d}.png"
+            )
     (folder / TORN).write_bytes((folder / TORN).read_bytes()[:900])
     return folder
 
@@ -60,8 +67,17 @@ def images(tmp_path_factory):
 @pytest.fixture
 def config(run, images, tmp_path):
     def make(out="tokens", **changes):
-        given = dict(data=str(images), tokenizer=str(run), part="all", shard_images=6, batch_size=20, max_failed_share=0.1, cpu=True)
+        given = dict(
+            data=str(images),
+            tokenizer=str(run),
+            part="all",
+            shard_images=6,
+            batch_size=20,
+            max_failed_share=0.1,
+            cpu=True,
+        )
         return PretokenizeConfig(out=str(tmp_path / out), **(given | changes))
+
     return make
 
 
@@ -80,7 +96,9 @@ def expected(run, images, kind):
             crops = torchvision.transforms.TenCrop(32)(center_crop(load_rgb(path), 35))
         else:
             centre = center_crop(load_rgb(path), 32)
-            crops = [centre, centre.transpose(Image.Transpose.FLIP_LEFT_RIGHT)][: dict(centre=2, one=1)[kind]]
+            crops = [centre, centre.transpose(Image.Transpose.FLIP_LEFT_RIGHT)][
+                : dict(centre=2, one=1)[kind]
+            ]
         pixels = torch.stack([torch.from_numpy(np.array(c)).permute(2, 0, 1) for c in crops])
         tokens.append(tokenizer.encode(to_float(pixels, tokenizer.value_range)))
         labels.append("abc".index(path.parent.name))
@@ -93,25 +111,41 @@ def test_tokens_and_labels_against_torchvision(run, images, config, kind):
     tokens, labels = expected(run, images, kind)
     assert torch.equal(data.tokens, tokens) and torch.equal(data.labels, labels)
     assert len(data.tokens.unique()) > 5, "a tokenizer that says always the same would test nothing"
-    assert (data.index["codebook_size"], data.index["num_classes"], data.index["tokenizer"]) == (64, 3, "vqgan")
+    assert (data.index["codebook_size"], data.index["num_classes"], data.index["tokenizer"]) == (
+        64,
+        3,
+        "vqgan",
+    )
 
 
 def test_torn_image_is_named_and_has_no_row(images, config, capsys):
     data = pretokenize_folder(config(), progress=False)
     assert str(images / TORN) in capsys.readouterr().out
     record = json.loads((Path(config().out) / "skipped.json").read_text())
-    assert (record["images"], record["skipped"]) == (23, 1) and record["files"][0]["file"] == str(images / TORN)
+    assert (record["images"], record["skipped"]) == (23, 1) and record["files"][0]["file"] == str(
+        images / TORN
+    )
     assert len(data) == 22 and data.labels.bincount().tolist() == [8, 8, 6]
-    assert [s["rows"] for s in data.index["shards"]] == [5, 6, 5, 6]  # images 0-4, 5-10, 11-16 (one torn), 17-22
+    assert [s["rows"] for s in data.index["shards"]] == [
+        5,
+        6,
+        5,
+        6,
+    ]  # images 0-4, 5-10, 11-16 (one torn), 17-22
 
 
 def test_too_many_torn_images(config):
     strict = config(max_failed_share=0.04)
-    with pytest.raises(ValueError, match=r"share of images that failed = '1/23 so far' .*max_failed_share = 0.04.*04.png"):
+    with pytest.raises(
+        ValueError,
+        match=r"share of images that failed = '1/23 so far' .*max_failed_share = 0.04.*04.png",
+    ):
         pretokenize_folder(strict, progress=False)
     with pytest.raises(ValueError, match="index"):
         TokenData.open(strict.out)
-    assert len(pretokenize_folder(config(max_failed_share=0.05), progress=False)) == 22  # allowing more goes on in the same folder
+    assert (
+        len(pretokenize_folder(config(max_failed_share=0.05), progress=False)) == 22
+    )  # allowing more goes on in the same folder
 
 
 def test_share_counts_what_all_processes_skipped(config, images):
@@ -122,7 +156,11 @@ def test_share_counts_what_all_processes_skipped(config, images):
         write_shards(config, (k, 2))
     for k in (0, 3):  # as if another image had failed in shards of either process
         record = Path(config.out) / f"shard-{k:05d}.json"
-        record.write_text(json.dumps(json.loads(record.read_text()) | dict(skipped=[dict(file="x.png", reason="torn")])))
+        record.write_text(
+            json.dumps(
+                json.loads(record.read_text()) | dict(skipped=[dict(file="x.png", reason="torn")])
+            )
+        )
     with pytest.raises(ValueError, match=r"'3/23'.*skipped.json"):
         finish(config)
     assert json.loads((Path(config.out) / "skipped.json").read_text())["skipped"] == 3
@@ -132,9 +170,21 @@ def test_first_image_of_a_class_may_be_torn(run, images, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in (1, 2, 3):
-            (tmp_path / "images" / name / f"{i}.png").write_bytes((images / name / f"0{i}.png").read_bytes())
+            (tmp_path / "images" / name / f"{i}.png").write_bytes(
+                (images / name / f"0{i}.png").read_bytes()
+            )
     (tmp_path / "images" / "b" / "1.png").write_bytes(b"not an image")
-    data = pretokenize_folder(PretokenizeConfig(str(tmp_path / "images"), str(tmp_path / "t"), str(run), part="all", max_failed_share=0.5, cpu=True), progress=False)
+    data = pretokenize_folder(
+        PretokenizeConfig(
+            str(tmp_path / "images"),
+            str(tmp_path / "t"),
+            str(run),
+            part="all",
+            max_failed_share=0.5,
+            cpu=True,
+        ),
+        progress=False,
+    )
     assert data.labels.tolist() == [0, 0, 0, 1, 1]
 
 
@@ -149,9 +199,35 @@ def test_one_and_two_processes_and_workers_same_bytes(config):
 
 def test_accelerate_launch_same_bytes(run, images, config):
     pretokenize_folder(config("one"), progress=False)
-    options = dict(data=images, tokenizer=run, part="all", shard_images=6, batch_size=20, max_failed_share=0.1, out=config("launched").out)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0",
-               "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "rar_nb.runs.pretokenizer", "--cpu", *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
+    options = dict(
+        data=images,
+        tokenizer=run,
+        part="all",
+        shard_images=6,
+        batch_size=20,
+        max_failed_share=0.1,
+        out=config("launched").out,
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        "0",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "rar_nb.runs.pretokenizer",
+        "--cpu",
+        *(str(x) for k, v in options.items() for x in (f"--{k}", v)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "22 images of 10 crops, 1 skipped" in done.stdout
@@ -160,13 +236,17 @@ def test_accelerate_launch_same_bytes(run, images, config):
 
 def test_killed_and_continued(run, images, config):
     killed = config("killed", shard_images=2)
-    command = [sys.executable, "-c", f"""
+    command = [
+        sys.executable,
+        "-c",
+        f"""
 import time
-from rar_nb import pretokenizer as p
+from rar_nb.runs import pretokenizer as p
 whole = p.crop_tokens
 def slow(*args): time.sleep(.3); return whole(*args)  # so that there is time to kill
 p.crop_tokens = slow
-p.pretokenize_folder(p.{killed!r}, progress=False)"""]
+p.pretokenize_folder(p.{killed!r}, progress=False)""",
+    ]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while not (Path(killed.out) / "shard-00002.json").exists():
         assert child.poll() is None
@@ -175,7 +255,9 @@ p.pretokenize_folder(p.{killed!r}, progress=False)"""]
     child.wait()
     finished = [k for k in range(12) if read_record(killed.out, k)]
     assert 3 <= len(finished) < 12 and not (Path(killed.out) / "tokens.json").exists()
-    (Path(killed.out) / ".tokens-00007-abc.npy").write_bytes(b"half")  # what a kill in the middle of writing leaves
+    (Path(killed.out) / ".tokens-00007.npy-abcdefgh.part").write_bytes(
+        b"half"
+    )  # what a kill in the middle of writing leaves
     inodes = {k: (Path(killed.out) / f"tokens-{k:05d}.npy").stat().st_ino for k in finished}
     pretokenize_folder(killed, progress=False)
     assert inodes == {k: (Path(killed.out) / f"tokens-{k:05d}.npy").stat().st_ino for k in finished}
@@ -202,7 +284,9 @@ def test_finished_folder_is_only_opened(config):
 
 
 def test_one_process_opens_everything_once(config, monkeypatch):
-    """A listing of a million files takes minutes. What was just written is checked by `finish` as it makes the index, a finished folder by its index."""
+    """A listing of a million files takes minutes.
+
+    `finish` checks what was just written as it makes the index, and a finished folder by it."""
     opened, verified, open_both, verify = [], [], pretokenizer.open_both, TokenData.verify
     monkeypatch.setattr(pretokenizer, "open_both", lambda c: (opened.append(c), open_both(c))[1])
     monkeypatch.setattr(TokenData, "verify", lambda self: (verified.append(self), verify(self)))
@@ -216,7 +300,18 @@ def test_one_process_opens_everything_once(config, monkeypatch):
         pretokenize_folder(config(), progress=False)
 
 
-@pytest.mark.parametrize("change", [dict(crops="centre"), dict(shard_images=7), dict(batch_size=30), dict(image_size=40), dict(part="train"), dict(tf32=True)], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(crops="centre"),
+        dict(shard_images=7),
+        dict(batch_size=30),
+        dict(image_size=40),
+        dict(part="train"),
+        dict(tf32=True),
+    ],
+    ids=lambda c: next(iter(c)),
+)
 def test_other_arguments_in_the_same_folder(config, change):
     prepare(config())
     before = content(config().out)
@@ -243,13 +338,23 @@ def test_other_images_or_tokenizer_in_the_same_folder(run, images, config, tmp_p
         prepare(config(data=str(moved)))
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(data="/no/such"), "data = '/no/such' is not allowed"),
-    (dict(tokenizer="/no/such"), "tokenizer = '/no/such' is not allowed: it must be one of maskgit_vq, llamagen_vq, or the folder"),
-    (dict(tokenizer="maskgit_vq", weights="/no/such.bin"), "no/such.bin"),
-    (dict(image_size=30), "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 8"),
-    (dict(data="digits"), "channels of the images = 1"),
-], ids=str)
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(data="/no/such"), "data = '/no/such' is not allowed"),
+        (
+            dict(tokenizer="/no/such"),
+            "tokenizer = '/no/such' is not allowed: it must be one of maskgit_vq, ",
+        ),
+        (dict(tokenizer="maskgit_vq", weights="/no/such.bin"), "no/such.bin"),
+        (
+            dict(image_size=30),
+            "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 8",
+        ),
+        (dict(data="digits"), "channels of the images = 1"),
+    ],
+    ids=str,
+)
 def test_refused_before_anything_is_written(config, change, message):
     change = dict(part="train") | change
     with pytest.raises(ValueError) as error:
@@ -261,7 +366,9 @@ def test_refused_before_anything_is_written(config, change, message):
 def test_foreign_tokens_are_kept(config):
     TokenData(torch.zeros(3, 1, 4, dtype=torch.int64), torch.arange(3)).save(config().out, 10, 3)
     before = content(config().out)
-    with pytest.raises(ValueError, match="folder = .*one without tokens, or with their pretokenize.json"):
+    with pytest.raises(
+        ValueError, match="folder = .*one without tokens, or with their pretokenize.json"
+    ):
         prepare(config())
     assert content(config().out) == before
 
@@ -270,15 +377,182 @@ def test_published_tokenizer_from_a_file(images, tmp_path):
     torch.manual_seed(0)
     tokenizer = MaskGITVQ().eval()
     save_file(tokenizer.state_dict(), tmp_path / "maskgit-vqgan-imagenet-f16-256.safetensors")
-    data = pretokenize_folder(PretokenizeConfig(str(images), str(tmp_path / "t"), weights=str(tmp_path), part="held_out", crops="one", image_size=32, cpu=True), progress=False)
+    data = pretokenize_folder(
+        PretokenizeConfig(
+            str(images),
+            str(tmp_path / "t"),
+            weights=str(tmp_path),
+            part="validation",
+            crops="one",
+            image_size=32,
+            cpu=True,
+        ),
+        progress=False,
+    )
     last = center_crop(load_rgb(images / "c" / "05.png"), 32)
-    assert torch.equal(data.tokens[-1], tokenizer.encode(to_float(torch.from_numpy(np.array(last)).permute(2, 0, 1)[None], (0.0, 1.0))))
-    assert (data.index["tokenizer"], data.index["codebook_size"], data.num_tokens) == ("maskgit_vq", 1024, 4)
+    assert torch.equal(
+        data.tokens[-1],
+        tokenizer.encode(
+            to_float(torch.from_numpy(np.array(last)).permute(2, 0, 1)[None], (0.0, 1.0))
+        ),
+    )
+    assert (data.index["tokenizer"], data.index["codebook_size"], data.num_tokens) == (
+        "maskgit_vq",
+        1024,
+        4,
+    )
 
 
 @pytest.mark.parametrize("images, most", [(1, 5), (5, 5), (6, 5), (1_281_167, 2**14), (17, 4)])
 def test_shard_edges_properties(images, most):
     edges = shard_edges(images, most)
     sizes = np.diff(edges)
-    assert (edges[0], edges[-1]) == (0, images) and sizes.min() >= 1 and sizes.max() <= most and sizes.max() - sizes.min() <= 1
+    assert (
+        (edges[0], edges[-1]) == (0, images)
+        and sizes.min() >= 1
+        and sizes.max() <= most
+        and sizes.max() - sizes.min() <= 1
+    )
     assert len(sizes) == -(-images // most)
+
+
+# The program
+
+OPTIONS = dict(part="all", shard_images=6, batch_size=20, max_failed_share=0.1, cpu=True)
+
+
+def test_every_field_is_an_option_with_the_same_default():
+    parameters = dict(inspect.signature(pretokenizer.main).parameters)
+    parameters.pop("processes")
+    fields = {f.name: f.default for f in dataclasses.fields(PretokenizeConfig)}
+    assert list(parameters) == list(fields)
+    for name, parameter in parameters.items():
+        if name not in ("data", "out"):  # these have no default
+            assert parameter.default == fields[name]
+
+
+def test_options_of_the_command_line():
+    parser = anno_parser(pretokenizer.main)
+    given = vars(
+        parser.parse_args(
+            [
+                "--data",
+                "a",
+                "--out",
+                "b",
+                "--image_size",
+                "64",
+                "--max_failed_share",
+                "0.5",
+                "--tf32",
+                "--processes",
+                "2",
+            ]
+        )
+    )
+    assert (
+        given["image_size"],
+        given["max_failed_share"],
+        given["tf32"],
+        given["cpu"],
+        given["processes"],
+    ) == (64, 0.5, True, False, 2)
+    for option in parser._actions:
+        assert option.help, f"{option.dest} is not documented"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--out", "b"])
+
+
+def test_main_can_be_called(run, images, tmp_path, capsys):
+    pretokenizer.main(data=str(images), tokenizer=str(run), out=str(tmp_path / "t"), **OPTIONS)
+    assert "22 images of 10 crops, 1 skipped" in capsys.readouterr().out
+    with pytest.raises(
+        InvalidValue, match="crops = 'five' is not allowed: it must be one of ten, centre, one"
+    ):
+        pretokenizer.main(data=str(images), out=str(tmp_path / "t"), crops="five")
+
+
+def test_the_program_ends_with_one_line(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "rar_nb.runs.pretokenizer",
+        "--data",
+        "digits",
+        "--out",
+        str(tmp_path / "t"),
+        "--crops",
+        "five",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == "error: crops = 'five' is not allowed: it must be one of ten, centre, one\n"
+    )
+    assert not (tmp_path / "t").exists()
+
+
+def test_bad_input_in_a_spawned_process_is_one_line(config):
+    with pytest.raises(
+        InvalidValue,
+        match=r"^share of images that failed = '1/23 so far' is not.*04.png can't be read.*$",
+    ) as error:
+        pretokenize_folder(config(max_failed_share=0.04), processes=2, progress=False)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(crops="five"), "crops = 'five' is not allowed: it must be one of ten, centre, one"),
+        (
+            dict(part="held_out"),
+            "part = 'held_out' is not allowed: it must be 'train', 'validation' or 'all'",
+        ),
+        (
+            dict(max_failed_share=2),
+            "max_failed_share = 2 is not allowed: it must be a number of at most 1.0",
+        ),
+        (dict(batch_size=0), "batch_size = 0 is not allowed: it must be a number above 0"),
+        (dict(workers=-1), "workers = -1 is not allowed: it must be a number of at least 0"),
+        (dict(out=""), "out = '' is not allowed: it must be text of at least 1 character"),
+        (
+            dict(tokenizer="runs/mine", weights="a.bin"),
+            "weights = 'a.bin' is not allowed: "
+            "it must be left out for the tokenizer of a run's folder",
+        ),
+    ],
+    ids=str,
+)
+def test_fields_are_checked(wrong, message):
+    with pytest.raises(InvalidValue) as error:
+        PretokenizeConfig(**dict(data="digits", out="out") | wrong)
+    assert str(error.value) == message
+
+
+def test_crops_of_each_kind():
+    image = torch.arange(61 * 61).view(1, 1, 61, 61)
+    two = pretokenizer.cut(image, "centre", 61)
+    assert (
+        two.shape == (1, 2, 1, 61, 61)
+        and torch.equal(two[:, 1].flip(-1), two[:, 0])
+        and torch.equal(two[:, 0], image)
+    )
+    assert torch.equal(pretokenizer.cut(image, "one", 61), image[:, None])
+    assert pretokenizer.cut(image, "ten", 56).shape == (1, 10, 1, 56, 56)
+    assert [pretokenizer.opened_size(kind, 256) for kind in pretokenizer.CROPS] == [281, 256, 256]
+
+
+def test_leftovers_of_a_killed_process_go_and_other_files_stay(config):
+    prepare(config())
+    folder = Path(config().out)
+    ours = [
+        ".tokens-00007.npy-abcdefgh.part",
+        ".shard-00000.json-a1b2c3d4.part",
+        ".pretokenize.json-abcdefgh.part",
+    ]
+    theirs = [".notes.txt-abcdefgh.part", ".tokens-00007.npy", "mine.part", ".hidden"]
+    for name in ours + theirs:
+        (folder / name).write_bytes(b"half")
+    prepare(config())
+    assert sorted(p.name for p in folder.iterdir()) == sorted(["pretokenize.json", *theirs])

@@ -6,7 +6,7 @@ import torch
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
-from rar_nb.pretrained.presets import load_run_config
+from rar_nb.pretrained.presets import load_run_config, save_run_config
 from rar_nb.data.images import Digits, open_data
 from rar_nb.data.tokens import pretokenize
 from rar_nb.runs.run_folders import curve, open_run, read_metrics, save_tokens
@@ -68,16 +68,30 @@ def test_same_parameters_same_run(run, images, tmp_path):
 def test_tokens_in_place_of_images_on_two_devices(run, images, tmp_path):
     """No images at hand, two processes in a child of the notebook: the losses of the run that had both the images and one process."""
     config, tokenizer, model = open_run(run)
-    train_images, held_images = open_data(images)
-    save_tokens(tmp_path / "tokens", config, tokenizer, pretokenize(tokenizer, train_images), pretokenize(tokenizer, held_images))
+    train_images, validation_images = open_data(images)
+    save_tokens(tmp_path / "tokens", config, tokenizer, pretokenize(tokenizer, train_images), pretokenize(tokenizer, validation_images))
     execute("train", tmp_path / "out.ipynb", run_dir="two", tokens="tokens", tokenizer_from=str(run), devices=2, **SMALL)
     for name in ("loss", "raster_loss"):
         (steps, values), (again_steps, again) = (curve(read_metrics(folder / "metrics.jsonl"), name) for folder in (run, tmp_path / "two"))
         assert steps == again_steps and max(abs(x - y) for x, y in zip(values, again)) < 1e-5
     assert "2 × cpu × 16 images" in (tmp_path / "two" / "train.log").read_text()
     said = (tmp_path / "out.ipynb").read_text()
-    assert said.count(r"skipped: this run has tokens, but no images\n") == 6 and not (tmp_path / "two" / "evaluation.json").exists()
+    assert said.count(r"skipped: this run has tokens, but no images\n") == 4 and not (tmp_path / "two" / "evaluation.json").exists()
     assert (tmp_path / "two" / "samples" / "final.png").exists()
+
+
+def test_overwrite_keeps_the_tokens_it_learns_from(run, images, tmp_path):
+    """They lie in the old run's own folder; of all else there only what a user put there stays."""
+    config, tokenizer, model = open_run(run)
+    train_images, validation_images = open_data(images)
+    save_tokens(tmp_path / "mine" / "tokens", config, tokenizer, pretokenize(tokenizer, train_images), pretokenize(tokenizer, validation_images))
+    save_run_config(config, tmp_path / "mine" / "config.json")
+    for name in ("evaluation.json", "report.md", "train.log", "holiday.png"): (tmp_path / "mine" / name).write_text("old")
+    before = {p: p.read_bytes() for p in (tmp_path / "mine" / "tokens").rglob("*") if p.is_file()}
+    execute("train", tmp_path / "out.ipynb", run_dir="mine", tokens="mine/tokens", tokenizer_from=str(run), overwrite=True, **SMALL)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "mine" / "tokens").rglob("*") if p.is_file()} and len(before) == 6
+    names = ("before_annealing.safetensors", "config.json", "holiday.png", "metrics.jsonl", "model.safetensors", "samples", "tokenizer.safetensors", "tokens")
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == sorted(names)
 
 
 def test_resume_refuses_another_run(run, images, tmp_path):
@@ -114,10 +128,11 @@ def test_evaluate(run, tmp_path):
     assert (run / "evaluation" / "guidance.png").is_file()
 
 
-def test_train_keeps_an_earlier_run(run, tmp_path):
+@pytest.mark.parametrize("no", [{}, dict(overwrite="false")], ids=["left out", "the word false"])
+def test_train_keeps_an_earlier_run(run, tmp_path, no):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     with pytest.raises(PapermillExecutionError, match="overwrite=True"):
-        execute("train", tmp_path / "out.ipynb", run_dir=str(run), **SMALL)
+        execute("train", tmp_path / "out.ipynb", run_dir=str(run), **SMALL, **no)
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 
@@ -126,7 +141,8 @@ def test_train_keeps_an_earlier_run(run, tmp_path):
     [
         (dict(run_dir="/no/such/run"), "/no/such/run/config.json"),
         (dict(guidance_scale=-1), "guidance_scale = -1 is not allowed: it must be a number of at least 0"),
-        (dict(sweep_samples=7), "num_samples = 7 is not allowed: it must be a multiple of the number of classes, 10"),
+        (dict(sweep_samples=0), "sweep_samples = 0 is not allowed: it must be a whole number of at least 1"),
+        (dict(sweep="all"), "sweep = 'all' is not allowed: it must be a list of numbers; papermill takes one as -y '{sweep: [0, 2, 4]}'"),
         (dict(guidance=3), "parameter = 'guidance' is not allowed: it must be one of"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),

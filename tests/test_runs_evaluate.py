@@ -53,7 +53,7 @@ def test_a_checkpoint_with_inception(place):
     assert found["metrics"]["FID"] > 0 and "proxy_fid_samples" not in found
     page = (place / "out" / "report.md").read_text()
     assert f"| FID | {found['metrics']['FID']:.2f} |" in page and "**Not the published protocol**" in page and "tiny is no recipe of the paper" in page
-    assert "proxy" not in page and "papermill nbs/evaluate.ipynb" in page and "-p preset tiny" in page
+    assert "proxy" not in page and "papermill --log-output nbs/evaluate.ipynb" in page and page.startswith("# Evaluation: digits, preset tiny") and "-p preset tiny" in page
     assert "report.md" in printed and not (place / "out" / "evaluation" / "imagenet_fid.json").exists()
     assert len(list((place / "out" / "evaluation").glob("images-*/*.png"))) == 10
 

@@ -22,8 +22,9 @@ def given(tmp_path_factory):
         for i in range(15):
             digits[500 * c + i][0].save(folder / "images" / str(c) / f"{i:02d}.png")
     (folder / "images" / "3" / "00.png").write_bytes(b"torn")
-    save_run_config(RunConfig("tiny", tokenizer=TokenizerConfig("grey", codebook_size=8, channels=3)), folder / "run" / "config.json")
-    save_weights(GreyTokenizer(4, 8, 3), folder / "run" / "tokenizer.safetensors")
+    grey = TokenizerConfig("grey", codebook_size=8, channels=3)
+    save_run_config(RunConfig("tiny", tokenizer=grey), folder / "run" / "config.json")
+    save_weights(GreyTokenizer(grey), folder / "run" / "tokenizer.safetensors")
     return folder
 
 

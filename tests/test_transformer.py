@@ -63,9 +63,9 @@ def test_rows_of_the_embedding_table():
 @pytest.mark.parametrize("name, value, allowed", [
     ("num_tokens", 50, "a square number"),
     ("num_heads", 7, "a multiple of num_heads = 7"),
-    ("codebook_size", 0, "greater than 0"),
-    ("hidden_size", 64.0, "integer"),
-    ("dropout", 1.0, "less than 1"),
+    ("codebook_size", 0, "above 0"),
+    ("hidden_size", 64.0, "a whole number"),
+    ("dropout", 1.0, "below 1"),
     ("dropout", float("nan"), "must be"),
 ])
 def test_sizes_are_checked(name, value, allowed):

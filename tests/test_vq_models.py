@@ -1,4 +1,4 @@
-"""The tokenizers: published ones against measured values (tests/golden) through files like the released ones; ours by their properties."""
+"""The published tokenizers against measured values (tests/golden), through files like the released ones; VQGAN by its properties."""
 import json
 from pathlib import Path
 
@@ -7,18 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rar_nb.tokenizer import TOKENIZERS, TokenizerConfig
-from rar_nb.data.images import Digits, ImageData, Part
 from rar_nb.tokenizer import (
-    Codebook,
+    TOKENIZERS,
     ConvVQ,
     GreyTokenizer,
-    nearest_code,
+    TokenizerConfig,
+    make_tokenizer,
     to_float,
     train_tokenizer,
 )
+from rar_nb.data.images import Digits, ImageData, Part
 from rar_nb.pretrained.vq_models import MULTIPLIERS, VQGAN, LlamaGenVQ, MaskGITVQ
-from rar_nb.tokenizer import make_tokenizer
 from tests.golden.fill import fill, smooth_images
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -68,7 +67,7 @@ def test_names_and_shapes(name):
 
 
 def test_sizes(name, tokenizer):
-    sizes = TOKENIZERS["llamagen_vq" if name == "llamagen_vq16" else name]
+    sizes = TOKENIZERS["llamagen_vq" if name == "llamagen_vq16" else name].fixed_sizes
     assert (tokenizer.stride, tokenizer.codebook_size, tokenizer.channels) == (sizes["stride"], sizes["codebook_size"], sizes["channels"])
     assert tokenizer.codes().shape == (sizes["codebook_size"], sizes["codebook_dim"])
     assert tokenizer.value_range == ((-1, 1) if name == "llamagen_vq16" else (0, 1))
@@ -117,9 +116,8 @@ def test_only_llamagens_codes_are_directions(name, tokenizer, golden, images):
 
 
 SMALL = [
-    TokenizerConfig("grey", 32, 3, 4, 8),
-    *(TokenizerConfig("conv_vq", 32, channels, stride, 16, width=8) for channels, stride in [(1, 4), (3, 8)]),
-    *(TokenizerConfig("vqgan", 64, channels, stride, 16, width=8) for channels, stride in [(1, 4), *((3, s) for s in MULTIPLIERS)]),
+    TokenizerConfig("vqgan", 64, channels, stride, 16, width=8)
+    for channels, stride in [(1, 4), *((3, s) for s in MULTIPLIERS)]
 ]
 
 
@@ -137,7 +135,7 @@ def test_round_trip(config):
     assert torch.equal(tokenizer.encode(images[1:]), tokens[1:])  # an image's tokens do not depend on its batch
 
 
-@pytest.mark.parametrize("config", SMALL[:4], ids=lambda c: f"{c.kind}-{c.channels}-{c.stride}")
+@pytest.mark.parametrize("config", SMALL[:1], ids=lambda c: f"{c.kind}-{c.channels}-{c.stride}")
 def test_bad_images_and_tokens_get_one_clear_error(config):
     tokenizer, side = make_tokenizer(config).eval(), config.image_size
     good = torch.rand(1, config.channels, side, side)
@@ -164,14 +162,13 @@ def test_bad_images_and_tokens_get_one_clear_error(config):
 
 def test_make_tokenizer_knows_every_kind():
     with torch.device("meta"):
-        made = {kind: type(make_tokenizer(TokenizerConfig(kind, 32, **{"stride": 4, "channels": 3} | sizes))) for kind, sizes in TOKENIZERS.items()}
+        made = {kind: type(make_tokenizer(TokenizerConfig(kind, 32, **{"stride": 4, "channels": 3} | cls.fixed_sizes))) for kind, cls in TOKENIZERS.items()}
     assert made == {"conv_vq": ConvVQ, "vqgan": VQGAN, "grey": GreyTokenizer, "maskgit_vq": MaskGITVQ, "llamagen_vq": LlamaGenVQ}
 
 
-@pytest.mark.parametrize("kind", ["conv_vq", "vqgan"])
-def test_training_is_repeatable_and_lowers_the_error(kind):
+def test_training_is_repeatable_and_lowers_the_error():
     data = Part(ImageData(Digits(), 16), np.arange(64))
-    config = TokenizerConfig(kind, 16, 1, 4, 16, width=8, vq_steps=30, vq_batch_size=8, vq_precision="no")
+    config = TokenizerConfig("vqgan", 16, 1, 4, 16, width=8, vq_steps=30, vq_batch_size=8, vq_precision="no")
     runs = []
     for _ in range(2):
         torch.manual_seed(1)
@@ -193,33 +190,3 @@ def test_training_in_bf16_keeps_the_codebook_in_float32():
     losses = train_tokenizer(tokenizer, data, progress=False)
     assert np.isfinite(losses).all()
     assert {t.dtype for t in tokenizer.state_dict().values()} == {torch.float32}
-
-
-def test_data_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"\(1, 28\)"):
-        train_tokenizer(make_tokenizer(TokenizerConfig("vqgan", 32, 3, width=8)), ImageData(Digits()), progress=False)
-
-
-def test_codebook_follows_its_vectors_and_restarts_unused_codes():
-    torch.manual_seed(0)
-    book, decay = Codebook(4, 2, decay=0.9), 0.9
-    start = torch.tensor([[0.0, 0.0], [1, 1], [2, 2], [50, 50]])
-    book.embedding.copy_(start), book.sums.copy_(start), book.counts.fill_(1)
-    vectors = torch.tensor([[0.1, 0.0], [0.3, 0.0], [1.2, 1.0], [2.0, 2.4]]).repeat(2, 1)
-    for step in range(60):
-        book.train()(vectors)
-        if step == 0:  # by hand: code 0 was chosen by four of the vectors, whose sum is (0.8, 0)
-            expected = (1 - decay) * torch.tensor([0.8, 0]) / (decay + (1 - decay) * 4)
-            torch.testing.assert_close(book.embedding[0], expected)
-    assert book.embedding.max() < 3  # nobody chose the code at (50, 50): it was put onto one of the vectors
-    codes = nearest_code(vectors, book.embedding)
-    torch.testing.assert_close(book.embedding[codes[2]], vectors[2], atol=0.02, rtol=0)
-
-
-def test_codes_of_many_vectors_are_found_in_parts():
-    torch.manual_seed(0)
-    vectors, codes = torch.randn(3, 40, 2), torch.full((2**21, 2), 100.0)  # so many codes that 32 vectors are compared at a time
-    codes[::2**15] = torch.randn(64, 2)
-    picked = torch.tensor([0, 5, 31, 32, 33, 63, 64, 119])
-    found = nearest_code(vectors, codes).flatten()
-    assert torch.equal(found[picked], torch.cdist(vectors.flatten(0, 1)[picked].double(), codes.double()).argmin(1))

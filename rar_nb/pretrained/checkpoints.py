@@ -19,7 +19,7 @@ from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..support import require, write_beside
+from ..support import InvalidValue, require, write_beside
 
 Module = TypeVar('Module', bound=nn.Module)
 
@@ -89,11 +89,11 @@ def open_weights(path: Path) -> Any:
     except pickle.UnpicklingError as error:  # torch's own message advises to run the code
         found = re.search(r'GLOBAL (\S+)', str(error))
         what = f' ({found[1]})' if found else ''
-        raise ValueError(
+        raise InvalidValue(
             f"{path} holds more than tensors{what}, which could run code and is not read: get a "
             "safetensors file, or one with a bare state_dict, from its author") from error
     except Exception as error:  # damaged files fail in many ways
-        raise ValueError(f"{path} ({kind}, {size}) is damaged or cut off: download or make it "
+        raise InvalidValue(f"{path} ({kind}, {size}) is damaged or cut off: download or make it "
                          f"again [{error}]") from error
 
 # %% ../../nbs/30_checkpoints.ipynb #4eeb3fc5
@@ -166,7 +166,7 @@ def find_weights(
         for file in (path / filename, (path / filename).with_suffix('.safetensors')):
             if file.is_file():
                 return file
-        raise ValueError(f"{path} holds neither {filename} nor a .safetensors of that name: "
+        raise InvalidValue(f"{path} holds neither {filename} nor a .safetensors of that name: "
                          "put it there, or give the file's own path")
     is_repo = isinstance(source, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', source)
     require(bool(is_repo), 'source', str(source),
@@ -175,7 +175,7 @@ def find_weights(
         return Path(hf_hub_download(str(source), filename))
     except Exception as error:  # of many libraries; each means that the file isn't here
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{source!r} is no file or folder here, and {filename} can't be had "
+        raise InvalidValue(f"{source!r} is no file or folder here, and {filename} can't be had "
                          f"from the hub repository of that name: {reason} {HUB_ADVICE}") from error
 
 # %% ../../nbs/30_checkpoints.ipynb #a9530d3a

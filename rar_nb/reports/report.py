@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['AXES', 'TRAINED', 'FORMATS', 'sweep_points', 'run_sweep', 'plot_sweep', 'git_commit', 'about', 'differences',
-           'imagenet_entries', 'as_text', 'report_page', 'plot_nearest', 'evaluation_table', 'plot_training']
+           'imagenet_entries', 'as_text', 'report_page', 'plot_nearest', 'evaluation_table', 'plot_training',
+           'plot_images', 'first_of_each', 'set_folder', 'read_set', 'stack_pictures', 'papermill_command',
+           'plot_agreement']
 
 # %% ../../nbs/51_report.ipynb #4c3a6695
 import hashlib
 import itertools
 import json
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -21,6 +24,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from PIL import Image
 
 from ..evaluation import nearest
 from ..pretrained.presets import PRESETS, RunConfig
@@ -35,8 +39,9 @@ from rar_nb.reports.published import (
 )
 from ..runs.run_folders import curve
 from ..sampler import SampleConfig
-from ..style import COLORS, markdown_table
+from ..style import COLORS, image_grid, markdown_table
 from ..support import PROJECT, write_json
+from ..tokenizer import stack_images
 
 # %% ../../nbs/51_report.ipynb #f890533a
 AXES = ('guidance_scale', 'guidance_power', 'temperature') # of a sweep, by their names in `SampleConfig`
@@ -179,7 +184,7 @@ def report_page(
     pictures:dict[str, str]={}, # title: path as seen from the page
 )->str: # Markdown
     "All of an evaluation on one page."
-    parts = [f'# {run.preset}: evaluation', f"{images}. {machine['date']}, {machine['device']}, {seconds/60:.1f} minutes."]
+    parts = [f'# Evaluation: {Path(run.data).name}, preset {run.preset}', f"{images}. {machine['date']}, {machine['device']}, {seconds/60:.1f} minutes."]
     if metrics:
         parts += ['## Fidelity', markdown_table(['metric', 'measured'], [[name, format(metrics[name], FORMATS[name])] for name in FORMATS if name in metrics]),
                   f"By torch-fidelity, of {metrics['num_samples']:,} images against {against}."]
@@ -243,4 +248,104 @@ def plot_training(rows:list[dict]):
     if losses: top.set(ylim=(losses[0] - .1, losses[int(.97*(len(losses) - 1))] + .1))
     top.set(ylabel='nats a token'); top.legend(loc='upper right')
     bottom.set(ylabel='r', xlabel='step', ylim=(-.05, 1.05))
+    return fig
+
+# %% ../../nbs/51_report.ipynb #b0d5ee01
+def plot_images(
+    images: torch.Tensor,  # uint8 [N, C, H, W], row by row
+    columns: int,
+    title: str = '',
+    column_names: list[str] = (),  # written above the columns
+    row_names: list[str] = (),  # written beside the rows
+) -> plt.Figure:
+    "Images in a grid, as wide as the text where there are enough columns."
+    columns = min(columns, len(images))
+    grid = np.asarray(image_grid(images, columns))
+    across, down = images.shape[3] + 2, images.shape[2] + 2  # pixels from an image to the next
+    width = min(9.5, 1.2 * columns)  # inches
+    fig, ax = plt.subplots(figsize=(width, width * grid.shape[0] / grid.shape[1] + 0.4))
+    enlarged = grid.shape[1] < width * fig.dpi
+    ax.imshow(grid, vmin=0, vmax=255, interpolation='nearest' if enlarged else 'antialiased')
+    ax.set_title(title)
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    crowded = columns * max(map(len, column_names), default=0) > 80  # characters
+    ax.set_xticks([across * (k + 0.5) + 1 for k in range(len(column_names))],
+                  column_names, rotation=30 if crowded else 0)
+    ax.set_yticks([down * (k + 0.5) + 1 for k in range(len(row_names))], row_names)
+    return fig
+
+
+def first_of_each(
+    data,  # a data set of images, with `targets` and `classes`
+    rows: int,  # images of each class; fewer are repeated
+    classes: int = 10,  # at most
+) -> torch.Tensor:  # uint8 [rows · classes, C, H, W], a column a class
+    "The first images of each of the first classes."
+    shown = range(min(classes, len(data.classes)))
+    members = [np.flatnonzero(data.targets == c) for c in shown]
+    return stack_images(data, [m[k % len(m)] for k in range(rows) for m in members])
+
+# %% ../../nbs/51_report.ipynb #b0d5ee02
+def set_folder(
+    parent: Path | str,
+    request: dict,  # of `set_request`
+) -> Path:
+    "Where a set of images goes: a folder that is named by what identifies the set."
+    text = json.dumps(request, sort_keys=True)
+    return Path(parent) / f'images-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
+
+
+def read_set(
+    folder: Path | str,  # of a set that `generate` wrote
+    numbers,  # of the images in it
+    channels: int,  # 1 or 3
+) -> torch.Tensor:  # uint8 [N, channels, H, W]
+    "Some images of a set."
+    images = []
+    for i in numbers:
+        with Image.open(Path(folder) / f'{int(i):06d}.png') as image:
+            pixels = np.array(image).reshape(image.height, image.width, channels)
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1))
+    return torch.stack(images)
+
+
+def stack_pictures(paths: list[Path | str]) -> Image.Image:
+    "Pictures of one size, one below the other."
+    pictures = [Image.open(path) for path in paths]
+    width, height = pictures[0].size
+    together = Image.new(pictures[0].mode, (width, height * len(pictures)))
+    for k, picture in enumerate(pictures):
+        together.paste(picture, (0, k * height))
+    return together
+
+# %% ../../nbs/51_report.ipynb #b0d5ee03
+def papermill_command(
+    notebook: str,  # such as 'evaluate'
+    parameters: dict,  # name: value; None and False are left out
+) -> str:
+    "The command that runs a notebook with these parameters."
+    words = ['papermill', '--log-output', f'nbs/{notebook}.ipynb', 'out.ipynb']
+    for name in sorted(parameters):
+        value = parameters[name]
+        if isinstance(value, (list, dict)):
+            words += ['-y', json.dumps({name: value})]
+        elif value is not None and value is not False:
+            words += ['-p', name, str(value)]
+    return shlex.join(words)
+
+
+def plot_agreement(
+    shares,  # float [C]: of each class's samples, the share that the classifier assigns to it
+    classes: list[str],
+) -> plt.Figure:
+    "How often samples are taken for the class that was asked for."
+    fig, ax = plt.subplots(figsize=(9.5, 3))
+    ax.bar(range(len(shares)), shares, color=COLORS['model'])
+    ax.set(title='How often the classifier recognises the class that was asked for',
+           xlabel='class', ylabel='share of its samples', ylim=(max(0, min(shares) - 0.05), 1))
+    if len(classes) <= 20:
+        ax.set_xticks(range(len(classes)), classes)
+    ax.grid(axis='x', visible=False)
     return fig

@@ -1,24 +1,81 @@
-"""Take live widgets out of the notebooks' saved outputs, and leave the picture of their first view that stands beside them.
+"""Make saved outputs fit for reading: no live widgets, one line per progress bar, no paths of this machine.
 
-A saved widget without its kernel is an error message, and its id is another one in each run. `make notebooks` calls this.
+A saved widget without its kernel is an error message, so only the picture of its first view stays. A progress
+bar writes itself anew every second, and only its last state says something. `make notebooks` calls this.
 """
 import json
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 LIVE = "application/vnd.jupyter.widget-view+json"
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/tmp\w+")
 
 
 def strip(notebook: dict) -> bool:
-    "Remove widget views in place; whether there were any."
-    bundles = [o["data"] for c in notebook["cells"] for o in c.get("outputs", []) if LIVE in o.get("data", {})]
+    """Remove widget views in place; whether there were any."""
+    outputs = [o for c in notebook["cells"] for o in c.get("outputs", [])]
+    bundles = [o["data"] for o in outputs if LIVE in o.get("data", {})]
     for data in bundles:
         del data[LIVE]
     return bool(bundles) | (notebook["metadata"].pop("widgets", None) is not None)
 
 
+def last_states(text: str) -> str:
+    """What a terminal shows of `text` at the end: a carriage return starts the line again."""
+    lines = [line.rstrip("\r").split("\r")[-1] for line in text.split("\n")]
+    return "\n".join(lines)
+
+
+def join_streams(outputs: list[dict]) -> list[dict]:
+    """Each stream of a cell as one output, in the place of its first part, with the bars in their last state."""
+    joined: dict[str, dict] = {}
+    kept = []
+    for output in outputs:
+        if output["output_type"] != "stream":
+            kept.append(output)
+            continue
+        name, text = output["name"], "".join(output["text"])
+        if name not in joined:
+            joined[name] = dict(output, text="")
+            kept.append(joined[name])
+        joined[name]["text"] += text
+    for output in joined.values():
+        text = last_states(output["text"]).strip("\n")
+        output["text"] = [line + "\n" for line in text.split("\n")] if text else []
+    return [o for o in kept if o["output_type"] != "stream" or o["text"]]
+
+
+def without_paths(outputs: list[dict], folders: list[str]) -> list[dict]:
+    """Outputs with … in the place of each of `folders`, and of temporary folders."""
+    text = json.dumps(outputs, ensure_ascii=False)
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(json.dumps(folder, ensure_ascii=False)[1:-1], "…")
+    return json.loads(TEMPORARY.sub("…", text))
+
+
+def tidy(notebook: dict, folders: list[str] = (str(CHECKOUT),)) -> bool:
+    """Tidy the outputs in place; whether that changed anything."""
+    changed = strip(notebook)
+    for cell in notebook["cells"]:
+        before = cell.get("outputs", [])
+        compared = "nbval-check-output" in cell["metadata"].get("tags", [])
+        after = before if compared else without_paths(join_streams(before), list(folders))
+        if texts(after) != texts(before):
+            cell["outputs"], changed = after, True
+    return changed
+
+
+def texts(outputs: list[dict]) -> list:
+    """Outputs in a form that does not depend on how their text is cut into lines."""
+    return [dict(o, text="".join(o["text"]).strip("\n")) if "text" in o else o for o in outputs]
+
+
 if __name__ == "__main__":
     for path in map(Path, sys.argv[1:]):
-        notebook = json.loads(path.read_text())
-        if strip(notebook):
-            path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        if tidy(notebook):
+            text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
+            path.write_text(text + "\n", encoding="utf-8")

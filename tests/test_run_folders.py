@@ -1,0 +1,375 @@
+"""A run's folder: what it holds, what it refuses, and what is never deleted from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import get_preset, override, save_run_config
+from rar_nb.runs.run_folders import (
+    RUN_FILES,
+    Metrics,
+    check_tokens,
+    check_trackers,
+    curve,
+    flat_config,
+    has_run,
+    keep_request,
+    load_latest,
+    new_run_folder,
+    open_run,
+    open_tokens,
+    read_metrics,
+    remove_files,
+    resolve_tokens,
+    save_tensors,
+    save_tokens,
+)
+from rar_nb.tokenizer import GreyTokenizer, make_tokenizer
+from rar_nb.transformer import RAR
+from tests.tools.runs import rar_train, save_made_up_tokens
+
+HASH = "0123456789abcdef"
+OF_A_RUN = [
+    "metrics.jsonl",
+    "evaluation.json",
+    "report.md",
+    "train.log",
+    "model.safetensors",
+    "tokenizer.safetensors",
+    "before_annealing.safetensors",
+    "checkpoint.safetensors",
+    "samples/step_000000.png",
+    "samples/step_001000.png",
+    "samples/progress.png",
+    "samples/final.png",
+    "tokens/train/tokens.json",
+    "tokens/train/tokens-00000.npy",
+    "tokens/train/labels-00000.npy",
+    "tokens/val/pretokenize.json",
+    "tokens/val/skipped.json",
+    "tokens/val/shard-00003.json",
+    "evaluation/samples.png",
+    "evaluation/sweep.png",
+    "evaluation/guidance.png",
+    "evaluation/training.png",
+    "evaluation/imagenet_fid.json",
+    f"evaluation/images-{HASH[:12]}/generate.json",
+    f"evaluation/images-{HASH[:12]}/000017.png",
+    f"evaluation/images-{HASH[:12]}/launch.log",
+    f"evaluation/sweep/{HASH}.json",
+    f"evaluation/sweep/{HASH}.png",
+    f"evaluation/sweep/images-{HASH[:12]}/000000.png",
+    f"evaluation/features/{HASH * 4}.safetensors",
+    "rar_nb/events.out.tfevents.1.host.2.0",
+    "rar_nb/1700000000.5/hparams.yml",
+    "samples/.final.png-abcd_123.part",
+    ".model.safetensors-abcdefgh.part",
+]
+OF_THE_USER = [
+    "notes.txt",
+    "train.ipynb",
+    "evaluate.ipynb",
+    "mymodel.safetensors",
+    "samples/holiday.png",
+    "samples/old/step_000000.png",
+    "images/a/000000.png",
+    "tokens/mine.npy",
+    "tokens/train/mine.npy",
+    "evaluation/thoughts.md",
+    f"evaluation/images-{HASH[:12]}/holiday.png",
+    "evaluation/images-mine/000000.png",
+    "evaluation/000000.png",
+    "evaluation/evaluate.ipynb",
+]
+
+
+def fill(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def everything(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder with all that a run writes, and with a user's own files among it."""
+    save_run_config(get_preset("tiny"), tmp_path / "run" / "config.json")
+    fill(tmp_path / "run", OF_A_RUN + OF_THE_USER)
+    return tmp_path / "run"
+
+
+# What is deleted
+
+
+def test_overwrite_leaves_the_users_files_and_nothing_of_the_old_run(run):
+    new_run_folder(run, overwrite=True)
+    assert everything(run) == {name: name.encode() for name in OF_THE_USER}
+    folders = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_dir()}
+    theirs = {p.as_posix() for name in OF_THE_USER for p in Path(name).parents} - {"."}
+    assert folders == theirs, "no empty folder stays"
+
+
+@pytest.mark.parametrize("name", OF_A_RUN)
+def test_every_name_of_a_run_is_known(name):
+    assert RUN_FILES.fullmatch(name)
+    assert not any(RUN_FILES.fullmatch(theirs) for theirs in OF_THE_USER)
+
+
+def test_without_overwrite_a_run_stays(run):
+    before = everything(run)
+    with pytest.raises(ValueError, match="overwrite=True"):
+        new_run_folder(run)
+    assert everything(run) == before
+
+
+@pytest.mark.parametrize(
+    "metadata, is_ours",
+    [
+        ({"papermill": {"input_path": "nbs/evaluate.ipynb"}}, True),
+        ({"papermill": {"input_path": "/somewhere/evaluate.ipynb"}}, True),
+        ({"papermill": {"input_path": "my/own.ipynb"}}, False),
+        ({"papermill": {"input_path": None}}, False),
+        ({"papermill": {}}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_an_evaluation_goes_only_if_papermill_made_it_of_ours(tmp_path, metadata, is_ours):
+    save_run_config(get_preset("tiny"), tmp_path / "config.json")
+    report = tmp_path / "evaluate.ipynb"
+    report.write_text(json.dumps({"cells": [], "metadata": metadata}))
+    new_run_folder(tmp_path, overwrite=True)
+    assert report.exists() == (not is_ours)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", [name for name in OF_A_RUN if not name.endswith(".part")])
+def test_a_folder_that_is_no_run_loses_nothing(tmp_path, name, overwrite):
+    """A file that looks like a run's would be replaced later, so the folder is refused now."""
+    fill(tmp_path, [name, *OF_THE_USER])
+    before = everything(tmp_path)
+    with pytest.raises(ValueError, match="a folder without .*no config.json"):
+        new_run_folder(tmp_path, overwrite)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_new_run_among_a_users_files(tmp_path, overwrite):
+    fill(tmp_path, OF_THE_USER)
+    assert new_run_folder(tmp_path, overwrite) == tmp_path.resolve()
+    assert everything(tmp_path) == {name: name.encode() for name in OF_THE_USER}
+
+
+@pytest.mark.parametrize(
+    "content", ['{"architectures": ["BertModel"], "hidden_size": 768}', "{}", "[]", "not JSON", ""]
+)
+def test_another_programs_config_is_no_licence_to_delete(tmp_path, content):
+    fill(tmp_path, ["model.safetensors"])
+    (tmp_path / "config.json").write_text(content)
+    before = everything(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError):
+            new_run_folder(tmp_path, overwrite)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "samples",
+        "tokens",
+        "tokens/train",
+        "evaluation",
+        "evaluation/sweep",
+        f"evaluation/images-{HASH[:12]}",
+        "model.safetensors",
+        "samples/final.png",
+    ],
+)
+def test_links_are_unlinked_and_never_followed(tmp_path, link):
+    """Also where the folder behind the link holds files with the names of a run's."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    fill(
+        elsewhere,
+        [
+            "final.png",
+            "step_000000.png",
+            "000000.png",
+            "generate.json",
+            "tokens.json",
+            f"{HASH}.json",
+            "train/tokens.json",
+            "tokens-00000.npy",
+        ],
+    )
+    before = everything(elsewhere)
+    (run / link).parent.mkdir(parents=True)
+    (run / link).symlink_to(elsewhere / "final.png" if "." in link else elsewhere)
+    with pytest.raises(ValueError, match="a folder without"):  # not known as a run yet
+        new_run_folder(run, overwrite=True)
+    assert (run / link).is_symlink()
+    save_run_config(get_preset("tiny"), run / "config.json")
+    new_run_folder(run, overwrite=True)
+    assert not (run / link).is_symlink() and (run / "samples").is_dir()
+    assert everything(elsewhere) == before and everything(run) == {}
+
+
+@pytest.mark.parametrize("given", ["tokens", "tokens/train"])
+@pytest.mark.parametrize("linked", [False, True])
+def test_tokens_that_the_new_run_learns_from_stay(tmp_path, given, linked):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    save_made_up_tokens(elsewhere if linked else run / "tokens", 64)
+    if linked:
+        run.mkdir()
+        (run / "tokens").symlink_to(elsewhere)
+    kept = {
+        name: content
+        for name, content in everything(run / "tokens").items()
+        if given == "tokens" or name.startswith("train/")
+    }
+    if given == "tokens":  # with no overwrite at all
+        rar_train(
+            "--run_dir",
+            run,
+            "--tokens",
+            run / given,
+            "--preset",
+            "tiny",
+            "--changes",
+            '{"epochs": 1}',
+            "--cpu",
+        )
+    else:
+        save_run_config(get_preset("tiny"), run / "config.json")
+    new_run_folder(run, overwrite=True, tokens=run / given)
+    assert kept.items() <= everything(run / "tokens").items() and len(kept) in (3, 6)
+    assert not (run / "model.safetensors").exists()
+
+
+def test_remove_files_leaves_folders_that_are_in_use(tmp_path):
+    fill(tmp_path, ["a/b/ours", "a/theirs", "c/ours"])
+    remove_files([tmp_path / "a/b/ours", tmp_path / "c/ours"], tmp_path)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == [
+        "a",
+        "a/theirs",
+    ]
+
+
+# What is kept
+
+
+def test_metrics_survive_a_kill(tmp_path):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    for step in range(3):
+        metrics.log(step=step, loss=2.0 - step)
+    with metrics.path.open("a") as file:
+        file.write('{"step": 3')  # killed in the midst of a line
+    assert read_metrics(metrics.path) == metrics.rows and curve(metrics.rows, "r") == ([], [])
+    resumed = Metrics(metrics.path, keep=2)
+    resumed.log(step=2, r=1.0)
+    assert read_metrics(metrics.path) == [*metrics.rows[:2], dict(step=2, r=1.0)] == resumed.rows
+    with pytest.raises(ValueError, match="a run's folder holds one as metrics.jsonl"):
+        read_metrics(tmp_path / "none.jsonl")
+
+
+def test_metrics_in_memory_keep_no_rows_of_a_file():
+    """In every process but the first there is no file, whatever the checkpoint counts."""
+    metrics = Metrics(None, keep=7)
+    metrics.log(step=8)
+    assert metrics.rows == [dict(step=8)]
+
+
+def test_tensors_and_their_metadata(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(dict(a=torch.arange(6).view(2, 3).T), path, step=3)
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == dict(step="3") and file.get_tensor("a").tolist() == [
+            [0, 3],
+            [1, 4],
+            [2, 5],
+        ]
+
+
+def test_flat_config_names_every_field():
+    flat = flat_config(get_preset("tiny"))
+    assert flat["preset"] == "tiny" and flat["train.batch_size"] == 32
+    assert flat["devices.strategy"] == "auto" and not any(
+        isinstance(v, dict) for v in flat.values()
+    )
+
+
+def test_trackers_that_are_not_installed(monkeypatch):
+    for name in ("tensorboard", "wandb", "trackio"):
+        monkeypatch.setattr(f"rar_nb.runs.run_folders.is_{name}_available", lambda: False)
+        with pytest.raises(ValueError, match=f"run `pip install {name}`"):
+            check_trackers([name])
+
+
+def test_a_run_is_opened_and_recognised(tmp_path):
+    run = get_preset("tiny", steps_per_epoch=5)
+    model, tokenizer = RAR(run.model), make_tokenizer(run.tokenizer)
+    folder = new_run_folder(tmp_path / "mine")
+    assert not has_run(folder, run)
+    save_run_config(run, folder / "config.json")
+    save_weights(tokenizer, folder / "tokenizer.safetensors")
+    save_tensors(
+        {f"model.{name}": t for name, t in model.state_dict().items()},
+        folder / "checkpoint.safetensors",
+    )
+    assert torch.equal(load_latest(RAR(run.model), folder).lm_head.weight, model.lm_head.weight)
+    with pytest.raises(ValueError, match="model.safetensors"):
+        open_run(folder)
+    save_weights(model, folder / "model.safetensors")
+    again, _, opened = open_run(folder)
+    assert again == run and not opened.training
+    assert torch.equal(opened.lm_head.weight, model.lm_head.weight)
+    assert has_run(folder, override(run, compile=True, device_batch_size=4))
+    with pytest.raises(
+        ValueError, match="train.batch_size = 16 is not allowed: it must be 32, as in"
+    ):
+        has_run(folder, override(run, batch_size=16))
+
+
+def test_tokens_of_another_run_are_not_taken_for_this_ones(tmp_path):
+    save_made_up_tokens(tmp_path, 64)
+    run, data = get_preset("tiny"), open_tokens(tmp_path)[0]
+    with pytest.raises(ValueError, match="images, crops and tokenizer of .*move that folder away"):
+        save_tokens(tmp_path, run, GreyTokenizer(), data)
+    for _ in range(2):  # the second time they are there
+        assert save_tokens(tmp_path / "new", run, GreyTokenizer(), data) == tmp_path / "new"
+    assert open_tokens(tmp_path / "new")[1] is None
+
+
+def test_tokens_must_fit_the_generator(tmp_path):
+    save_made_up_tokens(tmp_path)
+    data = open_tokens(tmp_path)[0]
+    assert resolve_tokens(get_preset("tiny", steps_per_epoch=5), data).train.total_steps == 20
+    with pytest.raises(
+        ValueError, match="codebook_size of the tokens = 8 is not allowed: it must be 128"
+    ):
+        check_tokens(get_preset("digits"), data)
+
+
+def test_a_request_keeps_a_folder_to_one_content(tmp_path):
+    def ask(**request):
+        keep_request(tmp_path / "new" / "request.json", request, "images", "*.png")
+
+    ask(seed=1, width=8)
+    ask(seed=1)
+    with pytest.raises(ValueError, match="seed = 2 is not allowed: it must be 1, for which"):
+        ask(seed=2)
+    with pytest.raises(ValueError, match="height = 8 is not allowed: it must be None"):
+        ask(seed=1, height=8)
+    (tmp_path / "new" / "request.json").unlink()
+    (tmp_path / "new" / "0.png").touch()
+    with pytest.raises(ValueError, match="one without images, or with their request.json"):
+        ask(seed=1)

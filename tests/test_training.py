@@ -1,0 +1,397 @@
+"""One training, whatever the devices, whatever interrupts it, and what its program refuses.
+
+The runs start as a user starts them, through `accelerate launch`. It shards on GPUs only, so
+for FSDP a small script makes it take the two CPU processes for GPUs; the rest is FSDP's own code.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import rar_nb.runs.training as training
+from rar_nb.pretrained.checkpoints import load_weights
+from rar_nb.pretrained.presets import get_preset, load_run_config, override
+from rar_nb.runs.devices import make_accelerator, prepare
+from rar_nb.runs.launch import follow, launch_command
+from rar_nb.runs.run_folders import (
+    curve,
+    load_checkpoint,
+    open_tokens,
+    read_metrics,
+    resolve_tokens,
+)
+from rar_nb.runs.training import shared_validation_loss, train_run
+from rar_nb.support import PROJECT, InvalidValue
+from rar_nb.trainer import train, validation_loss
+from rar_nb.transformer import RAR
+from tests.tools.runs import rar_train, save_made_up_tokens
+
+CHANGES = {
+    "epochs": 10,
+    "checkpoint_every": 20,
+    "min_learning_rate": 4e-3,
+    "warmup_epochs": 0,
+    "eval_every": 25,
+}  # 50 steps that all count
+
+PRETEND = """
+import sys
+from accelerate import DistributedType, PartialState
+PartialState(cpu=True)
+PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+import rar_nb.runs.training as training
+save = training.save_checkpoint
+def save_and_stop(*args, **metadata):
+    save(*args, **metadata)
+    if metadata["step"] == 40:
+        sys.exit(0)
+training.save_checkpoint = save_and_stop
+training.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    return save_made_up_tokens(tmp_path_factory.mktemp("tokens"), crops=2)
+
+
+def command(tokens, folder, *more):
+    changes = ["--preset", "tiny", "--changes", json.dumps(CHANGES)]
+    return ["--run_dir", str(folder), "--tokens", str(tokens), *changes, "--cpu", *more]
+
+
+@pytest.fixture(scope="module")
+def one(tokens, tmp_path_factory):
+    """The run that all others must equal: one process, one micro-step."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    rar_train(*command(tokens, folder, "--device_batch_size", "32"))
+    return folder
+
+
+def same_curves(a, b, tolerance):
+    a, b = read_metrics(a / "metrics.jsonl"), read_metrics(b / "metrics.jsonl")
+    for name in ("loss", "raster_loss", "random_loss", "r", "learning_rate"):
+        (steps, values), (others_steps, others) = curve(a, name), curve(b, name)
+        assert steps == others_steps
+        assert max(abs(x - y) for x, y in zip(values, others)) <= tolerance, name
+    assert curve(a, "loss")[0] == list(range(1, 51))
+    assert curve(a, "loss")[1][-1] < 1.5  # from ln 8 = 2.08
+
+
+def same_names(folder):
+    names = list(RAR(load_run_config(folder / "config.json").model).state_dict())
+    for file in ("model", "before_annealing"):
+        assert sorted(load_file(folder / f"{file}.safetensors")) == sorted(names)
+
+
+def test_one_process_equals_the_simple_loop(tokens):
+    """To the last bit: losses and weights of 50 steps, with dropout."""
+    data, validation = open_tokens(tokens)
+    run = resolve_tokens(get_preset("tiny", epochs=10, dropout=0.1, device_batch_size=32), data)
+    torch.manual_seed(run.seed)
+    simple = RAR(run.model)
+    losses = train(simple, data, run.train, run.seed)
+    torch.manual_seed(run.seed)
+    model = RAR(run.model)
+    rows = train_run(run, model, data, validation, progress=False, cpu=True).rows
+    assert curve(rows, "loss") == (list(range(1, 51)), losses)
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], t) for name, t in simple.state_dict().items())
+    assert not model.training
+
+
+def test_two_processes_equal_one(tokens, one, tmp_path):
+    """DDP, two micro-steps each: the losses of 50 steps to 1e-5."""
+    folder, seen = tmp_path / "two", []
+    folder.mkdir()
+    (folder / "config.json").write_text((one / "config.json").read_text())
+    launcher = launch_command(
+        "rar_nb.runs.training", 2, cpu=True, run_dir=folder, tokens=tokens, device_batch_size=8
+    )
+    rows = follow(launcher, folder, lambda rows: seen.append(len(rows)), every=0.5, progress=False)
+    log = (folder / "train.log").read_text()
+    assert "32 images a step = 2 × cpu × 8 images × 2 micro-steps" in log
+    assert rows == read_metrics(folder / "metrics.jsonl") and seen and seen == sorted(seen)
+    same_curves(one, folder, 1e-5)
+    same_names(folder)
+
+
+def test_fsdp_equals_one_and_is_resumed_by_one(tokens, one, tmp_path):
+    """Two processes share each block's weights until a checkpoint; one alone goes on from it."""
+    script, folder = tmp_path / "pretend.py", tmp_path / "run"
+    script.write_text(PRETEND)
+    launcher = launch_command("rar_nb.runs.training", 2, run_dir=folder, tokens=tokens)
+    launcher = launcher[: launcher.index("rar_nb.runs.training") - 1]  # without its -m
+    words = command(tokens, folder, "--strategy", "fsdp", "--checkpointing")
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [*launcher, str(script), *words], capture_output=True, text=True, env=environment
+    )
+    assert (folder / "checkpoint.safetensors").exists(), done.stderr[-3000:]
+    assert "FSDP" in done.stderr  # its warning about views
+    assert not (folder / "model.safetensors").exists()
+    rar_train(*command(tokens, folder, "--resume"))
+    same_curves(one, folder, 1e-5)
+    same_names(folder)
+    assert not (folder / "checkpoint.safetensors").exists()
+
+
+def test_interrupted_equals_uninterrupted(tokens, one, tmp_path, monkeypatch):
+    """Killed between two checkpoints, at a step that is no line of the metrics; to the last bit."""
+    step_once, run = training.train_step, tmp_path / "run"
+
+    def killed(accelerator, model, optimizer, run, data, step):
+        if step == 33:
+            raise KeyboardInterrupt
+        return step_once(accelerator, model, optimizer, run, data, step)
+
+    monkeypatch.setattr(training, "train_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rar_train(*command(tokens, run, "--device_batch_size", "32"))
+    assert read_metrics(run / "metrics.jsonl")[-1]["step"] == 33
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="without checkpoint.safetensors; go on with --resume"):
+        rar_train(*command(tokens, run))
+    rar_train(*command(tokens, run, "--device_batch_size", "32", "--resume"))
+    same_curves(one, run, 0)
+    for file in ("model", "before_annealing"):
+        mine, theirs = (place / f"{file}.safetensors" for place in (run, one))
+        assert mine.read_bytes() == theirs.read_bytes()
+    rar_train(*command(tokens, run, "--resume"))  # finished: nothing happens
+    same_curves(one, run, 0)
+
+
+def test_a_time_limit_stops_with_a_checkpoint(tokens, tmp_path):
+    """At a line of the metrics, in order to go on; in vain without a folder to go on from."""
+    data = open_tokens(tokens)[0]
+    run = resolve_tokens(get_preset("tiny", epochs=1, log_every=2), data)
+    rows = train_run(run, RAR(run.model), data, folder=tmp_path, max_minutes=0, cpu=True).rows
+    assert rows == [] and [p.name for p in tmp_path.glob("*.safetensors")] == [
+        "checkpoint.safetensors"
+    ]
+    with pytest.raises(ValueError, match="folder = None is not allowed: it must be given"):
+        train_run(run, RAR(run.model), data, max_minutes=0, cpu=True)
+
+
+def test_before_annealing(one, tokens):
+    """The weights from when r leaves 1, at step 25: their losses are those of the metrics."""
+    run, validation = load_run_config(one / "config.json"), open_tokens(tokens)[1]
+    model = load_weights(RAR(run.model), one / "before_annealing.safetensors")
+    rows = read_metrics(one / "metrics.jsonl")
+    for name, r in (("raster_loss", 0.0), ("random_loss", 1.0)):
+        logged = dict(zip(*curve(rows, name)))[25]
+        assert validation_loss(model, validation, r) == logged
+        assert (
+            shared_validation_loss(make_accelerator("no", cpu=True), model, validation, r) == logged
+        )
+
+
+@pytest.mark.parametrize(
+    "start, end", [(0, 0), (10, 10), (0, 5)], ids=["always raster", "always random", "at once"]
+)
+def test_no_weights_of_before_annealing_where_there_is_no_before(tokens, tmp_path, start, end):
+    data = open_tokens(tokens)[0]
+    run = get_preset("tiny", epochs=10, steps_per_epoch=1, anneal_start=start, anneal_end=end)
+    run = resolve_tokens(run, data)
+    train_run(run, RAR(run.model), data, folder=tmp_path, progress=False, cpu=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "model.safetensors"]
+
+
+def losses(data, **changes):
+    run = resolve_tokens(get_preset("tiny", epochs=2, steps_per_epoch=5, **changes), data)
+    torch.manual_seed(0)
+    model = RAR(run.model)
+    rows = train_run(run, model, data, progress=False, cpu=True).rows
+    assert list(model.state_dict()) == list(RAR(run.model).state_dict())
+    return torch.tensor(curve(rows, "loss")[1])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        dict(device_batch_size=4),
+        dict(checkpointing=True),
+        dict(compile=True),
+        dict(compile=True, checkpointing=True, device_batch_size=16),
+    ],
+    ids=str,
+)
+def test_how_the_work_is_done_does_not_change_it(tokens, how, monkeypatch):
+    """Compiled by torch's front end without its code generator; one graph must serve all blocks."""
+    data = open_tokens(tokens)[0]
+    expected = losses(data, device_batch_size=32)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    assert torch.allclose(losses(data, **how), expected, rtol=0, atol=2e-6)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == int("compile" in how)
+
+
+def test_batch_is_found_before_the_run(tokens, capsys):
+    """A head with room for 10 images: 32 and 16 fail, 8 passes, and the losses are the same."""
+    data, room = open_tokens(tokens)[0], []
+
+    def check(head, inputs):
+        if len(inputs[0]) > 10:
+            room.append(len(inputs[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    run = resolve_tokens(get_preset("tiny", epochs=1), data)
+    torch.manual_seed(0)
+    model = RAR(run.model)
+    model.lm_head.register_forward_pre_hook(check)
+    found = curve(train_run(run, model, data, cpu=True).rows, "loss")[1]
+    printed = capsys.readouterr().out
+    assert room == [32, 16] and "32 images a step = 1 × cpu × 8 images × 4 micro-steps" in printed
+    torch.manual_seed(0)
+    rows = train_run(run, RAR(run.model), data, progress=False, cpu=True).rows
+    expected = torch.tensor(curve(rows, "loss")[1])
+    assert torch.allclose(torch.tensor(found), expected, rtol=0, atol=2e-6)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tokens):
+    data = open_tokens(tokens)[0]
+    run = resolve_tokens(get_preset("tiny", epochs=1), data)
+    model = RAR(run.model)
+    torch.nn.init.constant_(model.lm_head.weight, float("nan"))
+    with pytest.raises(
+        ValueError, match="loss = nan is not allowed: it must be finite, but at step 0"
+    ):
+        train_run(run, model, data, progress=False, cpu=True)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tokens, tmp_path):
+    data, file = open_tokens(tokens)[0], tmp_path / "checkpoint.safetensors"
+    run = resolve_tokens(get_preset("tiny", epochs=1), data)
+    train_run(run, RAR(run.model), data, folder=tmp_path, max_minutes=0, progress=False, cpu=True)
+    other = override(run, num_layers=3)
+    model = RAR(other.model)
+    _, optimizer, _ = prepare(make_accelerator("no", cpu=True), model, other)
+    with pytest.raises(ValueError, match="it must be the .* of this run's generator"):
+        load_checkpoint(model, optimizer, file)
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InvalidValue, match="is damaged or cut off"):
+        load_checkpoint(model, optimizer, file)
+
+
+WRONG = [
+    (["--preset", "rar_z"], "preset = 'rar_z' is not allowed"),
+    (
+        ["--preset", "rar_b", "--changes", '{"batch_size": 32}'],
+        "num_tokens of the tokens = 49 is not allowed: it must be 256",
+    ),
+    (["--tokens", "/no/such/tokens"], "token folder = '/no/such/tokens' is not allowed"),
+    (["--changes", '{"epoch": 3}'], "parameter = 'epoch' is not allowed"),
+    (["--changes", "epochs=3"], "changes = 'epochs=3' is not allowed: it must be fields by name"),
+    (["--changes", "[3]"], "changes = '[3]' is not allowed: it must be fields by name as JSON"),
+    (
+        ["--device_batch_size", "5"],
+        "device_batch_size = 5 is not allowed: it must be a divisor of 32",
+    ),
+    (
+        ["--strategy", "zero"],
+        "strategy = 'zero' is not allowed: it must be 'ddp', 'fsdp' or 'auto'",
+    ),
+    (["--trackers", "mlflow"], "it must be names out of tensorboard, wandb, trackio"),
+    (
+        ["--max_minutes", "-1"],
+        "max_minutes = -1.0 is not allowed: it must be a number of at least 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "wrong, message", WRONG, ids=lambda v: None if isinstance(v, str) else v[-1]
+)
+def test_command_line_refuses(tokens, tmp_path, wrong, message):
+    with pytest.raises(ValueError) as error:
+        rar_train(*command(tokens, tmp_path / "run"), *wrong)
+    assert message in str(error.value)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_folder_keeps_its_run(tokens, one, tmp_path):
+    with pytest.raises(ValueError, match="one with a config.json; or else give --preset"):
+        rar_train("--run_dir", tmp_path / "none", "--tokens", tokens)
+    with pytest.raises(
+        ValueError, match="train.epochs = 3.0 is not allowed: it must be 10.0, as in the"
+    ):
+        rar_train(*command(tokens, one), "--resume", "--changes", '{"epochs": 3}')
+
+
+def test_a_damaged_config_is_invalid_input(tokens, tmp_path):
+    """So the program ends with one line, and status 2."""
+    (tmp_path / "config.json").write_text('{"preset": ')
+    with pytest.raises(InvalidValue, match="config.json is not a run configuration"):
+        rar_train("--run_dir", tmp_path, "--tokens", tokens)
+
+
+@pytest.mark.parametrize(
+    "words, last_line",
+    [
+        ("--run_dir run --tokens /no/such", "error: token folder = '/no/such' is not allowed"),
+        ("--run_dir run", "training.py: error: the following arguments are required: --tokens"),
+        (
+            "--run_dir run --tokens t --max_minutes soon",
+            "training.py: error: argument --max_minutes",
+        ),
+    ],
+)
+def test_the_program_ends_with_one_line(tmp_path, words, last_line):
+    done = subprocess.run(
+        [sys.executable, "-m", "rar_nb.runs.training", *words.split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(last_line)
+
+
+def test_the_program_has_a_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        rar_train("--help")
+    printed = capsys.readouterr().out
+    assert end.value.code == 0
+    options = [
+        "run_dir",
+        "tokens",
+        "preset",
+        "changes",
+        "resume",
+        "max_minutes",
+        "cpu",
+        "device_batch_size",
+        "checkpoint_every",
+        "strategy",
+        "trackers",
+        "compile",
+        "no-compile",
+        "checkpointing",
+        "no-checkpointing",
+    ]
+    assert all(f"--{option}" in printed for option in options)
+
+
+def test_console_scripts_name_what_exists():
+    import importlib
+    from configparser import ConfigParser
+
+    settings = ConfigParser(interpolation=None)
+    settings.read(PROJECT / "settings.ini", encoding="utf-8")
+    scripts = settings["DEFAULT"]["console_scripts"].split()
+    assert [script.split("=")[0] for script in scripts] == [
+        "rar-train",
+        "rar-pretokenize",
+        "rar-sample",
+    ]
+    for script in scripts:
+        module, function = script.split("=")[1].split(":")
+        assert callable(getattr(importlib.import_module(module), function))
