@@ -275,9 +275,9 @@ def plot_step(
     length = len(trace.tokens)
     grid, now = grid_side(length), min(step, length - 1)
     inch = grid / 2.85  # in cells
-    fig, ax = new_canvas(10.4 * inch, 5.75 * inch, 1 / inch)
+    fig, ax = new_canvas(10.4 * inch, 5.8 * inch, 1 / inch)
     left, middle, right = 0.05 * inch, 3.4 * inch, 6.75 * inch
-    upper, lower = 0.35 * inch, 3.75 * inch
+    upper, lower = 0.35 * inch, 3.8 * inch
     titles = {
         (left, upper): f'{step} of {length} tokens',
         (middle, upper): 'decoded',
@@ -290,7 +290,7 @@ def plot_step(
     plot_tokens(ax, trace, step, (left, upper), (middle, upper))
     plot_attention(ax, trace.attention[layer, head, now + 1, :now + 2], grid, (right, upper))
     plot_candidates(ax, trace, tokenizer, now, (left - 0.5, lower - 0.5), 2 * inch)
-    top, size = lower - 0.5, (2.75 * inch, 1.65 * inch)
+    top, size = lower - 0.5 + 0.15 * inch, (2.75 * inch, 1.5 * inch)
     highest = float(np.log(trace.probabilities.shape[1]))
     plot_course(ax, trace.entropy, now, COLORS['model'], highest, (middle, top, *size))
     highest = max(1.0, float(trace.weights.max()))
