@@ -10,7 +10,7 @@ from pathlib import Path
 ORDER = """
 index 00_tour algorithm1
 01_tokenizer 02_orders 03_embeddings 04_transformer 05_trainer 06_sampler 07_evaluation
-10_scan_orders 11_annealing 12_target_aware 13_watch 14_inpainting
+10_scan_orders 11_annealing 12_target_aware 13_watch 14_inpainting explore
 your_images make_it_yours train evaluate pretokenize
 08_style 09_support 15_widgets 16_exercises
 20_images 21_tokens
@@ -26,7 +26,7 @@ SEE_IT_MOVE = {  # a notebook about an idea: the panel in which it moves
     "06_sampler": "13_watch",
     "07_evaluation": "14_inpainting",
 }
-MARK = "<!-- navigation -->"
+MARK = "<!-- navigation -->"  # at the end: a line that begins with it is HTML, without links
 
 
 def title(folder: Path, name: str) -> str:
@@ -49,15 +49,17 @@ def navigation(folder: Path, name: str) -> str:
     if name in SEE_IT_MOVE:
         panel = SEE_IT_MOVE[name]
         links.append(f"see it move: [{title(folder, panel)}]({panel}.ipynb)")
+    if name in SEE_IT_MOVE.values():
+        links.append("[all panels](explore.ipynb)")
     if at + 1 < len(ORDER):
         after = ORDER[at + 1]
         links.append(f"[{title(folder, after)} →]({after}.ipynb)")
-    return f"{MARK} " + " · ".join(dict.fromkeys(links))
+    return " · ".join(dict.fromkeys(links)) + f" {MARK}"
 
 
 def with_navigation(source: str, line: str, at_the_top: bool) -> str:
     """A markdown cell with `line` in place of an older one."""
-    source = re.sub(rf"\n*{re.escape(MARK)}[^\n]*\n*", "\n\n", source).strip()
+    source = re.sub(rf"\n*[^\n]*{re.escape(MARK)}[^\n]*\n*", "\n\n", source).strip()
     if not at_the_top:
         return f"{source}\n\n{line}".strip()
     parts = source.split("\n\n")
