@@ -37,6 +37,9 @@ class Explore(Voila):
 def main():
     """Serve the notebooks and open the gallery in the browser."""
     app = Explore.instance()
+    # A page that is left can't end its kernel (Voilà 0.5 refuses that), so idle ones are ended.
+    app.config.MappingKernelManager.cull_idle_timeout = 120  # seconds without an open page
+    app.config.MappingKernelManager.cull_interval = 30
     app.initialize([str(NOTEBOOKS), *sys.argv[1:]])
     app.voila_configuration.prelaunch_hook = only_panels
     app.start()
