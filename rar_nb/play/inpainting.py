@@ -202,7 +202,7 @@ def cached_filling(
             (f'any order, {how}', 'random', any_order, orders),
             (f'annealed, {how}', 'raster', annealed, orders),
             ('annealed, raster order', 'raster', annealed, raster_order(num_tokens))):
-        sample = SampleConfig(guidance_scale, 0.5)
+        sample = SampleConfig(guidance_scale=guidance_scale, guidance_power=0.5)
         filled = fill_hole(model, tokens[0], hole, its_orders, label, sample, seed)
         images = to_uint8(tokenizer.decode(filled.to(tokenizer.device)), tokenizer.value_range)
         loss = hole_loss(model, tokens, torch.tensor([label]), hole, its_orders).item()

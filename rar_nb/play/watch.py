@@ -88,7 +88,7 @@ class Trace:
     "One image, as it was sampled in raster order."
 
     tokens: np.ndarray  # int64 [L]
-    probabilities: np.ndarray  # float32 [L, V] that tokens were sampled from: guided, at temperature
+    probabilities: np.ndarray  # float32 [L, V], what tokens were sampled from
     weights: np.ndarray  # [L], of guidance; all 1 if it is off
     partial: np.ndarray  # uint8 [L + 1, C, S, S]; picture k knows k tokens, the rest is grey
     attention: np.ndarray  # float32 [layers, heads, L + 2, L + 2]
@@ -227,7 +227,7 @@ def plot_attention(
         if named:
             middle = left + size / 2
             texts = [(middle, top + 1.4 * size, name),
-                     (middle, top + 1.9 * size, percent(attention[i]))]
+                     (middle, top + 1.9 * size, percent(float(attention[i])))]
             write_texts(ax, texts, 0.38 * size)
 
 # %% ../../nbs/13_watch.ipynb #90cc121a
@@ -245,7 +245,7 @@ def plot_course(
     y = top + height * (1 - values / highest)
     bottom = top + height
     ax.add_artist(StepPatch(y, x, baseline=bottom, fill=True, fc=color, alpha=0.25, lw=0))
-    ax.add_artist(StepPatch(y, x, baseline=None, fill=False, ec=color, lw=1.5))
+    ax.plot(x.repeat(2)[1:-1], y.repeat(2), color=color, lw=1.5)
     ax.plot([left, left, left + width], [top, bottom, bottom], color='black', lw=0.8)
     ax.plot([(x[step] + x[step + 1]) / 2], [y[step]], 'o', color=COLORS['next'], ms=8)
     gap = 0.06 * height
@@ -323,7 +323,8 @@ def cached_trace(
     "The trace of an image of a run, kept for the next call."
     run, tokenizer, model = cached_run(folder)
     require_int('class', label, 0, run.model.num_classes - 1)
-    sample = SampleConfig(guidance_scale, guidance_power, temperature)
+    sample = SampleConfig(guidance_scale=guidance_scale, guidance_power=guidance_power,
+                          temperature=temperature)
     return make_trace(model, tokenizer, label, seed, sample, report)
 
 # %% ../../nbs/13_watch.ipynb #235b0600
@@ -347,7 +348,7 @@ def guidance_grid(
     settings = [(scale, power) for scale in SCALES for power in POWERS]
     images: list[np.ndarray] = []
     for scale, power in settings:
-        sample = SampleConfig(scale, power, temperature)
+        sample = SampleConfig(guidance_scale=scale, guidance_power=power, temperature=temperature)
         images.append(sample_images(model, tokenizer, classes, sample, seed).numpy())
         if report:
             report(len(images), len(settings))

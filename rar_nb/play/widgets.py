@@ -223,7 +223,8 @@ def draw_cells(
         np.stack(np.meshgrid(x0 + edges, y0 + edges), -1), zorder=0, antialiased=True,
         facecolors=[color_of(c) for c in colors], edgecolors='white', linewidths=1), autolim=False)
     around = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5)])
-    frames = [around + (x0 + i % g, y0 + i // g) for i in outlined or {}]
+    outlined = outlined or {}
+    frames = [around + (x0 + i % g, y0 + i // g) for i in outlined]
     if frames:
         frame_colors = [color_of(c) for c in outlined.values()]
         ax.add_collection(LineCollection(frames, colors=frame_colors, linewidths=2.5, zorder=4,
@@ -426,7 +427,8 @@ class Panel(ipywidgets.VBox):
     @property
     def size(self) -> int:
         "Cells along a side of the grid that is clicked."
-        return self.controls['grid_size'].value if 'grid_size' in self.controls else self.grid_size
+        sized = self.controls.get('grid_size')
+        return int(sized.value if sized else self.grid_size or 0)
 
     def redraw(self, change=None):
         "Plot the present values."
@@ -467,7 +469,7 @@ class Panel(ipywidgets.VBox):
 
     def say(self, text, color: str | None = None):  # a name in `COLORS`; None: that of the page
         "Show `text` below the controls."
-        shade = COLORS.get(color, 'var(--jp-ui-font-color1)')
+        shade = COLORS.get(color or 'none', 'var(--jp-ui-font-color1)')
         safe = html.escape(str(text), quote=False)
         self.message.value = f'<span style="color:{shade}">{safe}</span>' if safe else ''
 
@@ -478,7 +480,7 @@ class Panel(ipywidgets.VBox):
             self.frame(step_to(self.cell, key, self.size))
             return
         cell = self.cell if key else cell_at(self.figure, content['x'], content['y'], self.size)
-        if cell is not None:
+        if cell is not None and self.on_click is not None:
             self.on_click(cell, content.get('drag', False))
 
     def _repr_mimebundle_(self, **kwargs):
