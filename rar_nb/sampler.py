@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['GUIDANCE_SCHEDULES', 'guide', 'pow_cosine', 'linear_guidance', 'constant_guidance', 'guidance_weight', 'SampleConfig',
-           'sample_from', 'image_noise', 'LayerCache', 'KVCache', 'check_classes', 'check_orders', 'SamplingState',
-           'sample_tokens', 'check_shapes', 'check_known', 'sample_batch', 'sample_images', 'balanced_classes']
+           'sample_from', 'image_noise', 'LayerCache', 'KVCache', 'SamplingState', 'sample_tokens', 'sample_batch',
+           'sample_images', 'balanced_classes']
 
 # %% ../nbs/06_sampler.ipynb #83600f59
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,17 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from .orders import permute, raster_order, unpermute
-from .support import choose_precision, config, float32_products, require, require_int
+from rar_nb.support import (
+    check_classes,
+    check_known,
+    check_orders,
+    check_shapes,
+    choose_precision,
+    config,
+    float32_products,
+    require,
+    require_int,
+)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, ModelConfig
 
@@ -67,6 +78,7 @@ def guidance_weight(
 
 # %% ../nbs/06_sampler.ipynb #91fc0547
 @config
+@dataclass(frozen=True)
 class SampleConfig:
     """How images are sampled from a trained generator. The defaults are RAR-B's.
 
@@ -156,24 +168,6 @@ class KVCache:
         "Sequence positions that are filled in every block."
         return self.layers[-1].length
 
-# %% ../nbs/06_sampler.ipynb #86659efa
-def check_classes(classes: torch.Tensor, num_classes: int):
-    "Raise `InvalidValue` unless `classes` is [B] whole numbers from 0 to `num_classes` - 1."
-    require(classes.ndim == 1 and len(classes) > 0, 'shape of classes', tuple(classes.shape),
-            "[B] with B > 0")
-    in_range = 0 <= classes.min() and classes.max() < num_classes
-    require(in_range, 'classes', classes.tolist(), f"from 0 to {num_classes - 1}")
-
-# %% ../nbs/06_sampler.ipynb #19c4e4f0
-def check_orders(orders: torch.Tensor, batch_size: int, num_tokens: int):
-    "Raise `InvalidValue` unless `orders` is [1, L] or [B, L] and each row is a permutation."
-    fits = orders.ndim == 2 and len(orders) in (1, batch_size) and orders.shape[1] == num_tokens
-    require(fits, 'shape of orders', tuple(orders.shape),
-            f"[1, L] or [B, L] with B = {batch_size} and L = {num_tokens}")
-    wrong = (orders.sort(1).values != raster_order(num_tokens, orders.device)).any(1)
-    require(not wrong.any(), 'orders', orders[wrong][:1].tolist(),
-            f"permutations of 0 to {num_tokens - 1}")
-
 # %% ../nbs/06_sampler.ipynb #fcf5b7a5
 class SamplingState:
     "A batch of images that is being sampled: what is cached, and which step comes next."
@@ -240,7 +234,8 @@ class SamplingState:
             with self.autocast(False):  # guidance would multiply a rounding error of the logits
                 logits = head(x.to(head.weight.dtype))[:, -1].float()
         if self.guided:
-            logits = guide(*logits.chunk(2), weight)
+            conditional, unconditional = logits.chunk(2)
+            logits = guide(conditional, unconditional, weight)
         return logits / self.sample.temperature
 
 # %% ../nbs/06_sampler.ipynb #b7d6cfc6
@@ -272,20 +267,6 @@ def sample_tokens(
             tokens = torch.where(known[:, k] < 0, tokens, known[:, k])
             sampled.append(tokens)
     return unpermute(torch.stack(sampled, 1), orders)
-
-# %% ../nbs/06_sampler.ipynb #db67ced5
-def check_shapes(config: ModelConfig, batch_size: int, **tensors: torch.Tensor):
-    "Raise `InvalidValue` unless each of `tensors` is [B, L]."
-    shape = (batch_size, config.num_tokens)
-    for name, x in tensors.items():
-        require(x.shape == shape, f'shape of {name}', tuple(x.shape), f"[B, L] = {list(shape)}")
-
-# %% ../nbs/06_sampler.ipynb #89c5f225
-def check_known(known: torch.Tensor, codebook_size: int):
-    "Raise `InvalidValue` unless all of `known` are tokens, or -1 for those to be sampled."
-    low, high = int(known.min()), int(known.max())
-    require(-1 <= low and high < codebook_size, 'range of known', (low, high),
-            f"from -1 to {codebook_size - 1}")
 
 # %% ../nbs/06_sampler.ipynb #af8c727a
 def sample_batch(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TOKENIZERS', 'COMMITMENT', 'psnr', 'stack_images', 'nearest_code', 'Codebook', 'Tokenizer', 'TokenizerConfig',
-           'make_tokenizer', 'to_float', 'to_uint8', 'grid_side', 'check_images', 'check_tokens', 'GreyTokenizer',
-           'VQTokenizer', 'TrainableTokenizer', 'ResBlock', 'halve', 'double', 'ConvVQ', 'image_batches',
-           'start_codebook', 'vq_optimizer', 'train_tokenizer', 'reconstruct']
+           'make_tokenizer', 'to_float', 'to_uint8', 'grid_side', 'GreyTokenizer', 'VQTokenizer', 'TrainableTokenizer',
+           'ResBlock', 'halve', 'double', 'ConvVQ', 'image_batches', 'start_codebook', 'vq_optimizer',
+           'train_tokenizer', 'reconstruct']
 
 # %% ../nbs/01_tokenizer.ipynb #798f158e
 import math
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .support import choose_precision, config, require
+from .support import check_images, check_tokens, choose_precision, config, require
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 def psnr(
@@ -154,6 +155,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {}  # kind: class, which is made from a
 
 # %% ../nbs/01_tokenizer.ipynb #88384655
 @config
+@dataclass(frozen=True)
 class TokenizerConfig:
     "Sizes and training of a tokenizer. Raises `InvalidValue` if they do not fit together."
 
@@ -213,29 +215,6 @@ def grid_side(num_tokens: int) -> int:
     side = math.isqrt(num_tokens)
     require(side**2 == num_tokens, 'number of tokens', num_tokens, "a square number")
     return side
-
-# %% ../nbs/01_tokenizer.ipynb #0307773d
-def check_images(tokenizer: Tokenizer, images: torch.Tensor):
-    "Raise `InvalidValue` unless `images` is what `tokenizer.encode` takes."
-    require(images.is_floating_point(), 'dtype of images', images.dtype,
-            "a float type; `to_float(images, tokenizer.value_range)` converts uint8 pixels")
-    require(images.ndim == 4 and images.shape[1] == tokenizer.channels, 'shape of images',
-            tuple(images.shape), f"[B, {tokenizer.channels}, S, S]")
-    h, w = images.shape[2:]
-    require(h == w and h % tokenizer.stride == 0 and h > 0, 'size of images', (h, w),
-            f"square, with a side that is a multiple of the stride, {tokenizer.stride}")
-
-# %% ../nbs/01_tokenizer.ipynb #cbf2db7f
-def check_tokens(tokenizer: Tokenizer, tokens: torch.Tensor):
-    "Raise `InvalidValue` unless `tokens` is what `tokenizer.decode` takes."
-    require(tokens.dtype == torch.int64 and tokens.ndim == 2, 'tokens',
-            (tokens.dtype, tuple(tokens.shape)), "int64 of shape [B, L]")
-    grid_side(tokens.shape[1])
-    if tokens.numel() == 0 or tokens.is_meta:
-        return
-    low, high = (int(t) for t in tokens.aminmax())
-    require(0 <= low and high < tokenizer.codebook_size, 'range of tokens', (low, high),
-            f"within 0 to {tokenizer.codebook_size - 1}, the tokenizer's ids")
 
 # %% ../nbs/01_tokenizer.ipynb #571fd83f
 class GreyTokenizer(Tokenizer):

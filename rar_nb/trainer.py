@@ -10,6 +10,7 @@ __all__ = ['TrainConfig', 'learning_rate', 'learning_rate_at', 'random_ratio_at'
 # %% ../nbs/05_trainer.ipynb #739d683b
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -25,6 +26,7 @@ from .transformer import RAR, ModelConfig, rar_loss
 
 # %% ../nbs/05_trainer.ipynb #a3276923
 @config
+@dataclass(frozen=True)
 class TrainConfig:
     """How the generator is trained. The defaults are the published run (supplement, Table 1).
 
@@ -61,9 +63,10 @@ class TrainConfig:
 
     def steps(self, epochs: float) -> int:
         "Optimizer steps in `epochs`, rounded; raises `InvalidValue` before `resolve` has run."
-        require(self.steps_per_epoch is not None, 'steps_per_epoch', None,
+        steps = self.steps_per_epoch or 0
+        require(steps > 0, 'steps_per_epoch', self.steps_per_epoch,
                 "known by now: `resolve` fills it in from the data")
-        return round(epochs * self.steps_per_epoch)
+        return round(epochs * steps)
 
     @property
     def total_steps(self) -> int:
@@ -186,7 +189,7 @@ def make_batch(
             f"{model.num_tokens}, the model's num_tokens")
     size, generator = train.batch_size, step_generator(seed, step)
     share = slice(rank * size // processes, (rank + 1) * size // processes)
-    indices = batch_indices(step, len(data), size, train.steps_per_epoch, seed)
+    indices = batch_indices(step, len(data), size, train.steps(1), seed)
     crops = torch.randint(data.crops, (size,), generator=generator)
     r = random_ratio_at(step, train)
     orders = sample_orders(size, data.num_tokens, r, generator)

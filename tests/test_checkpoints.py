@@ -79,7 +79,7 @@ def test_memory_of_a_pretrained_model(released):
 
 PEAK = """
 import json, torch
-from rar_nb.transformer import RAR
+from rar_nb.pretrained.presets import RAR
 def peak(): return 1024 * next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))
 before = peak()
 model = RAR.from_pretrained({source!r}, {preset!r})
@@ -330,7 +330,7 @@ def test_hub(tmp_path):
 def test_no_network(tmp_path):
     code = """
 import huggingface_hub
-from rar_nb.transformer import RAR
+from rar_nb.pretrained.presets import RAR
 try: RAR.from_pretrained(preset='rar_xl')
 except ValueError as e: print(e)
 """

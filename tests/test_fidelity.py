@@ -1,4 +1,5 @@
-"""Our FID, IS, KID, precision and recall against torch-fidelity's own command, and against a direct computation from ADM-like statistics."""
+"""Our metrics against torch-fidelity's own command, and against a direct computation."""
+
 import json
 import os
 import subprocess
@@ -25,48 +26,74 @@ from rar_nb.reports.fidelity import (
     random_inception,
 )
 
-# torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported our way before it
-COMMAND = "from rar_nb.data import import_torchvision; import_torchvision(); from torch_fidelity.fidelity import main; main()"
+# torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported first.
+COMMAND = """
+from rar_nb.support import import_torchvision
+import_torchvision()
+from torch_fidelity.fidelity import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Weights, 12 smooth generated images and 11 rough real ones in class folders, and torch-fidelity's numbers of them."""
+    """Weights, 12 smooth generated and 11 rough real images, and torch-fidelity's numbers."""
     place = tmp_path_factory.mktemp("fidelity")
     random_inception(place / "inception.pth")
     rng = np.random.default_rng(0)
     for i in range(12):
         corners = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
         (place / "generated").mkdir(exist_ok=True)
-        corners.resize((24, 24), Image.Resampling.BICUBIC).save(place / "generated" / f"{i:06d}.png")
+        corners.resize((24, 24), Image.Resampling.BICUBIC).save(
+            place / "generated" / f"{i:06d}.png"
+        )
     for i in range(11):
         (place / "real" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 128 + 9 * i, (24, 24, 3), dtype=np.uint8)).save(place / "real" / f"class{i % 2}" / f"{i}.png")
-    command = [sys.executable, "-c", COMMAND, "--cpu", "--json", "--silent", "--isc", "--fid", "--kid", "--prc", "--no-cache",
-               "--feature-extractor", EXTRACTOR, "--feature-extractor-weights-path", place / "inception.pth", "--kid-subset-size", "11",
-               "--samples-find-deep", "--input1", place / "generated", "--input2", place / "real"]  # fmt: skip
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        Image.fromarray(rng.integers(0, 128 + 9 * i, (24, 24, 3), dtype=np.uint8)).save(
+            place / "real" / f"class{i % 2}" / f"{i}.png"
+        )
+    options = "--cpu --json --silent --isc --fid --kid --prc --no-cache --samples-find-deep"
+    options += f" --feature-extractor {EXTRACTOR} --kid-subset-size 11"
+    command = [sys.executable, "-c", COMMAND, *options.split()]
+    command += ["--feature-extractor-weights-path", place / "inception.pth"]
+    command += ["--input1", place / "generated", "--input2", place / "real"]
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
-    return place, json.loads(done.stdout[done.stdout.index("{"):])
+    return place, json.loads(done.stdout[done.stdout.index("{") :])
 
 
 @pytest.fixture(scope="module")
 def ours(place):
     folder = place[0]
-    return measure(folder / "generated", folder / "real", folder / "inception.pth", cache=folder / "cache")
+    return measure(
+        folder / "generated", folder / "real", folder / "inception.pth", cache=folder / "cache"
+    )
 
 
-@pytest.mark.parametrize("name, its_name", [
-    ("FID", "frechet_inception_distance"), ("IS", "inception_score_mean"), ("KID", "kernel_inception_distance_mean"),
-    ("precision", "precision"), ("recall", "recall"),
-])
+@pytest.mark.parametrize(
+    "name, its_name",
+    [
+        ("FID", "frechet_inception_distance"),
+        ("IS", "inception_score_mean"),
+        ("KID", "kernel_inception_distance_mean"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+    ],
+)
 def test_the_same_as_torch_fidelitys_command(place, ours, name, its_name):
     assert ours[name] == pytest.approx(place[1][its_name], rel=1e-5, abs=1e-7)
     assert (ours["num_samples"], ours["num_real"]) == (12, 11)
 
 
 def test_the_numbers_are_not_trivial(ours):
-    assert ours["FID"] > 1 and ours["IS"] > 1.004 and ours["KID"] > 1e-3 and 0 < ours["precision"] + ours["recall"] < 2
+    assert (
+        ours["FID"] > 1
+        and ours["IS"] > 1.004
+        and ours["KID"] > 1e-3
+        and 0 < ours["precision"] + ours["recall"] < 2
+    )
 
 
 def test_features_come_from_the_cache(place, ours, monkeypatch):
@@ -75,83 +102,139 @@ def test_features_come_from_the_cache(place, ours, monkeypatch):
     assert len(kept) == 1
     monkeypatch.setattr(fidelity, "create_feature_extractor", None)  # nothing is computed again
     again = extract(RGBImages(folder / "real"), folder / "inception.pth", folder / "cache")
-    assert np.allclose(again.statistics["mu"], again["2048"].double().mean(0), rtol=1e-5) and list((folder / "cache").iterdir()) == kept
-    with pytest.raises(TypeError): extract(RGBImages(folder / "generated"), folder / "inception.pth", folder / "cache")  # others aren't there
+    assert (
+        np.allclose(again.statistics["mu"], again["2048"].double().mean(0), rtol=1e-5)
+        and list((folder / "cache").iterdir()) == kept
+    )
+    with pytest.raises(TypeError):
+        extract(
+            RGBImages(folder / "generated"), folder / "inception.pth", folder / "cache"
+        )  # others aren't there
 
 
 def test_another_image_or_other_weights_are_other_features(place, tmp_path):
     folder, names = place[0], set()
 
-    class Stop(Exception): pass
+    class Stop(Exception):
+        pass
 
-    def nothing(*args, **kwargs): raise Stop
+    def nothing(*args, **kwargs):
+        raise Stop
 
     files = sorted((folder / "real").rglob("*.png"))
-    variants = [files, files[:-1], files[:-1] + files[:1]]  # all; one less; another one in its place
+    variants = [
+        files,
+        files[:-1],
+        files[:-1] + files[:1],
+    ]  # all; one less; another one in its place
     for k, variant in enumerate(variants):
         (tmp_path / str(k)).mkdir()
-        for i, file in enumerate(variant): (tmp_path / str(k) / f"{i:02}.png").write_bytes(file.read_bytes())
+        for i, file in enumerate(variant):
+            (tmp_path / str(k) / f"{i:02}.png").write_bytes(file.read_bytes())
         names.add(RGBImages(tmp_path / str(k)).sha256())
     assert len(names) == 3
-    assert RGBImages(torch.stack([*RGBImages(tmp_path / "0")])).sha256() == RGBImages(torch.stack([*RGBImages(tmp_path / "0")])).sha256()
+    assert (
+        RGBImages(torch.stack([*RGBImages(tmp_path / "0")])).sha256()
+        == RGBImages(torch.stack([*RGBImages(tmp_path / "0")])).sha256()
+    )
 
 
 def test_adm_statistics_equal_a_direct_computation(place, ours):
     folder = place[0]
-    features, real = (extract(RGBImages(folder / name), folder / "inception.pth", folder / "cache") for name in ("generated", "real"))
+    features, real = (
+        extract(RGBImages(folder / name), folder / "inception.pth", folder / "cache")
+        for name in ("generated", "real")
+    )
     rng = np.random.default_rng(1)
-    mu, half = rng.normal(size=2048) * 0.1 + real["2048"].double().mean(0).numpy(), rng.normal(size=(2048, 40)) * 0.1
+    mu, half = (
+        rng.normal(size=2048) * 0.1 + real["2048"].double().mean(0).numpy(),
+        rng.normal(size=(2048, 40)) * 0.1,
+    )
     np.savez(folder / "VIRTUAL_made_up.npz", mu=mu, sigma=half @ half.T, mu_s=0, sigma_s=0)
     found = measure(folder / "generated", folder / "VIRTUAL_made_up.npz", folder / "inception.pth")
     assert set(found) == {"num_samples", "FID", "IS"} and found["IS"] == ours["IS"]
     x = features["2048"].double().numpy()
-    centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)  # sigma = centredᵀ centred: the root's trace is a sum of singular values
+    centred = (x - x.mean(0)) / np.sqrt(
+        len(x) - 1
+    )  # sigma = centredᵀ centred: the root's trace is a sum of singular values
     root = np.linalg.svd(centred @ half, compute_uv=False).sum()
-    direct = np.square(x.mean(0) - mu).sum() + np.square(centred).sum() + np.square(half).sum() - 2 * root
+    direct = (
+        np.square(x.mean(0) - mu).sum()
+        + np.square(centred).sum()
+        + np.square(half).sum()
+        - 2 * root
+    )
     assert found["FID"] == pytest.approx(direct, rel=1e-4)
 
 
 def test_images_of_a_reference_batch(place, ours, tmp_path):
-    """KID, precision and recall equal those of torch-fidelity's command on the same images in a folder; FID is that of the statistics."""
+    """KID, precision and recall are the command's on the same images; FID uses the statistics."""
     folder, path = place[0], tmp_path / "VIRTUAL_made_up.npz"
-    images = np.stack([np.asarray(Image.open(file)) for file in sorted((folder / "real").rglob("*.png"))])
+    images = np.stack(
+        [np.asarray(Image.open(file)) for file in sorted((folder / "real").rglob("*.png"))]
+    )
     mu, sigma = np.zeros(2048), np.eye(2048)
     np.savez(path, mu_s=np.zeros(5), mu=mu, arr_0=images, sigma=sigma)
     found = measure(folder / "generated", path, folder / "inception.pth", cache=folder / "cache")
-    for name, its_name in (("KID", "kernel_inception_distance_mean"), ("precision", "precision"), ("recall", "recall")):
+    for name, its_name in (
+        ("KID", "kernel_inception_distance_mean"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+    ):
         assert found[name] == pytest.approx(place[1][its_name], rel=1e-5, abs=1e-7)
-    x = extract(RGBImages(folder / "generated"), folder / "inception.pth", folder / "cache")["2048"].double()
-    # against the unit covariance: the root of the covariance itself, whose trace is the sum of the singular values
+    x = extract(RGBImages(folder / "generated"), folder / "inception.pth", folder / "cache")[
+        "2048"
+    ].double()
+    # Against the unit covariance: the root's trace is the sum of the singular values.
     values = torch.linalg.svdvals((x - x.mean(0)) / (len(x) - 1) ** 0.5)
-    assert found["FID"] == pytest.approx(float(x.mean(0).square().sum() + values.square().sum() + 2048 - 2 * values.sum()), rel=1e-4)
+    assert found["FID"] == pytest.approx(
+        float(x.mean(0).square().sum() + values.square().sum() + 2048 - 2 * values.sum()), rel=1e-4
+    )
     assert (found["num_samples"], found["num_real"], found["IS"]) == (12, 11, ours["IS"])
     np.savez_compressed(tmp_path / "small.npz", mu=mu, arr_0=images, sigma=sigma)
-    assert torch.equal(torch.stack([*open_reference(path)[1]]), torch.stack([*open_reference(tmp_path / "small.npz")[1]]))
-    assert isinstance(map_npz(path, "arr_0"), np.memmap) and not isinstance(map_npz(tmp_path / "small.npz", "arr_0"), np.memmap)
+    assert torch.equal(
+        torch.stack([*open_reference(path)[1]]),
+        torch.stack([*open_reference(tmp_path / "small.npz")[1]]),
+    )
+    assert isinstance(map_npz(path, "arr_0"), np.memmap) and not isinstance(
+        map_npz(tmp_path / "small.npz", "arr_0"), np.memmap
+    )
 
 
 def test_arrays_are_mapped_wherever_they_lie(tmp_path):
     rng = np.random.default_rng(0)
-    arrays = dict(a=rng.normal(size=(3, 5)), long_name_of_an_array=np.asfortranarray(rng.integers(0, 9, (4, 2, 3))), c=np.arange(7, dtype=np.uint8))
+    arrays = dict(
+        a=rng.normal(size=(3, 5)),
+        long_name_of_an_array=np.asfortranarray(rng.integers(0, 9, (4, 2, 3))),
+        c=np.arange(7, dtype=np.uint8),
+    )
     np.savez(tmp_path / "a.npz", **arrays)
     for name, array in arrays.items():
         mapped = map_npz(tmp_path / "a.npz", name)
         np.testing.assert_array_equal(mapped, array)
         assert isinstance(mapped, np.memmap) and mapped.dtype == array.dtype
         mapped[:] = 0
-        np.testing.assert_array_equal(map_npz(tmp_path / "a.npz", name), array)  # the file is as it was
+        np.testing.assert_array_equal(
+            map_npz(tmp_path / "a.npz", name), array
+        )  # the file is as it was
 
 
 def test_images_that_are_none(tmp_path):
     statistics = dict(mu=np.zeros(2048), sigma=np.eye(2048))
-    for name, array, message in (("floats", np.zeros((12, 4, 4, 3)), "uint8 [N, H, W, 3]"), ("grey", np.zeros((12, 4, 4), np.uint8), "(12, 4, 4)"),
-                                 ("few", np.zeros((9, 4, 4, 3), np.uint8), "at least 10")):
+    for name, array, message in (
+        ("floats", np.zeros((12, 4, 4, 3)), "uint8 [N, H, W, 3]"),
+        ("grey", np.zeros((12, 4, 4), np.uint8), "(12, 4, 4)"),
+        ("few", np.zeros((9, 4, 4, 3), np.uint8), "at least 10"),
+    ):
         np.savez(tmp_path / f"{name}.npz", **statistics, arr_0=array)
         refuses(message, open_reference, tmp_path / f"{name}.npz")
     np.savez(tmp_path / "objects.npz", **statistics, arr_0=np.array([{}] * 12))
-    with pytest.raises(ValueError): open_reference(tmp_path / "objects.npz")  # no pickle
+    with pytest.raises(ValueError):
+        open_reference(tmp_path / "objects.npz")  # no pickle
     np.savez(tmp_path / "none.npz", **statistics)
-    assert open_reference(tmp_path / "none.npz")[1] is None and open_reference(tmp_path / "none.npz")[0].keys() == {"mu", "sigma"}
+    assert open_reference(tmp_path / "none.npz")[1] is None and open_reference(
+        tmp_path / "none.npz"
+    )[0].keys() == {"mu", "sigma"}
 
 
 def test_grey_images_are_repeated():
@@ -160,14 +243,17 @@ def test_grey_images_are_repeated():
 
 
 def test_real_photographs_are_cropped(tmp_path):
-    for i in range(10): Image.new("RGB", (40 + i, 30 + 2 * i), (i, 2, 3)).save(tmp_path / f"{i}.jpg", quality=100)
+    for i in range(10):
+        Image.new("RGB", (40 + i, 30 + 2 * i), (i, 2, 3)).save(tmp_path / f"{i}.jpg", quality=100)
     images = RGBImages(tmp_path, size=16)
     assert [tuple(image.shape) for image in images] == [(3, 16, 16)] * 10
-    with pytest.raises(ValueError, match=r"shape of .*1.jpg.* = \(3, 32, 41\)"): list(RGBImages(tmp_path))
+    with pytest.raises(ValueError, match=r"shape of .*1.jpg.* = \(3, 32, 41\)"):
+        list(RGBImages(tmp_path))
 
 
 def refuses(message, function, *arguments):
-    with pytest.raises(ValueError) as error: function(*arguments)
+    with pytest.raises(ValueError) as error:
+        function(*arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -185,7 +271,8 @@ def test_weights_that_are_not_inceptions(place, tmp_path):
 
 def test_a_pickle_with_code_is_not_run(tmp_path):
     class Evil:
-        def __reduce__(self): return (os.mkdir, (str(tmp_path / "was run"),))
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "was run"),))
 
     torch.save({"fc.weight": Evil()}, tmp_path / "evil.pth")
     for file in (tmp_path / "evil.pth", tmp_path / INCEPTION_FILE):
@@ -199,7 +286,9 @@ def test_no_network_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", "http://127.0.0.1:9/" + INCEPTION_FILE)
     refuses("give its path as inception", find_inception, "download")
-    random_inception(tmp_path / "checkpoints" / INCEPTION_FILE)  # what is there is not fetched again
+    random_inception(
+        tmp_path / "checkpoints" / INCEPTION_FILE
+    )  # what is there is not fetched again
     assert find_inception("download") == Path(tmp_path / "checkpoints" / INCEPTION_FILE)
 
 
@@ -225,5 +314,7 @@ def test_too_few_images(place, tmp_path):
 
 def test_inception_score_of_known_scores():
     sure = 50 * torch.eye(4).repeat(250, 1)
-    assert inception_score(torch.randn(100, 1).expand(-1, 9)) == pytest.approx(1)  # nothing told apart
+    assert inception_score(torch.randn(100, 1).expand(-1, 9)) == pytest.approx(
+        1
+    )  # nothing told apart
     assert inception_score(sure) == pytest.approx(4, rel=0.02)  # four kinds, each clear

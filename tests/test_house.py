@@ -85,7 +85,7 @@ def test_sampling_imports_nothing_of_training():
 
 def test_lines_are_narrow():
     lines = [line for path in MODULES for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if not line.startswith(("__all__", "           '"))]
+    lines = [line for line in lines if not line.startswith(("__all__", "           '", '"""'))]
     assert max(map(len, lines)) <= 120
     assert sum(len(line) > 100 for line in lines) <= 0.01 * len(lines)
 
@@ -98,11 +98,8 @@ def test_functions_are_short(path):
 
 
 def test_the_core_is_small():
-    code = 0
-    for name in CORE:
-        lines = (LIBRARY / f"{name}.py").read_text(encoding="utf-8").splitlines()
-        code += sum(1 for line in lines if line.strip() and not line.startswith("# %%"))
-    assert code <= 1400
+    """RAR itself, in lines of exported code without the blank ones."""
+    assert sum(len(cell) for path in CHAPTERS for cell in exported(path)) <= 1400
 
 
 def test_chapters_explain():
@@ -131,11 +128,11 @@ def test_every_notebook_is_in_the_reading_order():
     assert sorted(ORDER) == sorted(p.stem for p in NBS.glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", ORDER[1:])
 def test_links_to_previous_and_next(name):
     texts = cells(NBS / f"{name}.ipynb", "markdown")
     line = navigation(NBS, name)
-    assert line in texts[0] and (name == "index" or line in texts[-1]), "run `make notebooks`"
+    assert line in texts[0] and line in texts[-1], "run `make notebooks`"
     assert title(NBS, name)
 
 

@@ -14,11 +14,23 @@ from PIL import Image
 
 import rar_nb.runs.image_sets as image_sets
 import rar_nb.sampler as sampler
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import PRESETS, get_preset, override, save_run_config
+from rar_nb.pretrained.vq_models import MaskGITVQ
 from rar_nb.reports.fidelity import RGBImages
-from rar_nb.runs.image_sets import generate, main, pack_npz, remove_set, set_request
+from rar_nb.runs.image_sets import (
+    generate,
+    launch,
+    main,
+    open_model,
+    pack_npz,
+    remove_set,
+    set_request,
+)
+from rar_nb.runs.launch import launch_command
 from rar_nb.sampler import SampleConfig
 from rar_nb.style import is_whole_png
-from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig
+from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig
 
 COLOUR = TokenizerConfig("grey", channels=3, codebook_size=8)
@@ -334,3 +346,126 @@ def test_packing_what_is_not_a_whole_set(model, tmp_path):
     with pytest.raises(ValueError, match="ends in .npz"):
         pack_npz(tmp_path / "s", tmp_path / "s.zip")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s"]
+
+
+# Several processes
+
+RUN = get_preset("tiny", num_samples=30, sample_batch_size=7)
+
+
+def random_model(config, seed=0):
+    torch.manual_seed(seed)
+    model = RAR(config)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run, and the set that one process samples from it."""
+    folder = tmp_path_factory.mktemp("run")
+    model, tokenizer = random_model(RUN.model), make_tokenizer(RUN.tokenizer)
+    save_run_config(RUN, folder / "config.json")
+    save_weights(model, folder / "model.safetensors")
+    save_weights(tokenizer, folder / "tokenizer.safetensors")
+    generate(model, tokenizer, folder / "one", RUN.sample, seed=3)
+    return folder
+
+
+def test_two_processes_sample_the_same_images_as_one(folder):
+    launch(folder / "two", RUN.sample, seed=3, processes=2, cpu=True, run_dir=folder)
+    assert files(folder / "two") == files(folder / "one") and len(files(folder / "one")) == 30
+    log = (folder / "two" / "launch.log").read_text()
+    assert "3/3" in log and "5/5" not in log, (
+        "the first process samples batches 0, 2 and 4 of the five"
+    )
+
+
+def test_checkpoint_files_give_the_same_images_as_the_run(folder):
+    source = dict(
+        preset="tiny",
+        model=folder / "model.safetensors",
+        tokenizer=folder / "tokenizer.safetensors",
+    )
+    main(folder=folder / "files", num_samples=30, sample_batch_size=7, seed=3, cpu=True, **source)
+    assert files(folder / "files") == files(folder / "one")
+
+
+def test_a_failing_child_is_reported(folder, tmp_path):
+    with pytest.raises(
+        RuntimeError,
+        match="num_samples = 31 is not allowed: it must be a multiple of the number of classes, 10",
+    ):
+        launch(
+            tmp_path / "set",
+            override(RUN, num_samples=31).sample,
+            processes=1,
+            cpu=True,
+            run_dir=folder,
+        )
+
+
+def test_the_command_names_what_is_sampled(tmp_path):
+    command = launch_command(
+        "rar_nb.runs.image_sets",
+        8,
+        preset="rar_b",
+        model="rar_b.bin",
+        tokenizer=None,
+        folder=tmp_path,
+        num_samples=50_000,
+    )
+    assert (
+        command[0] == sys.executable
+        and "--multi_gpu" in command
+        and "--cpu" not in command
+        and "--tokenizer" not in command
+    )
+    assert command[command.index("-m", 3) + 1] == "rar_nb.runs.image_sets"
+    assert (
+        command[command.index("--num_samples") + 1] == "50000"
+        and command[command.index("--num_processes") + 1] == "8"
+    )
+
+
+def test_a_published_checkpoint(tmp_path, monkeypatch):
+    """The released layout, made smaller: <preset>.bin with a bare state_dict, and MaskGIT-VQ."""
+    small = override(PRESETS["rar_b"], num_layers=1, hidden_size=32, mlp_size=32, num_heads=2)
+    monkeypatch.setitem(PRESETS, "rar_b", small)
+    model, tokenizer = random_model(small.model), MaskGITVQ()
+    torch.save(model.state_dict(), tmp_path / "rar_b.bin")
+    torch.save(tokenizer.state_dict(), tmp_path / "maskgit-vqgan-imagenet-f16-256.bin")
+    run, its_tokenizer, its_model = open_model(
+        preset="rar_b", model=tmp_path, tokenizer=str(tmp_path)
+    )
+    assert run == small and run.sample.num_samples == 50_000
+    for a, b in ((its_model, model), (its_tokenizer, tokenizer)):
+        assert all(torch.equal(t, b.state_dict()[name]) for name, t in a.state_dict().items())
+    del small, its_tokenizer
+    with pytest.raises(ValueError, match="holds neither rar_l.bin"):
+        open_model(preset="rar_l", model=tmp_path, tokenizer=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({}, "one of them"),
+        (dict(run_dir="a", preset="rar_b"), "one of them"),
+        (dict(run_dir="a", model="b"), "left out beside run_dir"),
+        (dict(preset="digits"), "the two files of a run of digits"),
+        (dict(preset="rar_z"), "preset = 'rar_z'"),
+        (dict(run_dir="/no/such/run"), "/no/such/run/config.json"),
+    ],
+)
+def test_what_cannot_be_opened(wrong, message):
+    with pytest.raises(ValueError) as error:
+        open_model(**wrong)
+    assert message in str(error.value)
+
+
+def test_the_program_has_a_help():
+    command = [sys.executable, "-m", "rar_nb.runs.image_sets", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for f in fields(SampleConfig):
+        assert f"--{f.name}" in text

@@ -1,4 +1,5 @@
-"""Text is not truth: whatever enters as a parameter is read as its declared type, in every notebook and every configuration."""
+"""Text is not truth: parameters and fields of configurations have their declared type."""
+
 import dataclasses
 import json
 from types import NoneType
@@ -14,10 +15,20 @@ from rar_nb.support import InvalidValue, as_declared, check_parameters, config, 
 from tests.kernels import NBS
 from tests.test_commands import WITH_PARAMETERS, parameters_of
 
-CONFIGS = [PretokenizeConfig("digits", "out"), PRESETS["digits"], *(getattr(PRESETS["digits"], part) for part in PARTS)]
-FIELDS = [(config, f) for config in CONFIGS for f in dataclasses.fields(config) if f.name not in PARTS]
-PARAMETERS = [(name, parameter) for name in WITH_PARAMETERS for parameter in parameters_of(name)["__annotations__"]]
-WRONG = {  # what no value of a type is; text that says nothing of the kind, and the numbers that Python takes for truth
+CONFIGS = [
+    PretokenizeConfig("digits", "out"),
+    PRESETS["digits"],
+    *(getattr(PRESETS["digits"], part) for part in PARTS),
+]
+FIELDS = [
+    (config, f) for config in CONFIGS for f in dataclasses.fields(config) if f.name not in PARTS
+]
+PARAMETERS = [
+    (name, parameter)
+    for name in WITH_PARAMETERS
+    for parameter in parameters_of(name)["__annotations__"]
+]
+WRONG = {  # what no value of a type is, such as the numbers that Python takes for truth
     bool: ["no", "yes", "on", "", "0", "1", 0, 1, 1.0, [], None],
     int: ["many", "", "1.5", "true", True, False, 1.5, 64.0, [1]],
     float: ["much", "", "false", True, False, [1.0]],
@@ -35,7 +46,9 @@ def read(notebook, parameter, value):
     return namespace[parameter]
 
 
-@pytest.mark.parametrize("config, field", FIELDS, ids=lambda x: getattr(x, "name", type(x).__name__))
+@pytest.mark.parametrize(
+    "config, field", FIELDS, ids=lambda x: getattr(x, "name", type(x).__name__)
+)
 def test_fields(config, field):
     value, allowed = getattr(config, field.name), set(kinds_of(field.type))
     again = dataclasses.replace(config, **{field.name: value})
@@ -47,7 +60,8 @@ def test_fields(config, field):
         for text in ("none", "None", "NULL", None):
             assert getattr(dataclasses.replace(config, **{field.name: text}), field.name) is None
     for wrong in WRONG[(allowed - {NoneType}).pop()] + [None] * (NoneType not in allowed):
-        if wrong is None and NoneType in allowed: continue
+        if wrong is None and NoneType in allowed:
+            continue
         with pytest.raises(ValueError) as error:
             dataclasses.replace(config, **{field.name: wrong})
         assert str(error.value).startswith(f"{field.name} = {wrong!r} is not allowed: it must be ")
@@ -61,12 +75,17 @@ def test_parameters(notebook, parameter):
     if default is None:
         assert read(notebook, parameter, "none") is read(notebook, parameter, "NULL") is None
     if kind is bool:
-        assert [read(notebook, parameter, word) for word in ("false", "False", "FALSE", False)] == [False] * 4
-        assert [read(notebook, parameter, word) for word in ("true", "True", "TRUE", True)] == [True] * 4
+        assert [read(notebook, parameter, word) for word in ("false", "False", "FALSE", False)] == [
+            False
+        ] * 4
+        assert [read(notebook, parameter, word) for word in ("true", "True", "TRUE", True)] == [
+            True
+        ] * 4
     if kind in (int, float):
         assert read(notebook, parameter, "3") == read(notebook, parameter, 3) == 3
     for wrong in WRONG[kind]:
-        if wrong is None and default is None: continue
+        if wrong is None and default is None:
+            continue
         with pytest.raises(ValueError) as error:
             read(notebook, parameter, wrong)
         assert str(error.value).startswith(f"{parameter} = {wrong!r} is not allowed: it must be ")
@@ -76,23 +95,37 @@ def test_parameters(notebook, parameter):
 def test_every_parameter_has_a_type(notebook):
     cell = parameters_of(notebook)
     assert set(cell["known"]) - {"__builtins__", "__annotations__"} == set(cell["__annotations__"])
-    code = "".join("".join(c["source"]) for c in json.loads((NBS / f"{notebook}.ipynb").read_text())["cells"] if c["cell_type"] == "code")
+    code = "".join(
+        "".join(c["source"])
+        for c in json.loads((NBS / f"{notebook}.ipynb").read_text())["cells"]
+        if c["cell_type"] == "code"
+    )
     assert "check_parameters(globals(), given)" in code
     known = inspect_notebook(str(NBS / f"{notebook}.ipynb"))
-    assert set(known) - {"known"} == set(cell["__annotations__"]), "papermill warns of a parameter that it can't read in the cell"
+    assert set(known) - {"known"} == set(cell["__annotations__"]), (
+        "papermill warns of a parameter that it can't read in the cell"
+    )
 
 
 @pytest.mark.parametrize("notebook", WITH_PARAMETERS)
 def test_misspelled_parameters(notebook):
-    with pytest.raises(ValueError, match="parameter = 'ovewrite' is not allowed: it must be one of"):
+    with pytest.raises(
+        ValueError, match="parameter = 'ovewrite' is not allowed: it must be one of"
+    ):
         read(notebook, "ovewrite", True)
 
 
-@given(strategies.one_of(strategies.integers(-(2**62), 2**62), strategies.floats(allow_nan=False, allow_infinity=False)))
+@given(
+    strategies.one_of(
+        strategies.integers(-(2**62), 2**62),
+        strategies.floats(allow_nan=False, allow_infinity=False),
+    )
+)
 def test_numbers_come_back_from_their_text(number):
     back = as_declared("x", repr(number), float)
     assert back == number and type(back) is type(number)
-    if isinstance(number, int): assert as_declared("x", repr(number), int) == number
+    if isinstance(number, int):
+        assert as_declared("x", repr(number), int) == number
 
 
 def test_none_among_changes_is_a_value():
@@ -104,7 +137,9 @@ def test_none_among_changes_is_a_value():
     for field, value in (("epochs", None), ("batch_size", None), ("seed", None)):
         with pytest.raises(ValueError, match=f"{field} = None is not allowed: it must be a"):
             override(run, {field: value})
-    with pytest.raises(ValueError, match="batch_size = 128 is not allowed: it must be left out, as changes say 256"):
+    with pytest.raises(
+        ValueError, match="batch_size = 128 is not allowed: it must be left out, as changes say 256"
+    ):
         override(run, dict(batch_size=256), batch_size=128)
 
 
@@ -116,10 +151,19 @@ def test_a_configuration_reads_text_and_names_what_it_does_not_know():
         sides: Literal[1, 3] = 1
         share: float | None = None
 
-    assert Settings("5", share="none") == Settings(5) and Settings(5, share="0.5").share == 0.5 and Settings(1, sides="3").sides == 3
-    assert kinds_of(Annotated[int, "x"] | None) == (int, NoneType) and kinds_of(Literal["a", 1]) == (str, int)
-    for given, message in [
-        (dict(size=5, colour=1), "parameter = 'colour' is not allowed: it must be one of kind, share, sides, size"),
+    assert (
+        Settings("5", share="none") == Settings(5)
+        and Settings(5, share="0.5").share == 0.5
+        and Settings(1, sides="3").sides == 3
+    )
+    assert kinds_of(Annotated[int, "x"] | None) == (int, NoneType) and kinds_of(
+        Literal["a", 1]
+    ) == (str, int)
+    for values, message in [
+        (
+            dict(size=5, colour=1),
+            "parameter = 'colour' is not allowed: it must be one of kind, share, sides, size",
+        ),
         (dict(size="5.5"), "size = '5.5' is not allowed: it must be a whole number"),
         (dict(size=5, kind="c"), "kind = 'c' is not allowed: it must be 'a' or 'b'"),
         (dict(size=5, sides=True), "sides = True is not allowed: it must be 1 or 3"),
@@ -127,13 +171,17 @@ def test_a_configuration_reads_text_and_names_what_it_does_not_know():
         (dict(), "size is missing"),
     ]:
         with pytest.raises(InvalidValue) as error:
-            Settings(**given)
+            Settings(**values)
         assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
 def test_limits_are_named():
     for value, message in [(0, "a number above 0"), ("-1", "a number above 0")]:
-        with pytest.raises(InvalidValue, match=f"epochs = {value!r} is not allowed: it must be {message}"):
+        with pytest.raises(
+            InvalidValue, match=f"epochs = {value!r} is not allowed: it must be {message}"
+        ):
             get_preset("tiny", epochs=value)
-    with pytest.raises(InvalidValue, match="dropout = 1 is not allowed: it must be a number below 1"):
+    with pytest.raises(
+        InvalidValue, match="dropout = 1 is not allowed: it must be a number below 1"
+    ):
         get_preset("tiny", dropout=1)

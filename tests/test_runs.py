@@ -1,4 +1,5 @@
-"""The run notebooks, headless, as a user runs them: from another folder, with small parameters and with wrong ones."""
+"""The run notebooks, headless, as a user runs them: from another folder, with few steps."""
+
 import json
 
 import pytest
@@ -6,9 +7,9 @@ import torch
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
-from rar_nb.pretrained.presets import load_run_config, save_run_config
 from rar_nb.data.images import Digits, open_data
 from rar_nb.data.tokens import pretokenize
+from rar_nb.pretrained.presets import load_run_config, save_run_config
 from rar_nb.runs.run_folders import curve, open_run, read_metrics, save_tokens
 from tests.kernels import execute
 
@@ -17,7 +18,7 @@ SMALL = dict(preset="tiny", cpu=True, num_samples=100)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """20 digits of each class as PNG files, since the classifier of the evaluation would take a minute to learn from all."""
+    """20 digits of each class as PNG files: a classifier needs a minute to learn from all."""
     folder, digits = tmp_path_factory.mktemp("digits"), Digits()
     for c in range(10):
         (folder / str(c)).mkdir()
@@ -30,7 +31,9 @@ def images(tmp_path_factory):
 def run(tmp_path_factory, images):
     """A run made in a folder that is not the project's, by a relative path."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    execute("train", folder / "out.ipynb", as_a_user_does=True, run_dir="mine", data=images, **SMALL)
+    execute(
+        "train", folder / "out.ipynb", as_a_user_does=True, run_dir="mine", data=images, **SMALL
+    )
     return folder / "mine"
 
 
@@ -41,42 +44,85 @@ def test_a_run_is_one_folder(run):
     rows = read_metrics(run / "metrics.jsonl")
     assert {row["step"] for row in rows} == set(range(steps + 1))
     grids = sorted(p.name for p in (run / "samples").glob("*.png"))
-    assert grids == ["final.png", "progress.png", "step_000000.png", "step_000010.png", "step_000020.png"]
+    assert grids == [
+        "final.png",
+        "progress.png",
+        "step_000000.png",
+        "step_000010.png",
+        "step_000020.png",
+    ]
     for name in grids:
         assert Image.open(run / "samples" / name).width > 100
     numbers = json.loads((run / "evaluation.json").read_text())
-    assert numbers["samples"] == 100 and numbers["proxy_fid_samples"] > numbers["proxy_fid_real_against_real"]
+    assert (
+        numbers["samples"] == 100
+        and numbers["proxy_fid_samples"] > numbers["proxy_fid_real_against_real"]
+    )
 
 
 def test_training_learns(run):
-    loss = [row["raster_loss"] for row in read_metrics(run / "metrics.jsonl") if "raster_loss" in row]
+    loss = [
+        row["raster_loss"] for row in read_metrics(run / "metrics.jsonl") if "raster_loss" in row
+    ]
     assert loss[-1] < loss[0] - 0.1
 
 
 def test_same_parameters_same_run(run, images, tmp_path):
-    """Also in two pieces, the first of which ends before the first step: with a checkpoint, and without an error."""
+    """Also in two pieces, the first of which ends before the first step, with a checkpoint."""
     again = dict(run_dir=str(tmp_path / "again"), data=images, **SMALL)
     execute("train", tmp_path / "out.ipynb", max_minutes=0, **again)
-    assert (tmp_path / "again" / "checkpoint.safetensors").exists() and not (tmp_path / "again" / "model.safetensors").exists()
+    assert (tmp_path / "again" / "checkpoint.safetensors").exists() and not (
+        tmp_path / "again" / "model.safetensors"
+    ).exists()
     execute("train", tmp_path / "out.ipynb", resume=True, **again)
     for file in ("tokenizer", "before_annealing", "model"):
-        assert (tmp_path / "again" / f"{file}.safetensors").read_bytes() == (run / f"{file}.safetensors").read_bytes()
-    names = ("config.json", "evaluation.json", "metrics.jsonl", "before_annealing.safetensors", "model.safetensors", "samples", "tokenizer.safetensors")
+        assert (tmp_path / "again" / f"{file}.safetensors").read_bytes() == (
+            run / f"{file}.safetensors"
+        ).read_bytes()
+    names = (
+        "config.json",
+        "evaluation.json",
+        "metrics.jsonl",
+        "before_annealing.safetensors",
+        "model.safetensors",
+        "samples",
+        "tokenizer.safetensors",
+    )
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == sorted(names)
 
 
 def test_tokens_in_place_of_images_on_two_devices(run, images, tmp_path):
-    """No images at hand, two processes in a child of the notebook: the losses of the run that had both the images and one process."""
+    """No images at hand, two processes in a child of the notebook: the losses stay the same."""
     config, tokenizer, model = open_run(run)
     train_images, validation_images = open_data(images)
-    save_tokens(tmp_path / "tokens", config, tokenizer, pretokenize(tokenizer, train_images), pretokenize(tokenizer, validation_images))
-    execute("train", tmp_path / "out.ipynb", run_dir="two", tokens="tokens", tokenizer_from=str(run), devices=2, **SMALL)
+    save_tokens(
+        tmp_path / "tokens",
+        config,
+        tokenizer,
+        pretokenize(tokenizer, train_images),
+        pretokenize(tokenizer, validation_images),
+    )
+    execute(
+        "train",
+        tmp_path / "out.ipynb",
+        run_dir="two",
+        tokens="tokens",
+        tokenizer_from=str(run),
+        devices=2,
+        **SMALL,
+    )
     for name in ("loss", "raster_loss"):
-        (steps, values), (again_steps, again) = (curve(read_metrics(folder / "metrics.jsonl"), name) for folder in (run, tmp_path / "two"))
+        (steps, values), (again_steps, again) = (
+            curve(read_metrics(folder / "metrics.jsonl"), name)
+            for folder in (run, tmp_path / "two")
+        )
         assert steps == again_steps and max(abs(x - y) for x, y in zip(values, again)) < 1e-5
     assert "2 × cpu × 16 images" in (tmp_path / "two" / "train.log").read_text()
     said = (tmp_path / "out.ipynb").read_text()
-    assert said.count(r"skipped: this run has tokens, but no images\n") == 4 and not (tmp_path / "two" / "evaluation.json").exists()
+    assert (
+        said.count(r"skipped: this run has tokens, but no images\n") == 4
+        and not (tmp_path / "two" / "evaluation.json").exists()
+    )
     assert (tmp_path / "two" / "samples" / "final.png").exists()
 
 
@@ -84,25 +130,73 @@ def test_overwrite_keeps_the_tokens_it_learns_from(run, images, tmp_path):
     """They lie in the old run's own folder; of all else there only what a user put there stays."""
     config, tokenizer, model = open_run(run)
     train_images, validation_images = open_data(images)
-    save_tokens(tmp_path / "mine" / "tokens", config, tokenizer, pretokenize(tokenizer, train_images), pretokenize(tokenizer, validation_images))
+    save_tokens(
+        tmp_path / "mine" / "tokens",
+        config,
+        tokenizer,
+        pretokenize(tokenizer, train_images),
+        pretokenize(tokenizer, validation_images),
+    )
     save_run_config(config, tmp_path / "mine" / "config.json")
-    for name in ("evaluation.json", "report.md", "train.log", "holiday.png"): (tmp_path / "mine" / name).write_text("old")
+    for name in ("evaluation.json", "report.md", "train.log", "holiday.png"):
+        (tmp_path / "mine" / name).write_text("old")
     before = {p: p.read_bytes() for p in (tmp_path / "mine" / "tokens").rglob("*") if p.is_file()}
-    execute("train", tmp_path / "out.ipynb", run_dir="mine", tokens="mine/tokens", tokenizer_from=str(run), overwrite=True, **SMALL)
-    assert before == {p: p.read_bytes() for p in (tmp_path / "mine" / "tokens").rglob("*") if p.is_file()} and len(before) == 6
-    names = ("before_annealing.safetensors", "config.json", "holiday.png", "metrics.jsonl", "model.safetensors", "samples", "tokenizer.safetensors", "tokens")
+    execute(
+        "train",
+        tmp_path / "out.ipynb",
+        run_dir="mine",
+        tokens="mine/tokens",
+        tokenizer_from=str(run),
+        overwrite=True,
+        **SMALL,
+    )
+    assert (
+        before
+        == {p: p.read_bytes() for p in (tmp_path / "mine" / "tokens").rglob("*") if p.is_file()}
+        and len(before) == 6
+    )
+    names = (
+        "before_annealing.safetensors",
+        "config.json",
+        "holiday.png",
+        "metrics.jsonl",
+        "model.safetensors",
+        "samples",
+        "tokenizer.safetensors",
+        "tokens",
+    )
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == sorted(names)
 
 
 def test_resume_refuses_another_run(run, images, tmp_path):
     with pytest.raises(PapermillExecutionError) as error:
-        execute("train", tmp_path / "out.ipynb", run_dir=str(run), data=images, resume=True, batch_size=16, **SMALL)
-    assert "train.batch_size = 16 is not allowed: it must be 32, as in the run" in error.value.evalue
+        execute(
+            "train",
+            tmp_path / "out.ipynb",
+            run_dir=str(run),
+            data=images,
+            resume=True,
+            batch_size=16,
+            **SMALL,
+        )
+    assert (
+        "train.batch_size = 16 is not allowed: it must be 32, as in the run" in error.value.evalue
+    )
 
 
 def test_tokenizer_of_another_run(run, images, tmp_path):
-    execute("train", tmp_path / "out.ipynb", run_dir=str(tmp_path / "b"), data=images, tokenizer_from=str(run), changes={"num_layers": 1}, **SMALL)
-    assert (tmp_path / "b" / "tokenizer.safetensors").read_bytes() == (run / "tokenizer.safetensors").read_bytes()
+    execute(
+        "train",
+        tmp_path / "out.ipynb",
+        run_dir=str(tmp_path / "b"),
+        data=images,
+        tokenizer_from=str(run),
+        changes={"num_layers": 1},
+        **SMALL,
+    )
+    assert (tmp_path / "b" / "tokenizer.safetensors").read_bytes() == (
+        run / "tokenizer.safetensors"
+    ).read_bytes()
     assert load_run_config(tmp_path / "b" / "config.json").model.num_layers == 1
 
 
@@ -113,17 +207,42 @@ def test_colour_folder(tmp_path):
         (tmp_path / "images" / f"class{c}").mkdir(parents=True)
         for i in range(40):
             noise = torch.randint(0, 55, (45, 40, 3), generator=generator).byte()
-            Image.fromarray((noise + torch.tensor(colour).byte()).numpy()).save(tmp_path / "images" / f"class{c}" / f"{i}.png")
-    execute("train", tmp_path / "out.ipynb", data=str(tmp_path / "images"), image_size=32, run_dir=str(tmp_path / "run"), **SMALL)
+            Image.fromarray((noise + torch.tensor(colour).byte()).numpy()).save(
+                tmp_path / "images" / f"class{c}" / f"{i}.png"
+            )
+    execute(
+        "train",
+        tmp_path / "out.ipynb",
+        data=str(tmp_path / "images"),
+        image_size=32,
+        run_dir=str(tmp_path / "run"),
+        **SMALL,
+    )
     config, tokenizer, model = open_run(tmp_path / "run")
-    assert (config.tokenizer.channels, config.model.num_tokens, config.model.num_classes) == (3, 64, 2)
+    assert (config.tokenizer.channels, config.model.num_tokens, config.model.num_classes) == (
+        3,
+        64,
+        2,
+    )
 
 
 def test_evaluate(run, tmp_path):
     trained = json.loads((run / "evaluation.json").read_text())
-    execute("evaluate", tmp_path / "out.ipynb", run_dir=str(run), num_samples=50, sweep=[0, 3.5], sweep_samples=20, guidance_scale=1.5)
+    execute(
+        "evaluate",
+        tmp_path / "out.ipynb",
+        run_dir=str(run),
+        num_samples=50,
+        sweep=[0, 3.5],
+        sweep_samples=20,
+        guidance_scale=1.5,
+    )
     numbers = json.loads((run / "evaluation.json").read_text())
-    assert numbers["samples"] == 50 and numbers["sample"]["guidance_scale"] == 1.5 and trained["samples"] == 100
+    assert (
+        numbers["samples"] == 50
+        and numbers["sample"]["guidance_scale"] == 1.5
+        and trained["samples"] == 100
+    )
     assert [row["guidance_scale"] for row in numbers["sweep"]] == [0, 3.5]
     assert (run / "evaluation" / "guidance.png").is_file()
 
@@ -140,14 +259,29 @@ def test_train_keeps_an_earlier_run(run, tmp_path, no):
     "wrong, message",
     [
         (dict(run_dir="/no/such/run"), "/no/such/run/config.json"),
-        (dict(guidance_scale=-1), "guidance_scale = -1 is not allowed: it must be a number of at least 0"),
-        (dict(sweep_samples=0), "sweep_samples = 0 is not allowed: it must be a whole number of at least 1"),
-        (dict(sweep="all"), "sweep = 'all' is not allowed: it must be a list of numbers; papermill takes one as -y '{sweep: [0, 2, 4]}'"),
+        (
+            dict(guidance_scale=-1),
+            "guidance_scale = -1 is not allowed: it must be a number of at least 0",
+        ),
+        (
+            dict(sweep_samples=0),
+            "sweep_samples = 0 is not allowed: it must be a whole number of at least 1",
+        ),
+        (
+            dict(sweep="all"),
+            "sweep = 'all' is not allowed: it must be a list of numbers; "
+            "papermill takes one as -y '{sweep: [0, 2, 4]}'",
+        ),
         (dict(guidance=3), "parameter = 'guidance' is not allowed: it must be one of"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
 def test_evaluate_refuses_wrong_parameters(run, tmp_path, wrong, message):
     with pytest.raises(PapermillExecutionError) as error:
-        execute("evaluate", tmp_path / "out.ipynb", as_a_user_does="run_dir" in wrong, **({"run_dir": str(run)} | wrong))
+        execute(
+            "evaluate",
+            tmp_path / "out.ipynb",
+            as_a_user_does="run_dir" in wrong,
+            **({"run_dir": str(run)} | wrong),
+        )
     assert message in error.value.evalue

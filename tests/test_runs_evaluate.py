@@ -1,4 +1,6 @@
-"""The evaluate notebook, headless: real metrics with a random-weight Inception, a published checkpoint, several processes, a resumed sweep, the report."""
+"""The evaluate notebook, headless: metrics with a random-weight Inception, a published checkpoint,
+several processes, a resumed sweep, the report."""
+
 import json
 
 import numpy as np
@@ -6,37 +8,46 @@ import pytest
 import torch
 from papermill.exceptions import PapermillExecutionError
 
+from rar_nb.data.images import Digits
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import get_preset, save_run_config
-from rar_nb.data.images import Digits
 from rar_nb.reports.fidelity import random_inception
-from rar_nb.transformer import RAR
 from rar_nb.tokenizer import make_tokenizer
+from rar_nb.transformer import RAR
 from tests.kernels import execute
 
-RUN = get_preset("tiny", num_samples=20, sample_batch_size=10, channels=3)  # folders are opened in colour
+RUN = get_preset(
+    "tiny", num_samples=20, sample_batch_size=10, channels=3
+)  # folders are opened in colour
 
 
 def evaluate(place, **parameters):
     """Run the notebook from `place`; what it printed."""
     done = execute("evaluate", place / "out.ipynb", **parameters)
-    return "".join("".join(o["text"]) for c in done.cells for o in c.get("outputs", []) if o["output_type"] == "stream")
+    return "".join(
+        "".join(o["text"])
+        for c in done.cells
+        for o in c.get("outputs", [])
+        if o["output_type"] == "stream"
+    )
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A finished run in `run`, real images in `real` (with classes) and Inception's weights, in a folder that is not the project's."""
+    """A finished run in `run`, images in `real` and Inception's weights, outside the project."""
     place, digits = tmp_path_factory.mktemp("elsewhere"), Digits()
     torch.manual_seed(0)
     model = RAR(RUN.model)
-    for p in model.parameters(): torch.nn.init.normal_(p, std=0.2)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
     save_run_config(RUN, place / "run" / "config.json")
     save_weights(model, place / "run" / "model.safetensors")
     save_weights(make_tokenizer(RUN.tokenizer), place / "run" / "tokenizer.safetensors")
     random_inception(place / "inception.pth")
     for c in range(10):
         (place / "real" / str(c)).mkdir(parents=True)
-        for i in range(12): digits[500 * c + i][0].save(place / "real" / str(c) / f"{i}.png")
+        for i in range(12):
+            digits[500 * c + i][0].save(place / "real" / str(c) / f"{i}.png")
     for i in range(10):
         (place / "few").mkdir(exist_ok=True)
         digits[500 * i][0].save(place / "few" / f"{i}.png")
@@ -45,16 +56,47 @@ def place(tmp_path_factory):
 
 def test_a_checkpoint_with_inception(place):
     """Files instead of a run, FID against a folder; nothing of the proxy."""
-    printed = evaluate(place, as_a_user_does=True, preset="tiny", model_file="run/model.safetensors", tokenizer_file="run/tokenizer.safetensors", out_dir="out",
-                       num_samples=10, sample_batch_size=10, sample_precision="bf16", sweep=[], inception="inception.pth", reference="few")
+    printed = evaluate(
+        place,
+        as_a_user_does=True,
+        preset="tiny",
+        model_file="run/model.safetensors",
+        tokenizer_file="run/tokenizer.safetensors",
+        out_dir="out",
+        num_samples=10,
+        sample_batch_size=10,
+        sample_precision="bf16",
+        sweep=[],
+        inception="inception.pth",
+        reference="few",
+    )
     found = json.loads((place / "out" / "evaluation.json").read_text())
     assert found["sample"]["sample_precision"] == "bf16"
-    assert found["samples"] == 10 and set(found["metrics"]) == {"num_samples", "num_real", "FID", "IS", "KID", "precision", "recall"}
+    assert found["samples"] == 10 and set(found["metrics"]) == {
+        "num_samples",
+        "num_real",
+        "FID",
+        "IS",
+        "KID",
+        "precision",
+        "recall",
+    }
     assert found["metrics"]["FID"] > 0 and "proxy_fid_samples" not in found
     page = (place / "out" / "report.md").read_text()
-    assert f"| FID | {found['metrics']['FID']:.2f} |" in page and "**Not the published protocol**" in page and "tiny is no recipe of the paper" in page
-    assert "proxy" not in page and "papermill --log-output nbs/evaluate.ipynb" in page and page.startswith("# Evaluation: digits, preset tiny") and "-p preset tiny" in page
-    assert "report.md" in printed and not (place / "out" / "evaluation" / "imagenet_fid.json").exists()
+    assert (
+        f"| FID | {found['metrics']['FID']:.2f} |" in page
+        and "**Not the published protocol**" in page
+        and "tiny is no recipe of the paper" in page
+    )
+    assert (
+        "proxy" not in page
+        and "papermill --log-output nbs/evaluate.ipynb" in page
+        and page.startswith("# Evaluation: digits\n")
+        and "-p preset tiny" in page
+    )
+    assert (
+        "report.md" in printed and not (place / "out" / "evaluation" / "imagenet_fid.json").exists()
+    )
     assert len(list((place / "out" / "evaluation").glob("images-*/*.png"))) == 10
 
 
@@ -63,33 +105,66 @@ def test_a_sweep_goes_on_and_two_processes_draw_the_same(place):
     settings = dict(run_dir="run", data="real", cpu=True, sweep_powers=[0.5, 2], sweep_samples=10)
     first = evaluate(place, **settings, sweep=[3], sweep_temperatures=[1.0, 1.2])
     assert first.count("proxy_fid ") == 4 and first.count("temperature 1.2,") == 2
-    points = [(r["guidance_scale"], r["guidance_power"], r["temperature"]) for r in json.loads((place / "run" / "evaluation.json").read_text())["sweep"]]
+    points = [
+        (r["guidance_scale"], r["guidance_power"], r["temperature"])
+        for r in json.loads((place / "run" / "evaluation.json").read_text())["sweep"]
+    ]
     assert sorted(points) == [(3, 0.5, 1.0), (3, 0.5, 1.2), (3, 2, 1.0), (3, 2, 1.2)]
     before = {p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")}
-    for p in list((place / "run" / "evaluation").glob("images-*/*.png"))[::3]: p.unlink()
+    for p in list((place / "run" / "evaluation").glob("images-*/*.png"))[::3]:
+        p.unlink()
     again = evaluate(place, **settings, sweep=[0, 3], sweep_temperatures=[1.2], processes=2)
-    assert again.count("proxy_fid ") == again.count("guidance_scale 0,") == again.count("temperature 1.2,") == 1  # without guidance there is only one power
-    assert before == {p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")}
+    assert (
+        again.count("proxy_fid ")
+        == again.count("guidance_scale 0,")
+        == again.count("temperature 1.2,")
+        == 1
+    )  # without guidance there is only one power
+    assert before == {
+        p.name: p.read_bytes() for p in (place / "run" / "evaluation").glob("images-*/*.png")
+    }
     found = json.loads((place / "run" / "evaluation.json").read_text())
-    rows = {(r["guidance_scale"], r["guidance_power"], r["temperature"]): r["proxy_fid"] for r in found["sweep"]}
+    rows = {
+        (r["guidance_scale"], r["guidance_power"], r["temperature"]): r["proxy_fid"]
+        for r in found["sweep"]
+    }
     assert len(rows) == 4 and rows[0, 0.5, 1.2] == rows[0, 2, 1.2] and found["metrics"] is None
-    assert not list((place / "run" / "evaluation" / "sweep").glob("images-*"))  # only numbers and a strip a point stay
+    assert not list(
+        (place / "run" / "evaluation" / "sweep").glob("images-*")
+    )  # only numbers and a strip a point stay
     page = (place / "run" / "report.md").read_text()
     assert "evaluation/sweep.png" in page and "Not comparable with any published FID" in page
-    for name in ("samples.png", "sweep.png", "guidance.png"): assert (place / "run" / "evaluation" / name).is_file()
+    for name in ("samples.png", "sweep.png", "guidance.png"):
+        assert (place / "run" / "evaluation" / name).is_file()
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(run_dir="run", reference="few"), "reference = 'few' is not allowed: it must be left out, or accompanied by inception"),
-    (dict(run_dir="run", data="digits"), "channels and classes of data = (1, 10)"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (
+            dict(run_dir="run", reference="few"),
+            "reference = 'few' is not allowed: it must be left out, or accompanied by inception",
+        ),
+        (dict(run_dir="run", data="digits"), "channels and classes of data = (1, 10)"),
+    ],
+)
 def test_wrong_parameters(place, tmp_path, wrong, message):
-    with pytest.raises(PapermillExecutionError) as error: evaluate(place, **wrong)
+    with pytest.raises(PapermillExecutionError) as error:
+        evaluate(place, **wrong)
     assert message in error.value.evalue
 
 
 def test_a_wrong_reference_stops_before_anything_is_drawn(place, tmp_path):
     np.savez(tmp_path / "samples.npz", arr_0=np.zeros(3))
     with pytest.raises(PapermillExecutionError) as error:
-        evaluate(place, run_dir="run", out_dir=str(tmp_path / "out"), inception="inception.pth", reference=str(tmp_path / "samples.npz"))
-    assert "a reference batch with 'mu' and 'sigma'" in error.value.evalue and not (tmp_path / "out").exists()
+        evaluate(
+            place,
+            run_dir="run",
+            out_dir=str(tmp_path / "out"),
+            inception="inception.pth",
+            reference=str(tmp_path / "samples.npz"),
+        )
+    assert (
+        "a reference batch with 'mu' and 'sigma'" in error.value.evalue
+        and not (tmp_path / "out").exists()
+    )

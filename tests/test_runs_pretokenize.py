@@ -1,15 +1,15 @@
-"""The pretokenize notebook, headless, as a user runs it: from another folder, with small parameters and with wrong ones."""
+"""The pretokenize notebook, headless: from another folder, also with wrong parameters."""
+
 import json
 
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from rar_nb.pretrained.checkpoints import save_weights
-from rar_nb.pretrained.presets import RunConfig, save_run_config
-from rar_nb.tokenizer import TokenizerConfig
 from rar_nb.data.images import Digits
 from rar_nb.data.tokens import TokenData
-from rar_nb.tokenizer import GreyTokenizer
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import RunConfig, save_run_config
+from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig
 from tests.kernels import execute
 
 
@@ -29,18 +29,29 @@ def given(tmp_path_factory):
 
 
 def pretokenize(given, folder, as_a_user_does, **changes):
-    parameters = dict(data=str(given / "images"), tokenizer=str(given / "run"), part="all", shard_images=8, max_failed_share=0.1, cpu=True)
+    parameters = dict(
+        data=str(given / "images"),
+        tokenizer=str(given / "run"),
+        part="all",
+        shard_images=8,
+        max_failed_share=0.1,
+        cpu=True,
+    )
     execute("pretokenize", folder / "made.ipynb", as_a_user_does, **parameters | changes)
 
 
 @pytest.mark.parametrize("crops, processes, count", [("ten", 2, 10), ("centre", 1, 2)])
 def test_pretokenize(given, tmp_path, crops, processes, count):
     pretokenize(given, tmp_path, processes == 1, out="mine", crops=crops, processes=processes)
-    data = TokenData.open(tmp_path / "mine")  # a relative path is seen from the folder it was run in
+    data = TokenData.open(
+        tmp_path / "mine"
+    )  # a relative path is seen from the folder it was run in
     data.verify()
     assert (len(data), data.crops, data.num_tokens, len(data.index["shards"])) == (29, count, 49, 4)
     assert data.labels.bincount().tolist() == [14, 15]
-    assert json.loads((tmp_path / "mine" / "skipped.json").read_text())["files"][0]["file"] == str(given / "images" / "3" / "00.png")
+    assert json.loads((tmp_path / "mine" / "skipped.json").read_text())["files"][0]["file"] == str(
+        given / "images" / "3" / "00.png"
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,8 +59,15 @@ def test_pretokenize(given, tmp_path, crops, processes, count):
     [
         (dict(crop="ten"), "parameter = 'crop' is not allowed: it must be one of"),
         (dict(crops="five"), "crops = 'five' is not allowed: it must be one of ten, centre, one"),
-        (dict(tokenizer="/no/such/run"), "tokenizer = '/no/such/run' is not allowed: it must be one of maskgit_vq, llamagen_vq, or the folder of a finished run"),
-        (dict(image_size=30), "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 4"),
+        (
+            dict(tokenizer="/no/such/run"),
+            "tokenizer = '/no/such/run' is not allowed: it must be one of maskgit_vq, llamagen_vq, "
+            "or the folder of a finished run",
+        ),
+        (
+            dict(image_size=30),
+            "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 4",
+        ),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
@@ -57,4 +75,6 @@ def test_pretokenize_refuses_wrong_parameters(given, tmp_path, wrong, message):
     with pytest.raises(PapermillExecutionError) as error:
         pretokenize(given, tmp_path, "crop" in wrong, **dict(out=str(tmp_path / "tokens")) | wrong)
     assert message in error.value.evalue
-    assert not (tmp_path / "tokens").exists(), "nothing is written before the parameters are checked"
+    assert not (tmp_path / "tokens").exists(), (
+        "nothing is written before the parameters are checked"
+    )

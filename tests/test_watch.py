@@ -28,7 +28,7 @@ from rar_nb.sampler import (
     sample_images,
     sample_tokens,
 )
-from rar_nb.tokenizer import GreyTokenizer
+from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig
 from rar_nb.transformer import RAR, ModelConfig
 from tests.panels import build_panels, starts_with_its_panel
 
@@ -140,7 +140,7 @@ def test_every_step_has_a_picture_and_others_a_message(trace):
 def test_other_sizes_and_colour():
     tiny = RAR(ModelConfig(codebook_size=8, num_tokens=256, num_classes=10, hidden_size=16,
                            num_layers=1, num_heads=1, mlp_size=16)).eval()
-    tokenizer = GreyTokenizer(channels=3)
+    tokenizer = GreyTokenizer(TokenizerConfig("grey", channels=3, codebook_size=8))
     trace = make_trace(tiny, tokenizer, 0, 0, SampleConfig(guidance_scale=0.0))
     assert len(figure_png(plot_step(trace, tokenizer, 100))) > 1000
 

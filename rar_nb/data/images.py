@@ -226,7 +226,7 @@ class ImageData(Dataset):
         if self.channels == 1:
             image = image.convert('L')  # exact: all three channels are alike
         if self.resize:
-            image = center_crop(image, self.size)
+            image = center_crop(image, int(self.size))
         require(image.size == (self.size, self.size), f'size of {self.name(i)}', image.size,
                 f"{self.size} × {self.size} like the first one; "
                 "give image_size to have every image scaled and cropped")

@@ -90,7 +90,7 @@ def tile_orders(
 # %% ../../nbs/11_annealing.ipynb #34ada6a2
 def plot_schedule(ax, run: RunConfig, step: int):
     "r and the learning rate, as a share of its peak, over the epochs, with a mark at `step`."
-    train, now = run.train, step / run.train.steps_per_epoch
+    train, now = run.train, step / run.train.steps(1)
     epochs, r, rate = schedules(run)
     ax.set(xlim=(0, train.epochs), ylim=(-0.2, 1.1))
     ax.axis('off')

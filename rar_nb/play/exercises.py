@@ -33,6 +33,8 @@ def check(
     try:
         passed = bool(is_right(answer))
     except Exception as error:  # shown to the reader, who may have returned anything
+        if 'ellipsis' in str(error).lower():
+            return Verdict(False, f"Replace `...` by your answer. Hint: {hint}")
         return Verdict(False, f"Not yet: {type(error).__name__}: {error}. Hint: {hint}")
     if passed:
         return Verdict(True, "That is right.")

@@ -108,7 +108,8 @@ def plot_path(ax, order, grid_size: int, colors: np.ndarray):
     line_colors = ['white'] * (len(segments) - 1) + [COLORS['next']]
     ax.add_collection(LineCollection(segments, colors=line_colors, lw=widths, zorder=0.8,
                                      capstyle='round'))
-    cells = crossed_cells(*segments[-1], grid_size)  # black on vermilion is hard to read
+    start, end = segments[-1]
+    cells = crossed_cells(start, end, grid_size)  # black on vermilion is hard to read
     width = np.full(len(cells), 0.6 if grid_size < 16 else 0.8)
     plates = EllipseCollection(width, 0 * width + 0.5, 0 * width, units='xy',
                                facecolors=colors[cells], zorder=0.9,

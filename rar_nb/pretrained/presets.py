@@ -8,7 +8,7 @@ __all__ = ['MODELS', 'SAMPLING', 'TRACKERS', 'PARTS', 'PRESETS', 'DeviceConfig',
 
 # %% ../../nbs/32_presets.ipynb #9375ae83
 import json
-from dataclasses import asdict, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,6 +43,7 @@ TRACKERS = ('tensorboard', 'wandb', 'trackio')  # of those that accelerate knows
 
 
 @config
+@dataclass(frozen=True)
 class DeviceConfig:
     "How the work is done, not what comes out; a run may go on with other values."
 
@@ -69,6 +70,7 @@ PARTS = dict(model=ModelConfig, tokenizer=TokenizerConfig, train=TrainConfig,
 
 
 @config
+@dataclass(frozen=True)
 class RunConfig:
     "Everything that decides what a run does; written to the run's folder as `config.json`."
 

@@ -225,7 +225,8 @@ def train_step(
     rank, micro_steps = accelerator.process_index, accelerator.gradient_accumulation_steps
     seed_dropout(run.seed, step, rank)
     set_learning_rate(optimizer, learning_rate_at(step, run.train))
-    batch = make_batch(data, run.model, run.train, run.seed, step, rank, accelerator.num_processes)
+    batch = list(make_batch(data, run.model, run.train, run.seed, step, rank,
+                            accelerator.num_processes))
     if accelerator.device.type == 'cuda':  # then the next batch is made while the GPU computes
         batch = [part.pin_memory() for part in batch]
     batch = send_to_device(batch, accelerator.device, non_blocking=True)

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -79,6 +80,7 @@ def crop_tokens(
 
 # %% ../../nbs/44_pretokenizer.ipynb #1848b9ec
 @config
+@dataclass(frozen=True)
 class PretokenizeConfig:
     "What a data set of tokens is made from, and how. The defaults are the published ones."
 
@@ -349,10 +351,12 @@ def write_shards(
 # %% ../../nbs/44_pretokenizer.ipynb #3c092476
 def complete(folder: Path, request: dict, count: int, max_share: float):
     "Write the list of failures and the index of a folder whose `count` shards are all finished."
-    records = [read_record(folder, k) for k in range(count)]  # which compares checksums
-    missing = records.index(None) if None in records else ''
-    require(None not in records, f'shard {missing} in {folder}', 'absent',
-            "finished; run again to make it")
+    records = []
+    for k in range(count):
+        record = read_record(folder, k)  # which compares checksums
+        if record is None:
+            raise InvalidValue(f"shard {k} in {folder} is absent; run again to make it")
+        records.append(record)
     skipped = [failure for record in records for failure in record['skipped']]
     write_json(dict(images=request['images'], skipped=len(skipped), files=skipped),
                folder / SKIPPED)

@@ -54,7 +54,7 @@ from rar_nb.runs.run_folders import (
     save_checkpoint,
     save_model,
 )
-from ..support import program, require, require_number
+from ..support import InvalidValue, program, require, require_number
 from ..trainer import batch_loss, learning_rate_at, random_ratio_at
 from ..transformer import RAR
 
@@ -118,7 +118,7 @@ class TrainingLoop:
             self.losses, saved = load_checkpoint(self.model, self.optimizer, self.checkpoint)
             self.start, rows = saved['step'], saved['rows']
         writes = self.folder is not None and self.is_main
-        self.metrics = Metrics(self.folder / 'metrics.jsonl' if writes else None, rows)
+        self.metrics = Metrics(Path(self.folder) / 'metrics.jsonl' if writes else None, rows)
         self.bar = tqdm(total=self.run.train.total_steps, initial=self.start, desc='RAR',
                         mininterval=1, unit='step', disable=not self.progress)
         self.clock = time.perf_counter(), self.start  # of the last row of metrics
@@ -126,6 +126,8 @@ class TrainingLoop:
     @property
     def checkpoint(self) -> Path:
         "The file from which the run goes on."
+        if self.folder is None:
+            raise InvalidValue("folder = None is not allowed: a checkpoint needs a folder")
         return self.folder / 'checkpoint.safetensors'
 
     def train(
@@ -306,8 +308,9 @@ def open_or_make_run(
     "The run of `folder`, made from `preset` if it is new; raises `ValueError` if it is another."
     path = folder / 'config.json'
     if not path.exists():
-        require(preset is not None, 'run_dir', str(folder),
-                "one with a config.json; or else give --preset, too")
+        if preset is None:
+            raise InvalidValue(f"run_dir = '{folder}' is not allowed: it must be one with a "
+                               "config.json; or else give --preset, too")
         run = resolve_tokens(get_preset(preset, changes), data)
         new_run_folder(folder, tokens=tokens)
         save_run_config(run, path)

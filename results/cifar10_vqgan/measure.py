@@ -1,21 +1,34 @@
-"""Train one tokenizer on 32 px colour photographs and record how well it reconstructs held-out ones, beside this file.
+"""Train one tokenizer on 32 px colour photographs and record how well it reconstructs others.
+
+The numbers are written beside this file.
 
     python results/cifar10_vqgan/measure.py cifar10 --kind vqgan --stride 4
 
 The first argument is what `open_data` takes: 'cifar10' (torchvision's files in data/), or a folder with train/ and val/.
 """
-import argparse, json, platform, time
+import argparse
+import json
+import platform
+import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np, torch
+import numpy as np
+import torch
 
-from rar_nb.checkpoints import save_weights
-from rar_nb.config import TokenizerConfig, write_beside
-from rar_nb.data import open_data, stack_images
+from rar_nb.data.images import open_data
+from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.style import image_grid, save_png
-from rar_nb.tokenizer import choose_precision, psnr, reconstruct, to_float, train_tokenizer
-from rar_nb.vq_models import make_tokenizer
+from rar_nb.support import choose_precision, write_beside
+from rar_nb.tokenizer import (
+    TokenizerConfig,
+    make_tokenizer,
+    psnr,
+    reconstruct,
+    stack_images,
+    to_float,
+    train_tokenizer,
+)
 
 HERE = Path(__file__).parent
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rar_nb.data.tokens import TokenData, convert_jsonl, write_index, write_shard
 from rar_nb.pretrained.presets import PRESETS
 from rar_nb.runs.cost import UTILISATION, known_device, trained_images_per_second
-from rar_nb.data.tokens import TokenData, convert_jsonl, write_index, write_shard
 from rar_nb.trainer import batch_indices
 
 CROPS, LENGTH, BATCH, SHARD = 10, 256, 2048, 2**14

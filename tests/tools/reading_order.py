@@ -44,8 +44,7 @@ def navigation(folder: Path, name: str) -> str:
     if at > 0:
         before = ORDER[at - 1]
         links.append(f"[← {title(folder, before)}]({before}.ipynb)")
-    if name != "index":
-        links.append("[contents](index.ipynb)")
+    links.append("[contents](index.ipynb)")
     if name in SEE_IT_MOVE:
         panel = SEE_IT_MOVE[name]
         links.append(f"see it move: [{title(folder, panel)}]({panel}.ipynb)")
@@ -74,12 +73,13 @@ def navigate(folder: Path, name: str) -> bool:
     before, cells = json.dumps(notebook), notebook["cells"]
     line = navigation(folder, name)
     first = next(c for c in cells if c["cell_type"] == "markdown")
-    ends = [(first, True)]
-    if name != "index":
-        if cells[-1]["cell_type"] != "markdown":
-            cells.append(dict(cell_type="markdown", id="navigate", metadata={}, source=[]))
-        ends.append((cells[-1], False))
-    for cell, at_the_top in ends:
+    raw = [c for c in cells if c["cell_type"] == "raw"]  # nbdev's settings, which nobody reads
+    cells[:] = [c for c in cells if c["cell_type"] != "raw"]
+    if cells[-1]["cell_type"] != "markdown":
+        cells.append(dict(cell_type="markdown", id="navigate", metadata={}, source=[]))
+    last = cells[-1]
+    cells += raw
+    for cell, at_the_top in ((first, True), (last, False)):
         source = with_navigation("".join(cell["source"]), line, at_the_top)
         cell["source"] = source.splitlines(keepends=True)
     if json.dumps(notebook) == before:
@@ -90,5 +90,5 @@ def navigate(folder: Path, name: str) -> bool:
 
 
 if __name__ == "__main__":
-    for name in ORDER:
+    for name in ORDER[1:]:  # the index is a page of links already
         navigate(Path(sys.argv[1]), name)

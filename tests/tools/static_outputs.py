@@ -1,16 +1,24 @@
-"""Make saved outputs fit for reading: no live widgets, one line per progress bar, no paths of this machine.
+"""Make saved outputs fit for reading: no live widgets, one line a progress bar, no paths.
 
-A saved widget without its kernel is an error message, so only the picture of its first view stays. A progress
-bar writes itself anew every second, and only its last state says something. `make notebooks` calls this.
+A saved widget without its kernel is an error message, so only the picture of its first view stays.
+A progress bar writes itself anew every second, and only its last state says something.
+`make notebooks` calls this.
 """
+
+import base64
+import io
 import json
 import re
 import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 LIVE = "application/vnd.jupyter.widget-view+json"
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
+LARGE = 280_000  # bytes of a notebook from which on its pictures are stored in fewer
+KERNELS = re.compile(r"^\[IPKernelApp\].*\n?", re.M)  # what kernels say that a cell started
 TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/tmp\w+")
 
 
@@ -30,7 +38,7 @@ def last_states(text: str) -> str:
 
 
 def join_streams(outputs: list[dict]) -> list[dict]:
-    """Each stream of a cell as one output, in the place of its first part, with the bars in their last state."""
+    """Each stream as one output, where its first part was, with bars in their last state."""
     joined: dict[str, dict] = {}
     kept = []
     for output in outputs:
@@ -43,7 +51,7 @@ def join_streams(outputs: list[dict]) -> list[dict]:
             kept.append(joined[name])
         joined[name]["text"] += text
     for output in joined.values():
-        text = last_states(output["text"]).strip("\n")
+        text = KERNELS.sub("", last_states(output["text"])).strip("\n")
         output["text"] = [line + "\n" for line in text.split("\n")] if text else []
     return [o for o in kept if o["output_type"] != "stream" or o["text"]]
 
@@ -68,6 +76,32 @@ def tidy(notebook: dict, folders: list[str] = (str(CHECKOUT),)) -> bool:
     return changed
 
 
+def repack(png: str) -> str:
+    """A PNG in base64, its pixels in fewer bytes: grey as grey, few colours as a palette."""
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        image.load()
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
+        image = image.convert("RGB")
+    if image.mode == "RGB":
+        grey = image.convert("L")
+        if grey.convert("RGB").tobytes() == image.tobytes():
+            image = grey
+        elif image.getcolors(256):
+            image = image.quantize(256, dither=Image.Dither.NONE)
+    packed = io.BytesIO()
+    image.save(packed, "PNG", optimize=True)
+    return base64.b64encode(packed.getvalue()).decode()
+
+
+def shrink(notebook: dict):
+    """Store the pictures of a large notebook in fewer bytes."""
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            png = "".join(output.get("data", {}).get("image/png", ""))
+            if png:
+                output["data"]["image/png"] = min(png, repack(png), key=len)
+
+
 def texts(outputs: list[dict]) -> list:
     """Outputs in a form that does not depend on how their text is cut into lines."""
     return [dict(o, text="".join(o["text"]).strip("\n")) if "text" in o else o for o in outputs]
@@ -76,6 +110,9 @@ def texts(outputs: list[dict]) -> list:
 if __name__ == "__main__":
     for path in map(Path, sys.argv[1:]):
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        if tidy(notebook):
+        large = path.stat().st_size > LARGE
+        if large:
+            shrink(notebook)
+        if tidy(notebook) or large:
             text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
             path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,290 @@
+"""What an evaluation leaves behind: the sweep, the metadata, the protocol and the page."""
+
+import json
+import subprocess
+from dataclasses import replace
+from datetime import date
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import rar_nb.reports.report as report
+from rar_nb.pretrained.presets import PRESETS, get_preset
+from rar_nb.reports.published import read_measurements
+from rar_nb.reports.report import (
+    AXES,
+    differences,
+    evaluation_table,
+    git_commit,
+    imagenet_entries,
+    plot_nearest,
+    plot_sweep,
+    plot_training,
+    report_page,
+    run_metadata,
+    run_sweep,
+    sweep_points,
+)
+from rar_nb.sampler import SampleConfig
+from rar_nb.style import use_style
+
+OFFICIAL = "6726825d" + "0" * 56  # a hash that begins as that of Inception's published weights
+REFERENCE = "/data/VIRTUAL_imagenet256_labeled.npz"
+METADATA = {
+    "date": "2026-01-31",
+    "device": "1 × made up",
+    "commit": "0123abc",
+    "changed": False,
+    "versions": {"python": "3.11", "torch-fidelity": "0.4.0"},
+}
+PROXY = {
+    "samples": 500,
+    "real_images": 1000,
+    "classifier_accuracy_on_validation": 0.976,
+    "samples_of_the_class_asked_for": 0.95,
+    "proxy_fid_samples": 12.3,
+    "proxy_fid_reconstructions": 4.5,
+    "proxy_fid_real_against_real": 0.6,
+    "psnr_of_validation_reconstructions": 21.0,
+    "median_distance_of_samples": 0.2,
+    "median_distance_of_validation": 0.19,
+}
+
+
+@pytest.fixture(autouse=True)
+def figures():
+    use_style()
+    yield
+    plt.close("all")
+
+
+def made_up(point, picture):
+    g, p, t = (getattr(point, name) for name in AXES)
+    return {"FID": 2 + (g - 4) ** 2 + 2 * np.log2(p) ** 2 * (g > 0) + 30 * (t - 1) ** 2}
+
+
+POINTS = sweep_points(SampleConfig(), [0, 2, 4, 8], [0.5, 1, 2], [1.0, 1.1])
+
+
+def test_all_combinations_are_swept():
+    assert len(POINTS) == 4 * 3 * 2
+    assert len({tuple(getattr(point, name) for name in AXES) for point in POINTS}) == 24
+    kept = sweep_points(SampleConfig(guidance_power=1.5, temperature=1.02), [3.0])
+    assert kept == [SampleConfig(guidance_scale=3.0, guidance_power=1.5, temperature=1.02)]
+    with pytest.raises(ValueError, match="guidance_scale = -1"):
+        sweep_points(SampleConfig(), [-1])
+
+
+def test_a_sweep_goes_on_where_it_stopped(tmp_path):
+    measured = []
+
+    def until_power_cut(point, picture):
+        if len(measured) == 7:
+            raise RuntimeError("power cut")
+        measured.append(point)
+        return made_up(point, picture)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run_sweep(POINTS, until_power_cut, tmp_path, {"seed": 0})
+    assert len(list(tmp_path.iterdir())) == 7, "nothing is left of the point that failed"
+    later = []
+
+    def measure(point, picture):
+        later.append(point)
+        return made_up(point, picture)
+
+    rows = run_sweep(POINTS, measure, tmp_path, {"seed": 0})
+    assert len(measured) + len(later) == 3 * 3 * 2 + 2, "without guidance there is no power"
+    assert [row["FID"] for row in rows] == [made_up(point, None)["FID"] for point in POINTS]
+    assert [[row[name] for name in AXES] for row in rows] == [
+        [getattr(point, name) for name in AXES] for point in POINTS
+    ]
+
+
+@pytest.mark.parametrize("identity", [{"seed": 1}, {"seed": 0, "model_sha256": "f"}])
+def test_another_model_or_seed_is_another_sweep(tmp_path, identity):
+    run_sweep(POINTS[:1], made_up, tmp_path, {"seed": 0})
+    measured = run_sweep(POINTS[:1], lambda *args: {"FID": 99.0}, tmp_path, identity)
+    assert measured[0]["FID"] == 99.0 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_other_settings_are_other_points(tmp_path):
+    for k, change in enumerate(({"num_samples": 10}, {"guidance_schedule": "linear"})):
+        run_sweep([replace(POINTS[5], **change)], made_up, tmp_path, {})
+        assert len(list(tmp_path.iterdir())) == k + 1
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_the_best_point_is_marked(tmp_path, lower):
+    rows = run_sweep(POINTS, made_up, tmp_path, {})
+    best = (min if lower else max)(rows, key=lambda row: row["FID"])
+    fig = plot_sweep(rows, "FID", "FID (made up)", lower)
+    marked = [(ax, patch) for ax in fig.axes for patch in ax.patches]
+    assert len(marked) == 1
+    ax, patch = marked[0]
+    assert ax.get_title(loc="left") == f"temperature {best['temperature']:g}"
+    column = round(patch.get_x() + patch.get_width() / 2)
+    row = round(patch.get_y() + patch.get_height() / 2)
+    assert [0, 2, 4, 8][column] == best["guidance_scale"]
+    assert [0.5, 1, 2][row] == best["guidance_power"]
+
+
+def test_one_setting_is_a_line(tmp_path):
+    rows = run_sweep(sweep_points(SampleConfig(), [0, 2, 4]), made_up, tmp_path, {})
+    line, mark = plot_sweep(rows, "FID").axes[0].lines
+    assert list(line.get_xdata()) == [0, 2, 4] and list(mark.get_xdata()) == [4]
+
+
+def test_metadata_name_what_is_needed_to_measure_again():
+    found = run_metadata("cpu", processes=2)
+    assert found["device"].startswith("2 × ") and date.fromisoformat(found["date"])
+    assert found["versions"]["torch"] == torch.__version__
+    assert json.loads(json.dumps(found)) == found, "plain values"
+
+
+def test_the_commit_is_gits(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(report, "PROJECT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_commit() == ("", False), "no repository"
+    git("init", "-q")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-q", "-m", "one")
+    assert git_commit() == (git("rev-parse", "HEAD"), False)
+    (tmp_path / "a").write_text("2")
+    assert git_commit() == (git("rev-parse", "HEAD"), True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit() == ("", False), "no git"
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ({}, []),
+        ({"guidance_scale": 3.0}, ["guidance_scale is 3.0, not 15.5"]),
+        ({"guidance_schedule": "linear"}, ["guidance_schedule is linear, not pow_cosine"]),
+        ({"sample_precision": "bf16"}, ["sample_precision is bf16, not tf32"]),
+        ({"batch_size": 1024}, ["batch_size is 1024, not 2048"]),
+        ({"hidden_size": 512}, ["hidden_size is 512, not 1024"]),
+    ],
+)
+def test_what_differs_from_the_published_protocol(change, expected):
+    run = get_preset("rar_l", **change)
+    assert differences(run, 50_000, REFERENCE, OFFICIAL) == expected
+
+
+def test_other_images_and_weights_are_differences():
+    found = differences(PRESETS["rar_l_512"], 49_000, REFERENCE, "0" * 64)
+    assert len(found) == 3 and "49,000 images, not 50,000" in found
+    assert any("not VIRTUAL_imagenet512.npz" in text for text in found)
+    assert differences(PRESETS["digits"], 50_000, None, OFFICIAL) == [
+        "digits is no recipe of the paper"
+    ]
+
+
+def test_entries_can_be_read_beside_the_published_numbers(tmp_path):
+    numbers = {"num_samples": 50_000, "FID": 1.8, "IS": 290.0, "KID": 0.1}
+    entries = imagenet_entries(PRESETS["rar_l"], numbers, REFERENCE, OFFICIAL, METADATA, "again")
+    (tmp_path / "mine.json").write_text(json.dumps(entries))
+    found = read_measurements(tmp_path)["rar_l", ""]
+    assert {metric: entry["value"] for metric, entry in found.items()} == {"FID": 1.8, "IS": 290.0}
+
+
+def test_no_entry_without_the_protocol_or_a_commit():
+    few = {"num_samples": 49_000, "FID": 1.8}
+    assert imagenet_entries(PRESETS["rar_l"], few, REFERENCE, OFFICIAL, METADATA, "again") == []
+    with pytest.raises(ValueError, match="commit"):
+        imagenet_entries(PRESETS["rar_l"], few | {"num_samples": 50_000}, REFERENCE, OFFICIAL,
+                         METADATA | {"commit": ""}, "again")  # fmt: skip
+
+
+def page_of(run, **options):
+    return report_page(run, METADATA, 7260.0, "papermill …", "Some images", **options)
+
+
+def test_the_page_says_all_that_is_needed():
+    rows = [{"guidance_scale": 2.0, "FID": 6.8, "picture": "a.png"}]
+    page = page_of(
+        PRESETS["rar_l"],
+        metrics={"num_samples": 50_000, "FID": 1.8, "recall": 0.6},
+        against=REFERENCE,
+        rows=rows,
+        pictures={"Samples": "evaluation/samples.png"},
+    )
+    for text in (
+        "# Evaluation: imagenet\n",
+        "The preset is rar_l",
+        "in 121.0 minutes",
+        "| FID | 1.80 |",
+        "| recall | 0.600 |",
+        "This is the published protocol",
+        "![Samples](evaluation/samples.png)",
+        "| guidance scale | FID |",
+        "| train | anneal_start | 200 |",
+        "| commit | 0123abc |",
+        "    papermill …",
+    ):
+        assert text in page
+    assert "proxy" not in page and "a.png" not in page
+
+
+def test_the_page_is_named_after_the_data():
+    run = get_preset("rar_xs", data="/photos/my cats")
+    assert page_of(run).startswith("# Evaluation: my cats\n")
+
+
+def test_the_page_says_what_differs():
+    page = page_of(
+        PRESETS["digits"],
+        metrics={"num_samples": 1000, "FID": 9.0},
+        against="a folder",
+        notes=["1,000 images", "another Inception"],
+    )
+    assert "**Not the published protocol**" in page and "1,000 images; another Inception." in page
+    assert "This is the published" not in page
+
+
+def test_a_proxy_is_called_one():
+    table = evaluation_table(PROXY)
+    assert "**proxy FID**" in table and "Not comparable with any published FID" in table
+    assert " FID" not in table.replace("proxy FID", "").replace("published FID", "")
+    assert "97.6% right" in table and "95.0% of the class asked for" in table
+    assert "held" not in table
+    assert table in page_of(PRESETS["digits"], proxy=PROXY)
+
+
+def test_a_changed_checkout_is_mentioned():
+    page = report_page(PRESETS["digits"], METADATA | {"changed": True}, 1.0, "", "")
+    assert "| commit | 0123abc and changed files |" in page
+    page = report_page(PRESETS["digits"], METADATA | {"commit": ""}, 1.0, "", "")
+    assert "not a git checkout" in page
+
+
+def test_the_curves_are_those_of_the_metrics():
+    rows = [{"step": 10 * k, "loss": 5 - k, "r": 1 - k / 4} for k in range(5)]
+    rows.append({"step": 40, "random_loss": 2.0, "raster_loss": 1.5})
+    top, bottom = plot_training(rows).axes
+    curves = {line.get_label(): list(line.get_ydata()) for line in top.lines}
+    assert curves == {
+        "training": [5, 4, 3, 2, 1],
+        "validation, random order": [2.0],
+        "validation, raster order": [1.5],
+    }
+    assert list(bottom.lines[0].get_ydata()) == [1, 0.75, 0.5, 0.25, 0]
+    assert plot_training(rows[:1]).axes, "a run that has just begun"
+
+
+def test_copies_lie_at_distance_zero():
+    images = torch.randint(0, 256, (40, 1, 6, 6), generator=torch.Generator().manual_seed(0)).byte()
+    ax = plot_nearest(images[:20], images[20:], images[:20]).axes[0]
+    copies, others = (patch.get_xy() for patch in ax.patches)
+    assert copies[:, 1].max() == pytest.approx(1), "all copies are in one bin"
+    first = copies[copies[:, 1] == copies[:, 1].max(), 0].min()
+    assert first == 0 < others[others[:, 1] > 0, 0].min()
