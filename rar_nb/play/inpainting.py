@@ -56,8 +56,8 @@ def validation_digits(
 ) -> tuple[torch.Tensor, TokenData]:  # uint8 [N, C, S, S], and their tokens
     "The digits that the run was not trained on."
     data = open_data('digits')[1]
-    images = [torch.from_numpy(np.array(data[i][0])).view(1, 28, 28) for i in range(len(data))]
-    return torch.stack(images), pretokenize(cached_run(folder)[1], data)
+    images = np.stack([np.asarray(data[i][0]) for i in range(len(data))])
+    return torch.from_numpy(images)[:, None], pretokenize(cached_run(folder)[1], data)
 
 # %% ../../nbs/14_inpainting.ipynb #71ee221a
 HOW = ('nearest first', 'random', 'spiral')

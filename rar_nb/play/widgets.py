@@ -37,7 +37,7 @@ def new_figure(
     height: float,  # inches
 ) -> Figure:
     "An empty figure; place its axes by `fig.add_axes((left, bottom, width, height))`, in shares."
-    return Figure(figsize=(width, height), dpi=80, layout='none')
+    return Figure(figsize=(width, height), dpi=80, layout='none')  # type: ignore[arg-type]
 
 
 def new_canvas(
