@@ -57,7 +57,7 @@ def validation_digits(
     "The digits that the run was not trained on."
     data = open_data('digits')[1]
     images = np.stack([np.asarray(data[i][0]) for i in range(len(data))])
-    return torch.from_numpy(images)[:, None], pretokenize(cached_run(folder)[1], data)
+    return torch.from_numpy(images).view(-1, 1, 28, 28), pretokenize(cached_run(folder)[1], data)
 
 # %% ../../nbs/14_inpainting.ipynb #71ee221a
 HOW = ('nearest first', 'random', 'spiral')
