@@ -104,7 +104,7 @@ class Codebook(nn.Module):
         self,
         vectors: torch.Tensor,  # [N, d]
     ) -> tuple[torch.Tensor, torch.Tensor]:  # codes [N, d], commitment loss; float32
-        "Replace vectors by their codes, with a straight-through gradient (equation 3)."
+        "Replace vectors by their codes, with a straight-through gradient (van den Oord et al., eq. 3)."
         with torch.autocast(vectors.device.type, enabled=False):  # bf16 confuses close codes
             vectors = vectors.float()
             codes = nearest_code(vectors, self.embedding)

@@ -6,7 +6,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import PathPatch
 
 from rar_nb.orders import ANNEAL_SCHEDULES
-from rar_nb.play.annealing import are_random, batch_orders, plot_annealing, run_of, schedules, tile_orders
+from rar_nb.play.annealing import (
+    are_random,
+    batch_orders,
+    plot_annealing,
+    run_of,
+    schedules,
+    tile_orders,
+)
 from rar_nb.play.widgets import figure_png
 from rar_nb.reports.published import TABLES
 from rar_nb.style import COLORS

@@ -22,9 +22,8 @@ from rar_nb.pretrained.checkpoints import (
     save_weights,
 )
 from rar_nb.pretrained.presets import MODELS, SAMPLING
-from rar_nb.transformer import ModelConfig
-from rar_nb.sampler import SamplingState, sample_from, image_noise
-from rar_nb.transformer import RAR
+from rar_nb.sampler import SamplingState, image_noise, sample_from
+from rar_nb.transformer import RAR, ModelConfig
 from tests.golden.fill import fill
 
 ROOT = Path(__file__).parent.parent

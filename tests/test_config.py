@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rar_nb.data.images import DATA
+from rar_nb.data.images import DATA, open_data
 from rar_nb.pretrained.presets import (
     MODELS,
     PRESETS,
@@ -15,11 +15,9 @@ from rar_nb.pretrained.presets import (
     resolve,
     save_run_config,
 )
-from rar_nb.tokenizer import TOKENIZERS
-from rar_nb.data.images import open_data
-from rar_nb.trainer import random_ratio_at
 from rar_nb.sampler import guidance_weight
-from rar_nb.trainer import learning_rate_at
+from rar_nb.tokenizer import TOKENIZERS
+from rar_nb.trainer import learning_rate_at, random_ratio_at
 
 RAR = [name for name, run in PRESETS.items() if run.data == "imagenet"]
 IMAGENET = dict(num_images=1_281_167, num_classes=1000, channels=3)

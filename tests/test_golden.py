@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rar_nb.pretrained.presets import MODELS
-from rar_nb.transformer import ModelConfig
-from rar_nb.sampler import SampleConfig
 from rar_nb.orders import permute, raster_order
-from rar_nb.sampler import SamplingState, guidance_weight
-from rar_nb.transformer import RAR, rar_loss
+from rar_nb.pretrained.presets import MODELS
+from rar_nb.sampler import SampleConfig, SamplingState, guidance_weight
+from rar_nb.transformer import RAR, ModelConfig, rar_loss
 from tests.golden.fill import fill
 
 GOLDEN = Path(__file__).parent / "golden"

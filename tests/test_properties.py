@@ -9,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from rar_nb.transformer import ModelConfig
-from rar_nb.sampler import SampleConfig
 from rar_nb.data.tokens import TokenData, convert_jsonl
+from rar_nb.orders import permute
+from rar_nb.sampler import SampleConfig, SamplingState, guidance_weight
 from rar_nb.trainer import batch_indices
-from rar_nb.orders import permute, unpermute
-from rar_nb.sampler import SamplingState, guidance_weight
-from rar_nb.transformer import RAR
+from rar_nb.transformer import RAR, ModelConfig
 
 settings.register_profile("ours", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("ours")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rar_nb.orders import permute, raster_order, sample_orders
+from rar_nb.orders import raster_order, sample_orders
 from rar_nb.pretrained.presets import SAMPLING
 from rar_nb.sampler import (
     GUIDANCE_SCHEDULES,
@@ -379,9 +379,8 @@ def test_settings_of_the_backends_are_put_back(model, monkeypatch):
         sample_images(model, GreyTokenizer(), torch.arange(2), sample)
         assert set(seen) == {(expected, expected)} and len(seen) == 17
         assert settings() == before
-    with pytest.raises(KeyError):
-        with float32_products(tf32=True):
-            raise KeyError
+    with pytest.raises(KeyError), float32_products(tf32=True):
+        raise KeyError
     assert settings() == before
 
 

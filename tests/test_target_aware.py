@@ -8,12 +8,18 @@ import torch
 from matplotlib.colors import to_rgba
 
 from rar_nb.orders import SCAN_ORDERS, raster_order, scan_order
-from rar_nb.play.target_aware import fold_positions, plot_predictions, plot_shift, predict_next, train_on_page, two_orders
+from rar_nb.play.target_aware import (
+    fold_positions,
+    plot_predictions,
+    plot_shift,
+    predict_next,
+    train_on_page,
+    two_orders,
+)
 from rar_nb.play.widgets import figure_png
 from rar_nb.style import COLORS
 from rar_nb.transformer import RAR, ModelConfig
 from tests.panels import build_panels, starts_with_its_panel
-
 
 # The shift
 

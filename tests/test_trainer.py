@@ -10,7 +10,7 @@ from torch import nn
 
 from rar_nb.data.tokens import TokenData
 from rar_nb.orders import raster_order
-from rar_nb.pretrained.presets import MODELS, get_preset, resolve
+from rar_nb.pretrained.presets import get_preset, resolve
 from rar_nb.runs.training import train_run
 from rar_nb.trainer import (
     TrainConfig,

@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rar_nb.data.images import Digits, ImageData, Part
+from rar_nb.pretrained.vq_models import MULTIPLIERS, VQGAN, LlamaGenVQ, MaskGITVQ
 from rar_nb.tokenizer import (
     TOKENIZERS,
     ConvVQ,
@@ -16,8 +18,6 @@ from rar_nb.tokenizer import (
     to_float,
     train_tokenizer,
 )
-from rar_nb.data.images import Digits, ImageData, Part
-from rar_nb.pretrained.vq_models import MULTIPLIERS, VQGAN, LlamaGenVQ, MaskGITVQ
 from tests.golden.fill import fill, smooth_images
 
 GOLDEN = Path(__file__).parent / "golden"

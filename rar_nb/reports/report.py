@@ -80,7 +80,7 @@ def evaluation_table(
         [f"classifier, on {n['samples']:,} samples",
          f"{n['samples_of_the_class_asked_for']:.1%} of the class asked for"],
         ['**proxy FID**¹ of the samples', f"{n['proxy_fid_samples']:.2f}"],
-        ['proxy FID¹ of the tokenizer’s reconstructions (the floor)',
+        ['proxy FID¹ of the tokenizer’s reconstructions',
          f"{n['proxy_fid_reconstructions']:.2f}"],
         ['proxy FID¹ of real images against other real images',
          f"{n['proxy_fid_real_against_real']:.2f}"],

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 ORDER = """
-index 00_tour algorithm1
+index 00_tour
 01_tokenizer 02_orders 03_embeddings 04_transformer 05_trainer 06_sampler 07_evaluation
+algorithm1
 10_scan_orders 11_annealing 12_target_aware 13_watch 14_inpainting explore
 your_images make_it_yours train evaluate pretokenize
 08_style 09_support 15_widgets 16_exercises
@@ -24,9 +25,8 @@ SEE_IT_MOVE = {  # a notebook about an idea: the panel in which it moves
     "03_embeddings": "12_target_aware",
     "05_trainer": "11_annealing",
     "06_sampler": "13_watch",
-    "07_evaluation": "14_inpainting",
 }
-MARK = "<!-- navigation -->"  # at the end: a line that begins with it is HTML, without links
+MARK = "<!-- navigation -->"
 
 
 def title(folder: Path, name: str) -> str:
@@ -53,12 +53,14 @@ def navigation(folder: Path, name: str) -> str:
     if at + 1 < len(ORDER):
         after = ORDER[at + 1]
         links.append(f"[{title(folder, after)} →]({after}.ipynb)")
-    return " · ".join(dict.fromkeys(links)) + f" {MARK}"
+    return " · ".join(dict.fromkeys(links))
 
 
 def with_navigation(source: str, line: str, at_the_top: bool) -> str:
     """A markdown cell with `line` in place of an older one."""
-    source = re.sub(rf"\n*[^\n]*{re.escape(MARK)}[^\n]*\n*", "\n\n", source).strip()
+    old = rf"\n*{re.escape(MARK)}[^\n]*\n*([^\n]*contents\]\(index[^\n]*)?\n*"
+    source = re.sub(old, "\n\n", source)
+    source, line = source.strip(), f"{MARK}\n\n{line}"
     if not at_the_top:
         return f"{source}\n\n{line}".strip()
     parts = source.split("\n\n")
