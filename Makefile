@@ -2,7 +2,7 @@
 # make test      environment, then the whole test suite
 # make quick     style, types and the fast tests
 # make lab       the walkthrough in JupyterLab
-# make explore   the panels without code
+# make explore   the panels without code, in the browser
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -62,7 +62,7 @@ browser:
 
 # Pictures of the widgets in JupyterLab, and how fast they are, into results/widgets.
 screenshots: $(READY) browser
-	SCREENSHOTS=1 $(BIN)/python -m pytest tests/test_browser.py
+	SCREENSHOTS=1 $(BIN)/python -m pytest tests/browser
 
 # After changing a notebook: links between notebooks, the library, clean notebooks, the README.
 notebooks: $(READY)
@@ -89,7 +89,7 @@ lab: $(READY)
 	$(BIN)/jupyter lab nbs/index.ipynb
 
 explore: $(READY)
-	$(BIN)/voila nbs --Voila.default_url=/voila/render/explore.ipynb
+	$(BIN)/python -m tests.tools.explore
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist .pytest_cache .hypothesis

@@ -9,7 +9,7 @@ def collapsed_cells(name: str) -> list[str]:
     "Sources of the code cells of a notebook that JupyterLab shows collapsed."
     cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
     hidden = [c for c in cells if c["metadata"].get("jupyter", {}).get("source_hidden")]
-    return ["".join(c["source"]) for c in hidden]
+    return ["".join(c["source"]) for c in hidden if "check" not in c["metadata"].get("tags", [])]
 
 
 def build_panels(name: str) -> dict:

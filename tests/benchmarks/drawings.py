@@ -14,11 +14,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from ipywidgets import widgets
 
 NBS = Path(__file__).parent.parent.parent / "nbs"
-NAMES = ["10_scan_orders", "11_annealing", "12_target_aware", "13_watch", "14_inpainting"]
+NAMES = ["10_scan_orders", "11_annealing", "12_target_aware", "13_watch", "14_inpainting", "15_widgets"]
 
 
 def panels_of(name: str) -> list:
-    "The panels that a notebook shows, in its order. (Notebook 12 has a class `Panel` of its own.)"
+    "The panels that a notebook shows, in its order."
     os.chdir(NBS)
     shell = InteractiveShell()
     shell.run_line_magic("run", f"{name}.ipynb")

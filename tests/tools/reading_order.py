@@ -11,7 +11,7 @@ ORDER = """
 index 00_tour
 01_tokenizer 02_orders 03_embeddings 04_transformer 05_trainer 06_sampler 07_evaluation
 algorithm1
-10_scan_orders 11_annealing 12_target_aware 13_watch 14_inpainting
+10_scan_orders 11_annealing 12_target_aware 13_watch 14_inpainting explore
 your_images make_it_yours train evaluate pretokenize
 08_style 09_support 15_widgets 16_exercises
 20_images 21_tokens
@@ -48,6 +48,8 @@ def navigation(folder: Path, name: str) -> str:
     if name in SEE_IT_MOVE:
         panel = SEE_IT_MOVE[name]
         links.append(f"see it move: [{title(folder, panel)}]({panel}.ipynb)")
+    if name in SEE_IT_MOVE.values():
+        links.append("[all panels](explore.ipynb)")
     if at + 1 < len(ORDER):
         after = ORDER[at + 1]
         links.append(f"[{title(folder, after)} →]({after}.ipynb)")

@@ -1,0 +1,79 @@
+"""`make explore`: the gallery and every panel in Voilà, without code."""
+import pytest
+
+from tests.browser.page import (
+    PANELS,
+    changed,
+    keep,
+    no_errors,
+    once_more,
+    panels,
+    picture,
+    press_play,
+    settled,
+    use,
+    wait,
+)
+
+LINKS = "return [...document.querySelectorAll('a[href]')].map(a => a.href)"
+CODE = ".jp-InputArea-editor, .jp-Cell-inputWrapper .highlight"
+
+
+def code_shown(driver) -> list:
+    return [e for e in driver.find_elements("css selector", CODE) if e.is_displayed()]
+
+
+@once_more
+def test_gallery(driver, voila):
+    driver.get_log("browser")
+    driver.get(voila.address)  # what `make explore` opens in the browser
+    wait(lambda: len(driver.find_elements("css selector", ".jp-RenderedImage img")) == len(PANELS),
+         120, "the pictures of the gallery")
+    assert "/voila/render/explore.ipynb" in driver.current_url
+    links = driver.execute_script(LINKS)
+    for name in PANELS:
+        assert f"{voila.address}/voila/render/{name}.ipynb" in links
+    assert not code_shown(driver)
+    keep(driver, driver.find_element("tag name", "h1"), "explore")
+    no_errors(driver)
+
+
+@pytest.mark.parametrize("name", PANELS)
+@once_more
+def test_panels(driver, voila, name):
+    driver.get_log("browser")
+    driver.get(f"{voila.address}/voila/render/{name}.ipynb")
+    shown = wait(lambda: len(panels(driver)) == PANELS[name] and panels(driver), 120, "the panels")
+    assert not code_shown(driver)
+    assert "How it is made" not in driver.find_element("tag name", "body").text
+    assert f"{voila.address}/voila/render/explore.ipynb" in driver.execute_script(LINKS)
+    for panel in shown:
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
+        moves_a_slider_or_a_cell(driver, panel)
+    no_errors(driver)
+
+
+def moves_a_slider_or_a_cell(driver, panel):
+    from selenium.webdriver.common.keys import Keys
+
+    before = settled(driver, panel)
+    assert before.std() > 5, "an empty picture"
+    handles = panel.find_elements("css selector", ".noUi-handle")
+    target = handles[0] if handles else panel.find_element("css selector", ".rar-canvas.clickable")
+    target.send_keys(Keys.RIGHT if handles else Keys.SPACE)
+    changed(driver, panel, before, "a key")
+    press_play(driver, panel)
+
+
+@once_more
+def test_everything_that_a_hand_can_do(driver, voila):
+    driver.get(f"{voila.address}/voila/render/14_inpainting.ipynb")
+    panel = wait(lambda: panels(driver), 120, "a panel")[0]
+    use(driver, panel, "voila")
+
+
+@once_more
+def test_a_dark_page_has_dark_pictures(driver, voila):
+    driver.get(f"{voila.address}/voila/render/10_scan_orders.ipynb?theme=dark")
+    panel = wait(lambda: panels(driver), 120, "a panel")[0]
+    wait(lambda: picture(driver, panel)[0, 0].max() < 40, 60, "a dark picture")

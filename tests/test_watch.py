@@ -1,0 +1,175 @@
+"""A model at work on screen: traces against the sampler, attention against the blocks."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rar_nb.orders import raster_order
+from rar_nb.play.watch import (
+    BUNDLED,
+    UNKNOWN,
+    attention_maps,
+    cached_run,
+    candidates,
+    decode_known,
+    guidance_grid,
+    list_runs,
+    make_trace,
+    plot_guidance_grid,
+    plot_step,
+)
+from rar_nb.play.widgets import Pixels, figure_png
+from rar_nb.sampler import (
+    SampleConfig,
+    guidance_weight,
+    image_noise,
+    sample_images,
+    sample_tokens,
+)
+from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig
+from rar_nb.transformer import RAR, ModelConfig
+from tests.panels import build_panels, starts_with_its_panel
+
+SAMPLE = SampleConfig(guidance_scale=4.0, guidance_power=0.5)
+RUN, TOKENIZER, MODEL = cached_run(str(BUNDLED))
+FIVE = torch.tensor([5])
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return make_trace(MODEL, TOKENIZER, 5, 3, SAMPLE)
+
+
+def test_only_finished_runs_are_listed(tmp_path):
+    both = ["config.json", "model.safetensors"]
+    for name, files in dict(b=both, a=both, unfinished=["config.json"]).items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    first = ("bundled digits", "x")
+    assert list_runs(Path("x"), tmp_path) == [
+        first, ("a", f"{tmp_path}/a"), ("b", f"{tmp_path}/b")]
+    assert list_runs(Path("x"), tmp_path / "nothing") == [first]
+
+
+def test_attention_maps_are_what_the_blocks_use():
+    """Values averaged with these weights, and projected, are what each block's attention gives."""
+    tokens = torch.randint(0, 128, (2, 49), generator=torch.Generator().manual_seed(0))
+    condition = RUN.model.condition_id(torch.tensor([3, 7]))
+    maps = attention_maps(MODEL, tokens, condition, raster_order(49))
+    passed = []
+    hooks = [block.attn.register_forward_hook(
+        lambda module, args, output: passed.append((args[0], output))) for block in MODEL.blocks]
+    with torch.no_grad():
+        MODEL(tokens, condition, raster_order(49))
+        for hook in hooks:
+            hook.remove()
+        for block, (x, y), weights in zip(MODEL.blocks, passed, maps):
+            v = F.linear(x, block.attn.qkv.weight, block.attn.qkv.bias)[..., 256:]
+            v = v.unflatten(-1, (4, 32)).transpose(1, 2)
+            mixed = block.attn.proj((weights @ v).transpose(1, 2).flatten(2))
+            torch.testing.assert_close(mixed, y, atol=1e-4, rtol=0)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(4, 2, 4, 51))
+    assert not maps.triu(1).any()  # nothing from the future
+    assert not MODEL.blocks[0].attn.q_norm._forward_hooks
+
+
+def test_a_trace_is_what_the_sampler_makes(trace):
+    tokens = sample_tokens(MODEL, FIVE, SAMPLE, image_noise(3, [0], 49))[0]
+    np.testing.assert_array_equal(trace.tokens, tokens.numpy())
+    image = sample_images(MODEL, TOKENIZER, FIVE, SAMPLE, seed=3)[0]
+    np.testing.assert_array_equal(trace.partial[-1], image.numpy())
+    np.testing.assert_allclose(trace.probabilities.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(trace.weights, [guidance_weight(k, 49, 4.0, 0.5) for k in range(49)])
+
+
+def test_what_is_not_known_yet_is_grey(trace):
+    first_row = [np.all(trace.partial[k, 0, :4] == UNKNOWN, 0).sum() for k in (0, 1, 3, 7, 49)]
+    assert first_row == [28, 24, 16, 0, 0]
+
+
+def test_without_guidance_a_trace_is_a_forward_pass():
+    off = make_trace(MODEL, TOKENIZER, 5, 3, SampleConfig(guidance_scale=0.0))
+    with torch.no_grad():
+        tokens = torch.from_numpy(off.tokens)[None]
+        logits = MODEL(tokens, RUN.model.condition_id(FIVE), raster_order(49))[0, :-1]
+    np.testing.assert_allclose(off.probabilities, logits.softmax(-1).numpy(), atol=1e-4)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    np.testing.assert_allclose(off.entropy, entropy.numpy(), atol=1e-3)
+    assert (off.weights == 1).all()
+
+
+def test_the_sampled_token_is_always_among_the_candidates(trace):
+    unlikely = 0
+    for step in range(49):
+        ids, probabilities, _ = candidates(trace, TOKENIZER, step)
+        p = trace.probabilities[step]
+        assert trace.tokens[step] in ids and len(set(ids)) == 5
+        assert probabilities.tolist() == sorted(p[ids], reverse=True)
+        likeliest = np.sort(p)[::-1][:5]
+        np.testing.assert_array_equal(probabilities[:4], likeliest[:4])
+        unlikely += bool(probabilities[4] < likeliest[4])
+    assert unlikely > 0  # or this test had nothing to find
+
+
+@pytest.mark.parametrize("step", range(0, 49, 6))
+def test_every_picture_marks_the_sampled_token(trace, step):
+    labels = [a.get_label() for a in plot_step(trace, TOKENIZER, step).axes[0].get_children()]
+    assert len([label for label in labels if str(label).endswith(', sampled')]) == 1
+
+
+def test_candidates_show_their_looks(trace):
+    ids, _, patches = candidates(trace, TOKENIZER, 24)
+    tokens = torch.where(torch.arange(49) < 24, torch.from_numpy(trace.tokens), -1)
+    tokens[24] = int(ids[0])
+    expected = decode_known(TOKENIZER, tokens[None])[0, :, 12:16, 12:16]  # row 3, column 3
+    np.testing.assert_array_equal(patches[0], expected.numpy())
+
+
+def test_every_step_has_a_picture_and_others_a_message(trace):
+    pictures = {figure_png(plot_step(trace, TOKENIZER, step, 3, 3)) for step in (0, 1, 48, 49)}
+    assert len(pictures) == 4
+    with pytest.raises(ValueError, match="step = 50"):
+        plot_step(trace, TOKENIZER, 50)
+    with pytest.raises(ValueError, match="layer = 4"):
+        plot_step(trace, TOKENIZER, 0, 4)
+
+
+def test_other_sizes_and_colour():
+    tiny = RAR(ModelConfig(codebook_size=8, num_tokens=256, num_classes=10, hidden_size=16,
+                           num_layers=1, num_heads=1, mlp_size=16)).eval()
+    tokenizer = GreyTokenizer(TokenizerConfig("grey", channels=3, codebook_size=8))
+    trace = make_trace(tiny, tokenizer, 0, 0, SampleConfig(guidance_scale=0.0))
+    assert len(figure_png(plot_step(trace, tokenizer, 100))) > 1000
+
+
+def test_guidance_grid_samples_what_the_sampler_samples():
+    images = guidance_grid(str(BUNDLED), 2, 0, 1.0)
+    expected = sample_images(MODEL, TOKENIZER, torch.full((4,), 2), SAMPLE, seed=0)
+    np.testing.assert_array_equal(images[2, 1], expected.numpy())
+    np.testing.assert_array_equal(images[0, 0], images[0, 3])  # off, whatever the power
+    figure = plot_guidance_grid(images)
+    labels = {str(a.get_label()) for a in figure.axes[0].get_children()}
+    assert {"off", "g = 2", "g = 4", "g = 8", "power p = 0.25", "power p = 2.75"} <= labels
+
+
+def test_the_notebook_starts_with_its_panel():
+    assert starts_with_its_panel("13_watch")
+
+
+def test_the_panel_follows_its_controls_and_names_a_bad_run(tmp_path):
+    panel = build_panels("13_watch")["watch"]
+    first = panel.canvas.png
+    panel.set(label=8, step=30)
+    eight = make_trace(MODEL, TOKENIZER, 8, 3, SAMPLE)
+    np.testing.assert_array_equal(panel.figure.findobj(Pixels)[0].image, eight.partial[30])
+    panel.set(label=5, step=24)
+    assert panel.canvas.png == first
+    folder = panel.controls["folder"]
+    folder.options = (*folder.options, ("no run", str(tmp_path)))
+    folder.value = str(tmp_path)
+    assert "config" in panel.message.value and panel.canvas.png == first
+    folder.value = str(BUNDLED)
+    assert panel.message.value == ""
