@@ -73,6 +73,8 @@ def guidance_weight(
     schedule: str = 'pow_cosine',  # a key of `GUIDANCE_SCHEDULES`
 ) -> float:
     "The weight of guidance at step `k`: w = 1 + (g − 1)·s (supplement, Table 1)."
+    require(schedule in GUIDANCE_SCHEDULES, 'guidance_schedule', schedule,
+            "one of " + ", ".join(GUIDANCE_SCHEDULES))
     s = GUIDANCE_SCHEDULES[schedule](k / num_tokens, power)
     return 1 + (scale - 1) * s
 
@@ -295,7 +297,9 @@ def sample_images(
     progress: bool = False,  # show a bar
 ) -> torch.Tensor:  # uint8 [N, channels, H, W]
     "Sample one image for each entry of `classes`, `sample_batch_size` at a time."
-    was_training = model.training
+    require(tokenizer.codebook_size == model.config.codebook_size, 'codebook_size of the tokenizer',
+            tokenizer.codebook_size, f"{model.config.codebook_size}, as in the model")
+    classes, was_training = torch.as_tensor(classes), model.training
     model.eval()
     batches = torch.arange(len(classes)).split(sample.sample_batch_size)
     images = []

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Configuration', 'ALLOWED', 'UNFINISHED', 'InvalidValue', 'require', 'require_int', 'require_number', 'kinds_of',
            'read_text', 'allowed_by', 'as_declared', 'raise_first', 'config', 'reject_unknown', 'check_parameters',
-           'program', 'flush', 'write_beside', 'write_json', 'choose_precision', 'float32_products', 'check_images',
-           'check_tokens', 'check_inputs', 'check_classes', 'check_orders', 'check_shapes', 'check_known',
-           'import_torchvision']
+           'program', 'flush', 'write_beside', 'write_json', 'choose_precision', 'float32_products',
+           'check_convolutions', 'check_images', 'check_tokens', 'check_inputs', 'check_classes', 'check_orders',
+           'check_shapes', 'check_known', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import functools
@@ -287,6 +287,14 @@ def float32_products(
             backend.fp32_precision = precision
 
 # %% ../nbs/09_support.ipynb #chktens1
+def check_convolutions(config):
+    "Raise `InvalidValue` unless convolutions can have the stride and width of a TokenizerConfig."
+    require(config.stride in (2, 4, 8, 16, 32), 'stride', config.stride,
+            f"2, 4, 8, 16 or 32 for a {config.kind!r} tokenizer")
+    require(config.width % 8 == 0, 'width', config.width,
+            "a multiple of 8, for the groups that are normalised together")
+
+
 def check_images(tokenizer, images: torch.Tensor):
     "Raise `InvalidValue` unless `images` is what `tokenizer.encode` takes."
     require(images.is_floating_point(), 'dtype of images', images.dtype,

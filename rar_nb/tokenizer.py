@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .support import check_images, check_tokens, choose_precision, config, require
+from .support import check_convolutions, check_images, check_tokens, choose_precision, config, require
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 def psnr(
@@ -290,14 +290,6 @@ class TrainableTokenizer(VQTokenizer):
         self.channels = config.channels
         self.codebook = Codebook(config.codebook_size, config.codebook_dim)
 
-    @classmethod
-    def check_config(cls, config):
-        super().check_config(config)
-        require(config.stride in (2, 4, 8, 16, 32), 'stride', config.stride,
-                f"2, 4, 8, 16 or 32 for a {config.kind!r} tokenizer")
-        require(config.width % 8 == 0, 'width', config.width,
-                "a multiple of 8, for the groups that are normalised together")
-
     def codes(self):
         return self.codebook.embedding
 
@@ -338,6 +330,11 @@ def double(c_in: int, c_out: int) -> list[nn.Module]:
 # %% ../nbs/01_tokenizer.ipynb #cc858ad2
 class ConvVQ(TrainableTokenizer):
     "A small convolutional VQ tokenizer for images in [0, 1]."
+
+    @classmethod
+    def check_config(cls, config):
+        super().check_config(config)
+        check_convolutions(config)
 
     def __init__(self, config: TokenizerConfig):
         super().__init__(config)

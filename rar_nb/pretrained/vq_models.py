@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .checkpoints import load_pretrained
+from ..support import check_convolutions
 from ..tokenizer import TOKENIZERS, TokenizerConfig, TrainableTokenizer, VQTokenizer
 
 # %% ../../nbs/31_vq_models.ipynb #3ce81ba1
@@ -373,6 +374,11 @@ class VQGAN(TrainableTokenizer):
     """
 
     value_range = (-1.0, 1.0)
+
+    @classmethod
+    def check_config(cls, config):
+        super().check_config(config)
+        check_convolutions(config)
 
     def __init__(self, config: TokenizerConfig):
         super().__init__(config)
