@@ -21,7 +21,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .support import check_convolutions, check_images, check_tokens, choose_precision, config, require
+from .support import (
+    check_convolutions, check_images, check_tokens, choose_precision, config, require)
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 def psnr(
@@ -104,7 +105,7 @@ class Codebook(nn.Module):
         self,
         vectors: torch.Tensor,  # [N, d]
     ) -> tuple[torch.Tensor, torch.Tensor]:  # codes [N, d], commitment loss; float32
-        "Replace vectors by their codes, with a straight-through gradient (van den Oord et al., eq. 3)."
+        "Replace vectors by their codes, with a straight-through gradient."
         with torch.autocast(vectors.device.type, enabled=False):  # bf16 confuses close codes
             vectors = vectors.float()
             codes = nearest_code(vectors, self.embedding)

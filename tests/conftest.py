@@ -1,6 +1,20 @@
 """The longest modules first, so that of two processes that share them (`make test`) none is left with a long one at the end."""
 
-LONG = ["test_jupyterlab", "test_voila", "test_runs", "test_runs_evaluate", "test_commands", "test_training", "test_fidelity", "test_pretokenizer", "test_runs_pretokenize", "test_launch", "test_image_sets", "test_refusals", "test_checkpoints"]
+LONG = [
+    "test_jupyterlab",
+    "test_voila",
+    "test_runs",
+    "test_runs_evaluate",
+    "test_commands",
+    "test_training",
+    "test_fidelity",
+    "test_pretokenizer",
+    "test_runs_pretokenize",
+    "test_launch",
+    "test_image_sets",
+    "test_refusals",
+    "test_checkpoints",
+]
 
 
 def pytest_collection_modifyitems(items):

@@ -5,6 +5,7 @@ library once, and each kernel is a process forked from it, with a namespace, ran
 run sees anything of another, as with kernels started by hand, but for modules that are imported already. What they would hide (an import that
 is missing, a kernel that doesn't start) is seen by the tests that ask for `as_a_user_does`, at least one run and one refusal a notebook.
 """
+
 import multiprocessing
 import os
 import sys
@@ -21,13 +22,17 @@ from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvision
 NBS = Path(__file__).parent.parent / "nbs"
 PRELOADED = [__name__, "pytest", "nbdev", "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "rar_nb.play.inpainting", "rar_nb.runs.pretokenizer", "rar_nb.reports.report",
              "rar_nb.trainer", "rar_nb.play.watch"]  # with what they import, nearly all; none of it starts a thread, which a fork would lose  # fmt: skip
-FORKS = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None  # elsewhere forking after such imports isn't safe
+FORKS = (
+    multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
+)  # elsewhere forking after such imports isn't safe
 
 
 def execute(name: str, out: Path, /, as_a_user_does: bool = False, **parameters):
     """Run a notebook of `nbs` with parameters in the folder of `out`, where it is written; as a notebook node."""
     with nullcontext() if as_a_user_does else forked():
-        return papermill.execute_notebook(NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False)
+        return papermill.execute_notebook(
+            NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False
+        )
 
 
 def start_server():
@@ -62,7 +67,9 @@ class Forked(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **kwargs):
         arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
-        self.process = process = FORKS.Process(target=be_a_kernel, args=(arguments, str(kwargs.get("cwd") or Path.cwd())))
+        self.process = process = FORKS.Process(
+            target=be_a_kernel, args=(arguments, str(kwargs.get("cwd") or Path.cwd()))
+        )
         process.start()
         process.poll, process.wait = lambda: process.exitcode, process.join
         process.send_signal = partial(os.kill, process.pid)
@@ -77,7 +84,14 @@ def be_a_kernel(arguments: list[str], folder: str):
     import torch
     from ipykernel.kernelapp import IPKernelApp
 
-    np.random.seed(), torch.seed()  # as in any new process: a run that forgets to seed must not repeat another
+    (
+        np.random.seed(),
+        torch.seed(),
+    )  # as in any new process: a run that forgets to seed must not repeat another
     os.chdir(folder)
-    threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()  # ends with the tests, if these are killed
-    IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR"])
+    threading.Thread(
+        target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True
+    ).start()  # ends with the tests, if these are killed
+    IPKernelApp.launch_instance(
+        [*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR"]
+    )

@@ -3,11 +3,25 @@
 It takes a cell with outputs but no execution count for one that was never run: nbdev_clean removes the counts. Its kernels, one a notebook,
 are forked (see kernels.py); and the longest notebooks come first, as in conftest.py.
 """
+
 from contextlib import ExitStack
 
 from tests.kernels import forked
 
-LONG = ["your_images", "06_sampler", "05_trainer", "07_evaluation", "algorithm1", "31_vq_models", "13_watch", "50_fidelity", "01_tokenizer", "14_inpainting", "11_annealing", "12_target_aware"]
+LONG = [
+    "your_images",
+    "06_sampler",
+    "05_trainer",
+    "07_evaluation",
+    "algorithm1",
+    "31_vq_models",
+    "13_watch",
+    "50_fidelity",
+    "01_tokenizer",
+    "14_inpainting",
+    "11_annealing",
+    "12_target_aware",
+]
 
 
 def pytest_configure(config):

@@ -1,4 +1,5 @@
 """Builds the panels of a notebook from its collapsed cells, without a browser or a kernel."""
+
 import json
 from pathlib import Path
 

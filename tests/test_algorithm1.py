@@ -1,4 +1,5 @@
 """Algorithm 1: the notebook's listings against the library, and what its text claims of RAR."""
+
 import copy
 import json
 import math
@@ -117,8 +118,9 @@ def test_without_the_table_two_orders_that_part_get_one_prediction(sketch, batch
     parting = torch.cat([straight[:, :10], straight[:, 10:].flip(1)], 1)
 
     def difference():
-        a, b = (sketch.predict(tokens[:1], classes[:1], order)[:, 10]
-                for order in (straight, parting))
+        a, b = (
+            sketch.predict(tokens[:1], classes[:1], order)[:, 10] for order in (straight, parting)
+        )
         return (a - b).abs().max().item()
 
     assert difference() > 1e-3

@@ -1,4 +1,5 @@
 """Annealing on screen: r, learning rate and orders of a batch, and what the panel does."""
+
 import numpy as np
 import pytest
 import torch
@@ -25,15 +26,20 @@ PAPER = (200, 300, 400, 2048)
 
 # The run
 
+
 def test_the_published_run_has_the_default_settings():
     assert run_of(*PAPER).train == TrainConfig()
 
 
 def test_r_and_learning_rate_of_the_published_run():
     when, r, rate = schedules(run_of(*PAPER))
-    at = {epoch: int(np.flatnonzero(when == epoch)[0]) for epoch in (0, 50, 100, 200, 250, 300, 400)}
+    at = {
+        epoch: int(np.flatnonzero(when == epoch)[0]) for epoch in (0, 50, 100, 200, 250, 300, 400)
+    }
     assert [r[at[epoch]] for epoch in (0, 200, 250, 300, 400)] == [1, 1, 0.5, 0, 0]
-    assert [rate[at[epoch]] for epoch in (0, 50, 100, 400)] == pytest.approx([0, 0.5, 1, 1e-5 / 4e-4])
+    assert [rate[at[epoch]] for epoch in (0, 50, 100, 400)] == pytest.approx(
+        [0, 0.5, 1, 1e-5 / 4e-4]
+    )
     assert rate[at[250]] == pytest.approx((1 + 0.025) / 2)  # half of the cosine
 
 
@@ -57,12 +63,15 @@ def test_r_of_the_baselines(epochs):
 
 # Orders of a batch
 
+
 def test_share_of_random_orders_follows_r():
     run = run_of(*PAPER)
     assert are_random(batch_orders(run, 0)).all()
     assert not are_random(batch_orders(run, 300 * 625)).any()
     share = np.mean([are_random(batch_orders(run, 250 * 625 + s)).float().mean() for s in range(8)])
-    assert share == pytest.approx(0.5, abs=4 * (0.25 / (8 * 2048)) ** 0.5)  # four standard deviations
+    assert share == pytest.approx(
+        0.5, abs=4 * (0.25 / (8 * 2048)) ** 0.5
+    )  # four standard deviations
 
 
 def test_tiles_show_rank_and_kind():
@@ -76,12 +85,16 @@ def test_tiles_show_rank_and_kind():
 
 # The picture
 
+
 @pytest.mark.parametrize(
     "start, end, epochs, batch_size",
     [(0, 0, 20, 16), (20, 20, 20, 2048), (0, 20, 20, 16), (800, 800, 800, 16), (3, 5, 400, 48)],
 )
 def test_ends_of_the_controls(start, end, epochs, batch_size):
-    pictures = {figure_png(plot_annealing(start, end, epochs, batch_size, epoch)) for epoch in (0, epochs // 2, epochs)}
+    pictures = {
+        figure_png(plot_annealing(start, end, epochs, batch_size, epoch))
+        for epoch in (0, epochs // 2, epochs)
+    }
     assert len(pictures) == 3
 
 
@@ -93,8 +106,14 @@ def test_what_is_written():
     fig = plot_annealing(*PAPER, 250, results={(200, 300, 400): "published: FID 2.18"})
     num_random = int(are_random(batch_orders(run_of(*PAPER), 250 * 625)).sum())
     texts = " | ".join(texts_of(fig))
-    for part in ["step 156,250 of 250,000", "FID 2.18", "r = 0.50", "51% of its peak", "r = 50.0% ± 2.2%",
-                 f"in this batch: {num_random} of 2048"]:
+    for part in [
+        "step 156,250 of 250,000",
+        "FID 2.18",
+        "r = 0.50",
+        "51% of its peak",
+        "r = 50.0% ± 2.2%",
+        f"in this batch: {num_random} of 2048",
+    ]:
         assert part in texts
 
 
@@ -115,6 +134,7 @@ def test_a_schedule_registered_anew_is_used(monkeypatch):
 
 # The panel
 
+
 @pytest.fixture(scope="module")
 def panels():
     return build_panels("11_annealing")
@@ -126,7 +146,9 @@ def test_the_panel_comes_first():
 
 def test_the_presets_are_the_published_table(panels):
     keys = {value for _, value in panels["preset"].options} - {None}
-    assert keys == {(*row.anneal, 400) for row in TABLES["annealing"].rows} == set(panels["results"])
+    assert (
+        keys == {(*row.anneal, 400) for row in TABLES["annealing"].rows} == set(panels["results"])
+    )
     assert len(keys) == 15
 
 

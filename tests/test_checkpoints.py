@@ -1,4 +1,5 @@
 """Weights from elsewhere: a fabricated copy of the released rar_b file, every way a file can be wrong, the hub, and memory."""
+
 import json
 import os
 import subprocess
@@ -33,7 +34,9 @@ MANIFEST = json.loads((ROOT / "tests/golden/state_dict_manifest.json").read_text
 def python(code, **env):
     """Standard output of `code` in a fresh Python that finds this checkout."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | env
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -45,7 +48,10 @@ def python(code, **env):
 def released(tmp_path_factory):
     """A folder with `rar_b.bin`, 1 GB: the released names and shapes, filled by name."""
     folder = tmp_path_factory.mktemp("released")
-    torch.save({n: torch.from_numpy(fill(n, tuple(shape))) for n, shape in MANIFEST["rar_b"].items()}, folder / "rar_b.bin")
+    torch.save(
+        {n: torch.from_numpy(fill(n, tuple(shape))) for n, shape in MANIFEST["rar_b"].items()},
+        folder / "rar_b.bin",
+    )
     yield folder
     (folder / "rar_b.bin").unlink()
 
@@ -55,20 +61,37 @@ def test_released_file_loads_and_draws(released):
     model = RAR.from_pretrained(released)
     assert model.config == MODELS["rar_b"] and not model.training
     state = model.state_dict()
-    for name in ("cls_token", "pos_embed", "blocks.0.attn.qkv.weight", "blocks.23.adaLN_modulation.1.bias", "embeddings.weight", "lm_head.bias"):
-        assert torch.equal(state[name], torch.from_numpy(fill(name, tuple(MANIFEST["rar_b"][name])))), name
-    drawing, noise, tokens = SamplingState(model, torch.tensor([207]), SAMPLING["rar_b"]), image_noise(0, [0], 256), [None]
+    for name in (
+        "cls_token",
+        "pos_embed",
+        "blocks.0.attn.qkv.weight",
+        "blocks.23.adaLN_modulation.1.bias",
+        "embeddings.weight",
+        "lm_head.bias",
+    ):
+        assert torch.equal(
+            state[name], torch.from_numpy(fill(name, tuple(MANIFEST["rar_b"][name])))
+        ), name
+    drawing, noise, tokens = (
+        SamplingState(model, torch.tensor([207]), SAMPLING["rar_b"]),
+        image_noise(0, [0], 256),
+        [None],
+    )
     for k in range(3):
         logits = drawing.next_logits(tokens[-1])
         assert logits.shape == (1, 1024) and logits.std() > 0
         tokens.append(sample_from(logits, noise[:, k]))
     # the last prediction again, all at once and without guidance, of which there is next to none at the start
     row = torch.cat([torch.stack(tokens[1:3], 1), torch.zeros(1, 254, dtype=torch.long)], 1)
-    again = model(row, model.config.condition_id(torch.tensor([207])), torch.arange(256)[None])[:, 2]
+    again = model(row, model.config.condition_id(torch.tensor([207])), torch.arange(256)[None])[
+        :, 2
+    ]
     torch.testing.assert_close(logits, again, atol=1e-3, rtol=0)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of the memory from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the peak of the memory from Linux's /proc"
+)
 def test_memory_of_a_pretrained_model(released):
     """Peak resident memory, mapped pages included, with every weight read: at most 1.3 times the weights' size."""
     peak, weights = json.loads(python(PEAK.format(source=str(released), preset="rar_b")))
@@ -90,7 +113,15 @@ print(json.dumps([used, sum(p.numel() * p.element_size() for p in model.paramete
 
 # ---- a small one, and what can be wrong with it ------------------------------------------------------------------------
 
-SMALL = ModelConfig(codebook_size=16, num_tokens=9, num_classes=4, hidden_size=16, num_layers=2, num_heads=2, mlp_size=32)
+SMALL = ModelConfig(
+    codebook_size=16,
+    num_tokens=9,
+    num_classes=4,
+    hidden_size=16,
+    num_layers=2,
+    num_heads=2,
+    mlp_size=32,
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,19 +145,46 @@ def stored(weights, path):
 @pytest.mark.parametrize("name", ["w.bin", "w.pt", "w.old", "w.safetensors"])
 def test_every_format_gives_the_same_weights(weights, tmp_path, name):
     path = stored(weights, tmp_path / name)
-    loaded = load(path).state_dict(), load_weights(RAR(SMALL), path).state_dict(), read_weights(path)
+    loaded = (
+        load(path).state_dict(),
+        load_weights(RAR(SMALL), path).state_dict(),
+        read_weights(path),
+    )
     for found in loaded:
-        assert set(found) == set(weights) and all(torch.equal(found[n], w) for n, w in weights.items())
+        assert set(found) == set(weights) and all(
+            torch.equal(found[n], w) for n, w in weights.items()
+        )
 
 
 FAULTS = {
-    "missing": (lambda w: w.pop("blocks.1.mlp.fc1.bias"), r"blocks\.1\.mlp\.fc1\.bias in .*w\.bin = 'absent' .*must be \(32,\)"),
-    "unexpected": (lambda w: w.update({"ema.decay": torch.ones(())}), r"ema\.decay in .*w\.bin = \(\) .*must be absent"),
-    "misshapen": (lambda w: w.update({"lm_head.weight": torch.ones(17, 16)}), r"lm_head\.weight in .*\(17, 16\) .*must be \(16, 16\)"),
-    "whole numbers": (lambda w: w.update({"lm_head.bias": torch.ones(16).long()}), r"dtype of parameter lm_head\.bias in .*torch\.int64 .*torch\.float32"),
-    "no tensor": (lambda w: w.update({"lm_head.bias": 3}), r"w\.bin = .*'lm_head\.bias': int.* dictionary from names to tensors"),
-    "on no device": (lambda w: w.update({"lm_head.bias": torch.ones(16, device="meta")}), "dictionary from names to tensors"),
-    "sparse": (lambda w: w.update({"lm_head.weight": torch.eye(16).to_sparse()}), "dictionary from names to tensors"),
+    "missing": (
+        lambda w: w.pop("blocks.1.mlp.fc1.bias"),
+        r"blocks\.1\.mlp\.fc1\.bias in .*w\.bin = 'absent' .*must be \(32,\)",
+    ),
+    "unexpected": (
+        lambda w: w.update({"ema.decay": torch.ones(())}),
+        r"ema\.decay in .*w\.bin = \(\) .*must be absent",
+    ),
+    "misshapen": (
+        lambda w: w.update({"lm_head.weight": torch.ones(17, 16)}),
+        r"lm_head\.weight in .*\(17, 16\) .*must be \(16, 16\)",
+    ),
+    "whole numbers": (
+        lambda w: w.update({"lm_head.bias": torch.ones(16).long()}),
+        r"dtype of parameter lm_head\.bias in .*torch\.int64 .*torch\.float32",
+    ),
+    "no tensor": (
+        lambda w: w.update({"lm_head.bias": 3}),
+        r"w\.bin = .*'lm_head\.bias': int.* dictionary from names to tensors",
+    ),
+    "on no device": (
+        lambda w: w.update({"lm_head.bias": torch.ones(16, device="meta")}),
+        "dictionary from names to tensors",
+    ),
+    "sparse": (
+        lambda w: w.update({"lm_head.weight": torch.eye(16).to_sparse()}),
+        "dictionary from names to tensors",
+    ),
 }
 
 
@@ -141,7 +199,9 @@ def test_wrong_weights(weights, tmp_path, fault):
     for attempt in (lambda: load(path), lambda: load_weights(model, path)):
         with pytest.raises(ValueError, match=message):
             attempt()
-    assert all(torch.equal(p, before[n]) for n, p in model.state_dict().items())  # nothing was changed
+    assert all(
+        torch.equal(p, before[n]) for n, p in model.state_dict().items()
+    )  # nothing was changed
 
 
 def test_ignored_names(weights, tmp_path):
@@ -154,15 +214,23 @@ def test_ignored_names(weights, tmp_path):
         load_pretrained(lambda: RAR(SMALL), path, "")
     with pytest.raises(ValueError, match="'model': .*unwrap = 'ema'"):
         load_pretrained(lambda: RAR(SMALL), path, "", unwrap="ema")
-    with pytest.raises(ValueError, match="lm_head.bias in"):  # what the module needs can't be ignored
+    with pytest.raises(
+        ValueError, match="lm_head.bias in"
+    ):  # what the module needs can't be ignored
         lacking = {n: w for n, w in weights.items() if n != "lm_head.bias"}
         load_pretrained(lambda: RAR(SMALL), stored(lacking, path), "", ignore=["lm_head.bias"])
 
 
 PAGES = {
-    "page.bin": (b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>", "a web page, 65 bytes"),
+    "page.bin": (
+        b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>",
+        "a web page, 65 bytes",
+    ),
     "page.safetensors": (b"<html>", "a web page"),
-    "pointer.bin": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1043812352\n", "a git-LFS pointer"),
+    "pointer.bin": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1043812352\n",
+        "a git-LFS pointer",
+    ),
     "error.pt": (b'{"error": "Repository not found"}', "JSON text"),
     "empty.bin": (b"", "an empty file"),
     "noise.pt": (bytes(range(100, 200)), "an unknown format"),
@@ -200,7 +268,9 @@ def test_programs_in_a_pickle_never_run(weights, tmp_path, zipped, unwrap):
     trace, path = tmp_path / "trace", tmp_path / "w.bin"
     content = {"model": weights, "note": Program(trace)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"w\.bin holds more than tensors \(io\.open\).*safetensors"):
+    with pytest.raises(
+        ValueError, match=r"w\.bin holds more than tensors \(io\.open\).*safetensors"
+    ):
         load_pretrained(lambda: RAR(SMALL), path, "", unwrap=unwrap)
     assert not trace.exists()
     torch.load(path, weights_only=False)  # it is a real one: whoever trusts the file does run it
@@ -212,7 +282,12 @@ BASE = {"a": torch.arange(12.0).view(3, 4), "b": torch.ones(5)}
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["w.bin", "w.old", "w.safetensors"]), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5))
+@given(
+    st.sampled_from(["w.bin", "w.old", "w.safetensors"]),
+    st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5
+    ),
+)
 def test_damage_is_one_error_or_harmless(tmp_path_factory, name, changes):
     """Whatever bytes are wrong: a ValueError that names the file, or tensors (damaged numbers can't be told)."""
     path = stored(BASE, tmp_path_factory.mktemp("damage") / name)
@@ -235,11 +310,17 @@ def test_damage_is_one_error_or_harmless(tmp_path_factory, name, changes):
 def test_trained_and_saved_over_its_own_file(weights, tmp_path, name):
     path = stored(weights, tmp_path / name)
     before, model = path.read_bytes(), load(path).train()
-    loss = model(torch.zeros(2, 9, dtype=torch.long), torch.tensor([17, 18]), torch.arange(9)[None]).square().mean()
+    loss = (
+        model(torch.zeros(2, 9, dtype=torch.long), torch.tensor([17, 18]), torch.arange(9)[None])
+        .square()
+        .mean()
+    )
     loss.backward()
     assert all(p.grad is not None for n, p in model.named_parameters())
     torch.optim.SGD(model.parameters(), lr=0.1).step()
-    assert path.read_bytes() == before and not torch.equal(model.lm_head.bias, weights["lm_head.bias"])
+    assert path.read_bytes() == before and not torch.equal(
+        model.lm_head.bias, weights["lm_head.bias"]
+    )
     changed = {n: p.clone() for n, p in model.state_dict().items()}
     save_weights(model, path)  # the file that the model is mapped from
     assert all(torch.equal(p, changed[n]) for n, p in load(path).state_dict().items())
@@ -251,13 +332,20 @@ def test_other_precisions_are_converted(weights, tmp_path):
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         path = stored({n: w.to(dtype) for n, w in weights.items()}, tmp_path / "w.bin")
         for model in (load(path), load_weights(RAR(SMALL), path)):
-            assert all(p.dtype == torch.float32 and torch.equal(p, weights[n].to(dtype).float()) for n, p in model.state_dict().items())
+            assert all(
+                p.dtype == torch.float32 and torch.equal(p, weights[n].to(dtype).float())
+                for n, p in model.state_dict().items()
+            )
 
 
 def test_parameters_that_share_memory_in_the_file_are_told_apart(tmp_path):
     both = torch.arange(16.0).view(4, 4)
     torch.save({"0.weight": both, "1.weight": both.T}, tmp_path / "w.bin")
-    model = load_pretrained(lambda: nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)), tmp_path, "w.bin")
+    model = load_pretrained(
+        lambda: nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)),
+        tmp_path,
+        "w.bin",
+    )
     with torch.no_grad():
         model[0].weight.zero_()
     assert torch.equal(model[1].weight, both.T) and model[1].weight.is_contiguous()
@@ -270,7 +358,9 @@ def test_folders_and_runs(weights, tmp_path):
     with pytest.raises(ValueError, match="holds neither rar_l.bin nor a .safetensors"):
         RAR.from_pretrained(tmp_path, "rar_l")
     stored(weights, tmp_path / "mine.safetensors")
-    assert torch.equal(RAR.from_pretrained(tmp_path, SMALL, "mine.bin").lm_head.bias, weights["lm_head.bias"])
+    assert torch.equal(
+        RAR.from_pretrained(tmp_path, SMALL, "mine.bin").lm_head.bias, weights["lm_head.bias"]
+    )
     with pytest.raises(ValueError, match="source = 'no/such/folder'"):
         RAR.from_pretrained("no/such/folder")
 
@@ -290,9 +380,15 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self):
         repo, name = self.path.split("/")[2], self.path.split("/")[-1]
-        error = {"none": (404, "RepoNotFound"), "gated": (403, "GatedRepo")}.get(repo) or ((404, "EntryNotFound") if name != "w.bin" else None)
+        error = {"none": (404, "RepoNotFound"), "gated": (403, "GatedRepo")}.get(repo) or (
+            (404, "EntryNotFound") if name != "w.bin" else None
+        )
         self.send_response(error[0] if error else 200)
-        for key, value in {"ETag": '"1"', "X-Repo-Commit": "c" * 40, "Content-Length": 0 if error else len(self.content)}.items():
+        for key, value in {
+            "ETag": '"1"',
+            "X-Repo-Commit": "c" * 40,
+            "Content-Length": 0 if error else len(self.content),
+        }.items():
             self.send_header(key, str(value))
         if error:
             self.send_header("X-Error-Code", error[1])
@@ -316,11 +412,20 @@ def test_hub(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        out = python(HUB, HF_HOME=str(tmp_path), HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HUB_DISABLE_XET="1", HF_HUB_OFFLINE="0", NO_PROXY="*")
+        out = python(
+            HUB,
+            HF_HOME=str(tmp_path),
+            HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}",
+            HF_HUB_DISABLE_XET="1",
+            HF_HUB_OFFLINE="0",
+            NO_PROXY="*",
+        )
     finally:
         server.shutdown()
     first, second, *errors = out.splitlines()
-    assert first == second == Hub.content.decode() and [g for g in Hub.gets if g.endswith("w.bin")] == ["/owner/open/resolve/main/w.bin"]  # the second time it is in the cache
+    assert first == second == Hub.content.decode() and [
+        g for g in Hub.gets if g.endswith("w.bin")
+    ] == ["/owner/open/resolve/main/w.bin"]  # the second time it is in the cache
     for error, source in zip(errors, ("owner/open", "owner/gated", "owner/none"), strict=True):
         assert source in error and "give its path as source" in error
     assert "none.bin" in errors[0] and "hf auth login" in errors[1]
@@ -333,8 +438,14 @@ from rar_nb.pretrained.presets import RAR
 try: RAR.from_pretrained(preset='rar_xl')
 except ValueError as e: print(e)
 """
-    error = python(code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")  # else the hub's client retries for 23 s
-    assert "yucornetto/RAR" in error and "rar_xl.bin" in error and "download it by hand and give its path" in error
+    error = python(
+        code, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1"
+    )  # else the hub's client retries for 23 s
+    assert (
+        "yucornetto/RAR" in error
+        and "rar_xl.bin" in error
+        and "download it by hand and give its path" in error
+    )
 
 
 def test_a_hub_id_is_asked_for_only_where_nothing_is_here(tmp_path, monkeypatch):

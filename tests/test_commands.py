@@ -270,8 +270,15 @@ def test_own_images(classes, tmp_path):
     )
     train["data"] = make_folder(tmp_path / "images", classes)
     shown = printed(execute("train", tmp_path / "train.ipynb", price=2.5, **train | TINY))
-    assert (f"num_samples: {-(-100 // classes) * classes} in place of 100" in shown) == (classes != 1)
-    assert "| parameters | counted |" in shown and "| price of training in dollars | estimate |" in shown and "IPython.core" not in shown and "$" not in shown
+    assert (f"num_samples: {-(-100 // classes) * classes} in place of 100" in shown) == (
+        classes != 1
+    )
+    assert (
+        "| parameters | counted |" in shown
+        and "| price of training in dollars | estimate |" in shown
+        and "IPython.core" not in shown
+        and "$" not in shown
+    )
     assert "RAR:" in shown, "a bar"
     shown = printed(execute("evaluate", tmp_path / "evaluate.ipynb", cpu=True, **evaluate))
     assert (f"sweep_samples: {-(-200 // classes) * classes} in place of 200" in shown) == (

@@ -1,4 +1,5 @@
 """What an entry carries: its own place, the place it must predict, class and step."""
+
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,4 +1,5 @@
 """Evaluation: the Fréchet distance against closed forms, nearest images by brute force, and cheats that are caught."""
+
 import math
 from types import SimpleNamespace
 
@@ -36,10 +37,13 @@ class PixelFeatures:
 
 
 def random_images(n, low, high, seed=0):  # uint8 [n, 1, 2, 2]
-    return torch.randint(low, high, (n, 1, 2, 2), generator=torch.Generator().manual_seed(seed)).byte()
+    return torch.randint(
+        low, high, (n, 1, 2, 2), generator=torch.Generator().manual_seed(seed)
+    ).byte()
 
 
 # The Fréchet distance
+
 
 def gaussian(mu, sigma):
     return dict(mu=np.array(mu, float), sigma=np.array(sigma, float))
@@ -85,7 +89,9 @@ def test_proxy_fid_of_stretched_images():
     "Covariances s²Σ and Σ are (s - 1)² tr Σ apart."
     images = random_images(300, 0, 60)
     pixels = images.flatten(1).numpy().astype(float)
-    by_hand = np.sum((2 * pixels.mean(0)) ** 2) + (3 - 1) ** 2 * np.trace(np.cov(pixels, rowvar=False))
+    by_hand = np.sum((2 * pixels.mean(0)) ** 2) + (3 - 1) ** 2 * np.trace(
+        np.cov(pixels, rowvar=False)
+    )
     assert proxy_fid(3 * images, images, PixelFeatures) == pytest.approx(by_hand, rel=1e-6)
 
 
@@ -99,11 +105,14 @@ def test_proxy_fid_is_blind_to_repetition():
 @pytest.mark.parametrize("few, many", [(1, 10), (10, 1), (0, 10)])
 def test_too_few_images_are_refused(few, many):
     images = random_images(10, 0, 256)
-    with pytest.raises(ValueError, match=f"number of images = {min(few, many)} is not allowed.*at least 2"):
+    with pytest.raises(
+        ValueError, match=f"number of images = {min(few, many)} is not allowed.*at least 2"
+    ):
         proxy_fid(images[:few], images[:many], PixelFeatures)
 
 
 # The classifier
+
 
 def halves(n, seed):
     "Images that are bright on the left (class 0) or on the right (class 1), with noise."
@@ -111,7 +120,7 @@ def halves(n, seed):
     labels = torch.randint(2, (n,), generator=generator)
     images = torch.randint(0, 100, (n, 1, 8, 8), generator=generator)
     for image, label in zip(images, labels):
-        image[..., 4 * label:4 * label + 4] += 150
+        image[..., 4 * label : 4 * label + 4] += 150
     return images.byte(), labels
 
 
@@ -146,6 +155,7 @@ def test_moved_images_keep_their_pixels():
 
 # Nearest images
 
+
 def test_nearest_by_brute_force():
     images = torch.randint(256, (20, 1, 3, 3), generator=torch.Generator().manual_seed(0)).byte()
     reference = torch.randint(256, (30, 1, 3, 3), generator=torch.Generator().manual_seed(1)).byte()
@@ -175,23 +185,44 @@ def test_spread(count, limit):
 
 # All of it
 
+
 @pytest.fixture(scope="module")
 def digits():
     train, validation = open_data("digits")
-    classifier = train_classifier(stack_images(train, range(0, 4500, 9)), train.targets[::9], 10, epochs=8, batch_size=32)
-    return SimpleNamespace(train=train, validation=validation, classifier=classifier,
-                           tokenizer=make_tokenizer(TokenizerConfig(kind="grey", codebook_size=8)))
+    classifier = train_classifier(
+        stack_images(train, range(0, 4500, 9)), train.targets[::9], 10, epochs=8, batch_size=32
+    )
+    return SimpleNamespace(
+        train=train,
+        validation=validation,
+        classifier=classifier,
+        tokenizer=make_tokenizer(TokenizerConfig(kind="grey", codebook_size=8)),
+    )
 
 
 def evaluate(digits, images, classes):
-    return evaluate_samples(images, torch.as_tensor(classes), digits.tokenizer, digits.train, digits.validation, digits.classifier, most=100)[0]
+    return evaluate_samples(
+        images,
+        torch.as_tensor(classes),
+        digits.tokenizer,
+        digits.train,
+        digits.validation,
+        digits.classifier,
+        most=100,
+    )[0]
 
 
 def test_real_digits_as_samples_score_like_real_digits(digits):
     indices = spread(500, 100)
-    numbers = evaluate(digits, stack_images(digits.validation, indices), digits.validation.targets[indices])
-    assert numbers["samples_of_the_class_asked_for"] == pytest.approx(numbers["classifier_accuracy_on_validation"])
-    assert numbers["median_distance_of_samples"] == pytest.approx(numbers["median_distance_of_validation"])
+    numbers = evaluate(
+        digits, stack_images(digits.validation, indices), digits.validation.targets[indices]
+    )
+    assert numbers["samples_of_the_class_asked_for"] == pytest.approx(
+        numbers["classifier_accuracy_on_validation"]
+    )
+    assert numbers["median_distance_of_samples"] == pytest.approx(
+        numbers["median_distance_of_validation"]
+    )
     assert numbers["proxy_fid_reconstructions"] > numbers["proxy_fid_real_against_real"]
     assert (numbers["samples"], numbers["real_images"]) == (100, 200)
     assert all(math.isfinite(value) for value in numbers.values())
@@ -218,8 +249,9 @@ def test_wrong_classes_are_caught_by_the_classifier_only(digits):
 def test_a_missing_classifier_is_trained(digits):
     images = stack_images(digits.validation, range(0, 500, 25))
     classes = torch.from_numpy(digits.validation.targets[::25])
-    numbers, classifier = evaluate_samples(images, classes, digits.tokenizer, digits.train, digits.validation, most=60)
+    numbers, classifier = evaluate_samples(
+        images, classes, digits.tokenizer, digits.train, digits.validation, most=60
+    )
     assert isinstance(classifier, SmallCNN) and classifier.head.out_features == 10
     agreement = (predict(classifier, images) == classes).float().mean().item()
     assert numbers["samples_of_the_class_asked_for"] == pytest.approx(agreement)
-

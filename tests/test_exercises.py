@@ -1,4 +1,5 @@
 """Every solution passes its check, and the empty answer does not."""
+
 import ast
 import json
 import re
@@ -56,8 +57,11 @@ def test_an_answer_of_the_wrong_kind_gets_a_hint(path, answer):
         run(setup, names)
         run(starter, names)
         asked = [node for node in ast.parse(starter).body if hasattr(node, "name")]
-        targets = [n.targets[0].id for n in ast.parse(starter).body
-                   if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)]
+        targets = [
+            n.targets[0].id
+            for n in ast.parse(starter).body
+            if isinstance(n, ast.Assign) and isinstance(n.value, ast.Constant)
+        ]
         for name in [node.name for node in asked] or targets:
             names[name] = answer
         verdict = run(check, names)

@@ -1,4 +1,5 @@
 """Values measured on the published implementation (tests/golden) against ours."""
+
 import json
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """The house is in order: what may import what, how wide and how long, how much is explained."""
+
 import ast
 import json
 import re
@@ -111,8 +112,12 @@ def test_chapters_explain():
 
 @pytest.mark.parametrize("number", range(1, 6))
 def test_equations_are_displayed_once_in_the_chapters(number):
-    displays = [d for path in CHAPTERS for c in cells(path, "markdown")
-                for d in re.findall(r"\$\$(.*?)\$\$", c, re.DOTALL)]
+    displays = [
+        d
+        for path in CHAPTERS
+        for c in cells(path, "markdown")
+        for d in re.findall(r"\$\$(.*?)\$\$", c, re.DOTALL)
+    ]
     tagged = [d for d in displays if re.search(rf"\\tag\{{{number}\}}", d)]
     assert len(tagged) == 1, f"equation {number} must be displayed once, with \\tag{{{number}}}"
 

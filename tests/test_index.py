@@ -1,4 +1,5 @@
 """The README is the index, and the paper's map leads to the code."""
+
 import importlib
 import json
 import re

@@ -1,4 +1,5 @@
 """Filling holes: orders by hand and by brute force, losses against single images, the panel."""
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_nearest_first_by_brute_force(seed):
     hole = torch.randperm(49, generator=torch.Generator().manual_seed(seed))[:20].tolist()
     known = [divmod(i, 7) for i in range(49) if i not in hole]
     order = fill_order(tuple(hole), 7, "nearest first")[0, 29:].tolist()
-    distances = [min((i // 7 - r)**2 + (i % 7 - c)**2 for r, c in known) for i in order]
+    distances = [min((i // 7 - r) ** 2 + (i % 7 - c) ** 2 for r, c in known) for i in order]
     assert distances == sorted(distances)
 
 
@@ -80,8 +81,8 @@ def test_most_guesses_are_right():
 def test_the_loss_of_a_whole_image_is_the_mean_over_its_steps():
     whole = hole_loss(ANY_ORDER, TOKENS[:3], LABELS[:3], tuple(range(49)), ORDER)
     for i in range(3):
-        condition = ANY_ORDER.config.condition_id(LABELS[i:i + 1])
-        alone = step_losses(ANY_ORDER, TOKENS[i:i + 1], condition, ORDER)
+        condition = ANY_ORDER.config.condition_id(LABELS[i : i + 1])
+        alone = step_losses(ANY_ORDER, TOKENS[i : i + 1], condition, ORDER)
         torch.testing.assert_close(whole[i], alone.mean(), atol=1e-4, rtol=0)
 
 
@@ -116,6 +117,7 @@ def test_raster_order_is_what_the_annealed_model_does_best():
 
 
 # The panel
+
 
 def test_the_notebook_starts_with_its_panel():
     assert starts_with_its_panel("14_inpainting")

@@ -1,4 +1,5 @@
 """The forked kernels of the other tests are as good as new."""
+
 import nbformat
 from papermill import execute_notebook
 
@@ -16,15 +17,31 @@ plt.figure(); os.chdir("/")
 
 def look(folder):
     """What a notebook finds in its kernel before it leaves much behind, three random numbers, and whether the kernel was forked."""
-    cells = [nbformat.v4.new_code_cell("value = 0", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(LOOK)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": ""}}), folder / "look.ipynb")
-    done = execute_notebook(folder / "look.ipynb", folder / "out.ipynb", parameters=dict(value=3), cwd=folder, progress_bar=False)
+    cells = [
+        nbformat.v4.new_code_cell("value = 0", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(LOOK),
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=cells,
+            metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": ""}},
+        ),
+        folder / "look.ipynb",
+    )
+    done = execute_notebook(
+        folder / "look.ipynb",
+        folder / "out.ipynb",
+        parameters=dict(value=3),
+        cwd=folder,
+        progress_bar=False,
+    )
     found, numbers, process = done.cells[-1].outputs[0].text.splitlines()
     return found, numbers.split(), process != "MainProcess"
 
 
 def test_nothing_is_left_of_the_run_before(tmp_path):
-    with forked(): kernels = [look(tmp_path), look(tmp_path)]
+    with forked():
+        kernels = [look(tmp_path), look(tmp_path)]
     kernels.append(look(tmp_path))  # as a user starts it
     found, numbers, was_forked = zip(*kernels)
     assert was_forked == (bool(FORKS), bool(FORKS), False)

@@ -178,7 +178,9 @@ def test_an_unknown_schedule_is_refused_with_the_names_of_all():
 
 
 @pytest.mark.parametrize("grid", list(GOLDEN))
-@pytest.mark.parametrize("name", ["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate"])
+@pytest.mark.parametrize(
+    "name", ["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate"]
+)
 def test_scan_orders_are_the_published_ones(grid, name):
     order = scan_order(name, int(grid.split("x")[0]))
     assert order.dtype == torch.int64 and order.tolist() == [GOLDEN[grid][name]]

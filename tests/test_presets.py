@@ -1,6 +1,7 @@
 """Presets: schedules of the published runs at their corner points against closed forms, sizes,
 changes by name, what `resolve` makes of a run, and weights by name.
 """
+
 import dataclasses
 import math
 
@@ -36,9 +37,16 @@ CORNERS = {  # epochs: steps at the end of warm-up, where r leaves 1, where it r
     200: (31_250, 62_500, 93_750, 125_000),
 }
 EPOCHS = {
-    "rar_b": 400, "rar_l": 400, "rar_xl": 400, "rar_xxl": 400,
-    "rar_l_512": 200, "rar_xl_512": 200, "rar_xxl_512": 200,
-    "rar_l_llamagen": 400, "rar_l_200ep": 200, "rar_l_300ep": 300,
+    "rar_b": 400,
+    "rar_l": 400,
+    "rar_xl": 400,
+    "rar_xxl": 400,
+    "rar_l_512": 200,
+    "rar_xl_512": 200,
+    "rar_xxl_512": 200,
+    "rar_l_llamagen": 400,
+    "rar_l_200ep": 200,
+    "rar_l_300ep": 300,
 }
 
 
@@ -82,8 +90,12 @@ def test_baselines_have_no_annealing(name, start, end):
 
 # Temperature, power p and guidance g of the supplement's Table 1. No source prints any for 512 px
 # and for LlamaGen-VQ, which use those of the same model.
-TABLE1 = {"rar_b": (1.0, 2.75, 16.0), "rar_l": (1.02, 2.5, 15.5),
-          "rar_xl": (1.02, 1.5, 6.9), "rar_xxl": (1.02, 1.2, 8.0)}
+TABLE1 = {
+    "rar_b": (1.0, 2.75, 16.0),
+    "rar_l": (1.02, 2.5, 15.5),
+    "rar_xl": (1.02, 1.5, 6.9),
+    "rar_xxl": (1.02, 1.2, 8.0),
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED_RUNS)
@@ -243,13 +255,16 @@ def test_none_is_a_value_only_in_changes():
     assert override(run, {"steps_per_epoch": None}).train.steps_per_epoch is None
 
 
-@pytest.mark.parametrize("make, message", [
-    (lambda: get_preset("rar_z"), "preset = 'rar_z' is not allowed: it must be one of digits"),
-    (lambda: get_preset("digits", hiden_size=3), "parameter = 'hiden_size'"),
-    (lambda: get_preset("digits", epochs=-1), "epochs = -1"),
-    (lambda: get_preset("digits", {"epochs": 3}, epochs=4), "epochs = 4 .*changes say 3"),
-    (lambda: get_preset("digits", device_batch_size=100), "device_batch_size = 100 .* 64"),
-])
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: get_preset("rar_z"), "preset = 'rar_z' is not allowed: it must be one of digits"),
+        (lambda: get_preset("digits", hiden_size=3), "parameter = 'hiden_size'"),
+        (lambda: get_preset("digits", epochs=-1), "epochs = -1"),
+        (lambda: get_preset("digits", {"epochs": 3}, epochs=4), "epochs = 4 .*changes say 3"),
+        (lambda: get_preset("digits", device_batch_size=100), "device_batch_size = 100 .* 64"),
+    ],
+)
 def test_bad_changes_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
@@ -299,8 +314,10 @@ def test_weights_from_a_file_like_the_published_ones(tmp_path, tiny):
     torch.save(tiny.state_dict(), path)
     again = RAR.from_pretrained(path, preset=TINY)
     assert not again.training and torch.equal(outputs(again), outputs(tiny))
-    for change, message in [(dict(num_classes=11), "embeddings.weight"),
-                            (dict(num_layers=2), "blocks.2")]:
+    for change, message in [
+        (dict(num_classes=11), "embeddings.weight"),
+        (dict(num_layers=2), "blocks.2"),
+    ]:
         with pytest.raises(ValueError, match=message):
             RAR.from_pretrained(path, dataclasses.replace(TINY, **change))
 

@@ -1,4 +1,5 @@
 """The four recipes of CONTRIBUTING.md do what they promise."""
+
 import re
 from pathlib import Path
 

@@ -1,5 +1,6 @@
 """Guidance against closed forms, samples against their distribution, the loop against the formula
 without a cache, and precision."""
+
 import math
 from dataclasses import replace
 
@@ -33,8 +34,9 @@ SAMPLE = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
 
 def make_model(seed=0, num_tokens=16, codebook_size=8):
     torch.manual_seed(seed)
-    config = ModelConfig(codebook_size, num_tokens, 4, hidden_size=32, num_layers=2, num_heads=2,
-                         mlp_size=64)
+    config = ModelConfig(
+        codebook_size, num_tokens, 4, hidden_size=32, num_layers=2, num_heads=2, mlp_size=64
+    )
     model = RAR(config)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
@@ -62,9 +64,14 @@ def test_pow_cosine_of_the_published_models(name):
     assert weights == sorted(weights) and weights[-1] < g
 
 
-@pytest.mark.parametrize("schedule, start, half", [
-    ("pow_cosine", 1, 3), ("linear", 1, 3), ("constant", 5, 5),
-])
+@pytest.mark.parametrize(
+    "schedule, start, half",
+    [
+        ("pow_cosine", 1, 3),
+        ("linear", 1, 3),
+        ("constant", 5, 5),
+    ],
+)
 def test_schedules_at_three_steps(schedule, start, half):
     weights = [guidance_weight(k, 10, 5.0, 1.0, schedule) for k in (0, 5, 10)]
     assert weights == pytest.approx([start, half, 5])
@@ -211,8 +218,9 @@ def test_a_known_beginning_goes_on_as_it_did(model):
 
 def test_no_guidance_and_guidance_of_one_agree(model):
     classes, noise = torch.arange(4), image_noise(1, range(4), 16)
-    off, one = (sample_tokens(model, classes, replace(SAMPLE, guidance_scale=g), noise)
-                for g in (0.0, 1.0))
+    off, one = (
+        sample_tokens(model, classes, replace(SAMPLE, guidance_scale=g), noise) for g in (0.0, 1.0)
+    )
     assert torch.equal(off, one)
 
 
@@ -222,17 +230,22 @@ def permutation_with_a_repeat():
     return orders
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(classes=torch.tensor([0, 4])), r"classes = \[0, 4\] .* from 0 to 3"),
-    (dict(classes=torch.tensor([], dtype=torch.int64), noise=torch.zeros(0, 16)),
-     r"shape of classes = \(0,\)"),
-    (dict(noise=torch.zeros(2, 15)), r"shape of noise = \(2, 15\)"),
-    (dict(known=torch.zeros(2, 9, dtype=torch.int64)), r"shape of known = \(2, 9\)"),
-    (dict(known=torch.full((2, 16), 8)), r"range of known = \(8, 8\) .* from -1 to 7"),
-    (dict(orders=raster_order(15)), r"shape of orders = \(1, 15\)"),
-    (dict(orders=raster_order(16).repeat(3, 1)), r"shape of orders = \(3, 16\) .* B = 2"),
-    (dict(orders=permutation_with_a_repeat()), r"orders = \[\[0, 1, 2, 4, 4, .* of 0 to 15"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(classes=torch.tensor([0, 4])), r"classes = \[0, 4\] .* from 0 to 3"),
+        (
+            dict(classes=torch.tensor([], dtype=torch.int64), noise=torch.zeros(0, 16)),
+            r"shape of classes = \(0,\)",
+        ),
+        (dict(noise=torch.zeros(2, 15)), r"shape of noise = \(2, 15\)"),
+        (dict(known=torch.zeros(2, 9, dtype=torch.int64)), r"shape of known = \(2, 9\)"),
+        (dict(known=torch.full((2, 16), 8)), r"range of known = \(8, 8\) .* from -1 to 7"),
+        (dict(orders=raster_order(15)), r"shape of orders = \(1, 15\)"),
+        (dict(orders=raster_order(16).repeat(3, 1)), r"shape of orders = \(3, 16\) .* B = 2"),
+        (dict(orders=permutation_with_a_repeat()), r"orders = \[\[0, 1, 2, 4, 4, .* of 0 to 15"),
+    ],
+)
 def test_what_does_not_fit_is_named(model, changes, message):
     given = dict(classes=torch.tensor([0, 1]), noise=torch.zeros(2, 16), sample=SAMPLE) | changes
     with pytest.raises(ValueError, match=message):
@@ -341,6 +354,7 @@ def test_logits_themselves_are_not_rounded(teacher):
 
 class Casts(TorchDispatchMode):
     """Counts roundings of matrices to bf16."""
+
     count = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -369,6 +383,7 @@ def test_settings_of_the_backends_are_put_back(model, monkeypatch):
         def call(*args):
             seen.append(settings())
             return f(*args)
+
         return call
 
     monkeypatch.setattr(model, "features", watched(features))

@@ -1,4 +1,5 @@
 """Scan orders on screen: three numbers about an order, the pictures, and what the panels do."""
+
 import io
 import json
 from itertools import product
@@ -35,11 +36,14 @@ GOLDEN = json.loads((Path(__file__).parent / "golden" / "scan_orders.json").read
 @pytest.fixture
 def diagonal(monkeypatch):
     "A seventh order, registered as a reader would."
-    monkeypatch.setitem(SCAN_ORDERS, "diagonal", lambda g: sorted(range(g * g), key=lambda i: (i // g + i % g, i)))
+    monkeypatch.setitem(
+        SCAN_ORDERS, "diagonal", lambda g: sorted(range(g * g), key=lambda i: (i // g + i % g, i))
+    )
     return "diagonal"
 
 
 # Orders by name
+
 
 @pytest.mark.parametrize("name, g", list(product([*SCAN_ORDERS, "random"], [1, 4, 7])))
 def test_an_order_visits_each_cell_once(name, g):
@@ -68,9 +72,12 @@ def test_a_registered_order_appears_everywhere(diagonal):
 
 # Numbers
 
+
 @pytest.mark.parametrize("g", [2, 4, 16])
 def test_jumps_in_closed_form(g):
-    assert jumps(named_order("raster", g), g).sum() == pytest.approx(g * (g - 1) + (g - 1) * np.hypot(g - 1, 1))
+    assert jumps(named_order("raster", g), g).sum() == pytest.approx(
+        g * (g - 1) + (g - 1) * np.hypot(g - 1, 1)
+    )
     for name in ["spiral_in", "spiral_out", "alternate"]:
         assert set(jumps(named_order(name, g), g)) == {1.0}
     # After 2m zeros at the end of step k in binary, the z-curve goes 1 right and 2^m - 1 up;
@@ -84,8 +91,10 @@ def test_jumps_in_closed_form(g):
 
 def neighbours_by_hand(order, g):
     "Every pair of cells is looked at."
+
     def touch(a, b):
         return abs(a // g - b // g) + abs(a % g - b % g) == 1
+
     return [sum(touch(cell, earlier) for earlier in order[:k]) for k, cell in enumerate(order)]
 
 
@@ -105,7 +114,9 @@ def test_statistics_of_beginnings():
 
 def test_a_random_order_jumps_as_far_as_two_cells_lie_apart():
     cells = [divmod(i, 16) for i in range(256)]
-    apart = np.mean([np.hypot(a - c, b - d) for (a, b), (c, d) in product(cells, cells) if (a, b) != (c, d)])
+    apart = np.mean(
+        [np.hypot(a - c, b - d) for (a, b), (c, d) in product(cells, cells) if (a, b) != (c, d)]
+    )
     mean = np.mean([statistics(named_order("random", 16, seed), 16)[0] for seed in range(40)])
     assert mean == pytest.approx(apart, abs=0.1)  # standard error 0.04
 
@@ -124,9 +135,14 @@ def test_finished_keeps_the_beginning():
 
 # Pictures
 
+
 def test_figure_1_prints_the_published_numbers(monkeypatch):
     written = []
-    monkeypatch.setattr(scan_orders, "write_texts", lambda ax, texts, *args: written.append((ax, texts)) if texts else None)
+    monkeypatch.setattr(
+        scan_orders,
+        "write_texts",
+        lambda ax, texts, *args: written.append((ax, texts)) if texts else None,
+    )
     fig = plot_figure_1()
     for ax, texts in written:
         order = GOLDEN["16x16"][ax.get_title(loc="left")]
@@ -137,7 +153,9 @@ def test_figure_1_prints_the_published_numbers(monkeypatch):
 @pytest.mark.parametrize("grid_size", [4, 8, 16])
 def test_each_cell_can_be_clicked(grid_size):
     fig = plot_comparison((), grid_size)
-    left, bottom, width, height = fig.axes[0].get_position().bounds  # aspect is kept: the grid is as wide as it is high
+    left, bottom, width, height = (
+        fig.axes[0].get_position().bounds
+    )  # aspect is kept: the grid is as wide as it is high
     for i in range(grid_size**2):
         x = left + width * (i % grid_size + 0.5) / grid_size
         y = 1 - bottom - height + height * (i // grid_size + 0.5) / grid_size
@@ -159,9 +177,17 @@ def test_comparison_of_the_beginning_and_the_whole():
 
 
 def test_colours_of_known_next_and_later_cells():
-    image = np.asarray(Image.open(io.BytesIO(figure_png(plot_walk("spiral_in", 4, 0, 6)))).convert("RGB")) / 255
+    image = (
+        np.asarray(
+            Image.open(io.BytesIO(figure_png(plot_walk("spiral_in", 4, 0, 6)))).convert("RGB")
+        )
+        / 255
+    )
     left, top, side = 0.005 * 832, 0.01 * 400, 0.98 * 400 / 4
-    found = [image[int(top + side * (i // 4) + 4), int(left + side * (i % 4) + 4)] for i in named_order("spiral_in", 4)]
+    found = [
+        image[int(top + side * (i // 4) + 4), int(left + side * (i % 4) + 4)]
+        for i in named_order("spiral_in", 4)
+    ]
     assert found[6] == pytest.approx(to_rgb(COLORS["next"]), abs=0.01)
     for k in range(7, 16):
         assert found[k] == pytest.approx(to_rgb("#e6e6e6"), abs=0.01)
@@ -177,16 +203,23 @@ def test_a_step_beyond_the_grid_is_refused():
 def test_cells_under_the_last_step_have_a_plate():
     "The numbers there stay readable: no vermilion within a plate."
     assert set(crossed_cells(np.array([0, 0]), np.array([3, 0]), 4)) == {0, 1, 2, 3}
-    assert set(crossed_cells(np.array([1, 1]), np.array([2, 2]), 4)) == {5, 10}  # corners are not crossed
-    image = np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison((0, 2), 4)))).convert("RGB")) / 255
+    assert set(crossed_cells(np.array([1, 1]), np.array([2, 2]), 4)) == {
+        5,
+        10,
+    }  # corners are not crossed
+    image = (
+        np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison((0, 2), 4)))).convert("RGB"))
+        / 255
+    )
     left, top, side = 0.005 * 832, 0.01 * 400, 0.98 * 400 / 4
     vermilion = np.abs(image - to_rgb(COLORS["next"])).max(2) < 0.02
-    row = vermilion[int(top + side / 2), int(left):int(left + 3 * side)]
+    row = vermilion[int(top + side / 2), int(left) : int(left + 3 * side)]
     middle = np.arange(len(row)) % side
     assert row.any() and not row[np.abs(middle - side / 2) < 0.25 * side].any()
 
 
 # Panels
+
 
 @pytest.fixture(scope="module")
 def panels():

@@ -1,4 +1,5 @@
 """Style: grids of images against a hand-made one, PNG files that are whole, tables, the palette."""
+
 import numpy as np
 import pytest
 import torch
@@ -33,12 +34,15 @@ def test_colour_stays_in_its_channels():
     assert (grid[:, :4] == [200, 0, 0]).all() and (grid[:, 4:] == [0, 0, 100]).all()
 
 
-@pytest.mark.parametrize("images", [
-    np.zeros((2, 3, 4, 4), np.float32),
-    np.zeros((2, 2, 4, 4), np.uint8),
-    np.zeros((3, 4, 4), np.uint8),
-    np.zeros((0, 3, 4, 4), np.uint8),
-])
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 3, 4, 4), np.float32),
+        np.zeros((2, 2, 4, 4), np.uint8),
+        np.zeros((3, 4, 4), np.uint8),
+        np.zeros((0, 3, 4, 4), np.uint8),
+    ],
+)
 def test_what_is_not_a_batch_of_images_is_refused(images):
     with pytest.raises(ValueError, match=r"must be uint8 of shape \[N, 1 or 3, H, W\]"):
         image_grid(images)

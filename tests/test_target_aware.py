@@ -1,4 +1,5 @@
 """The target-aware embedding on screen: its pictures, and two models, with and without it."""
+
 import math
 from itertools import product
 
@@ -23,6 +24,7 @@ from tests.panels import build_panels, starts_with_its_panel
 
 # The shift
 
+
 def test_the_arrow_of_the_chosen_step_stands_out():
     order = scan_order("spiral_in", 3)[0].tolist()
     arrows = plot_shift(order, 2).axes[0].collections[-1]
@@ -37,6 +39,7 @@ def test_each_step_has_its_picture(name):
 
 
 # Two models
+
 
 def last_loss(target_aware):
     return np.mean(train_on_page(target_aware)[1][-50:])
@@ -77,10 +80,21 @@ def test_predictions_change_with_every_control():
 
 # One table after the training
 
+
 @pytest.mark.parametrize("name", SCAN_ORDERS)
 def test_folded_tables_serve_their_own_order_only(name):
     torch.manual_seed(0)
-    model = RAR(ModelConfig(codebook_size=64, num_tokens=49, num_classes=10, hidden_size=64, num_layers=3, num_heads=4, mlp_size=128)).eval()
+    model = RAR(
+        ModelConfig(
+            codebook_size=64,
+            num_tokens=49,
+            num_classes=10,
+            hidden_size=64,
+            num_layers=3,
+            num_heads=4,
+            mlp_size=128,
+        )
+    ).eval()
     with torch.no_grad():
         for p in model.parameters():
             p += 0.1 * torch.randn_like(p)  # a new model's adaLN is zero, and would hide everything
@@ -98,17 +112,22 @@ def test_folded_tables_serve_their_own_order_only(name):
 def test_raster_is_the_default_order():
     torch.manual_seed(0)
     model = RAR(ModelConfig(8, 9, 2, hidden_size=16, num_layers=1, num_heads=2, mlp_size=16)).eval()
-    assert torch.equal(fold_positions(model).pos_embed, fold_positions(model, raster_order(9)).pos_embed)
+    assert torch.equal(
+        fold_positions(model).pos_embed, fold_positions(model, raster_order(9)).pos_embed
+    )
 
 
 # The panels
+
 
 def test_the_panel_comes_first():
     assert starts_with_its_panel("12_target_aware")
 
 
 def test_a_registered_order_appears_in_the_panel(monkeypatch):
-    monkeypatch.setitem(SCAN_ORDERS, "columns", lambda g: [i * g + j for j in range(g) for i in range(g)])
+    monkeypatch.setitem(
+        SCAN_ORDERS, "columns", lambda g: [i * g + j for j in range(g) for i in range(g)]
+    )
     panels = build_panels("12_target_aware")
     before = panels["shift"].canvas.png
     panels["name"].value = "columns"
@@ -119,7 +138,9 @@ def test_the_ends_of_the_controls():
     panels = build_panels("12_target_aware")
     predictions = panels["predictions"]
     for end in ("min", "max"):
-        predictions.set(**{name: getattr(control, end) for name, control in predictions.controls.items()})
+        predictions.set(
+            **{name: getattr(control, end) for name, control in predictions.controls.items()}
+        )
         assert predictions.message.value == ""
         panels["step"].value = getattr(panels["step"], end)
         assert panels["shift"].message.value == ""

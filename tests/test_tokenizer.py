@@ -106,7 +106,9 @@ def test_nearest_code_is_nearest(seed, n, size, dim):
     found = nearest_code(vectors, codebook)
     for vector, code in zip(vectors.double(), found):
         distances = [(vector - row).square().sum().item() for row in codebook.double()]
-        assert distances[code] <= min(distances) + 1e-5  # float32 may swap codes that are this close
+        assert (
+            distances[code] <= min(distances) + 1e-5
+        )  # float32 may swap codes that are this close
 
 
 def test_nearest_code_keeps_the_shape():

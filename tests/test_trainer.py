@@ -1,5 +1,6 @@
 """The recipe: schedules against closed forms, batches against their parts, and one loop against
 the distributed one."""
+
 import math
 from dataclasses import replace
 
@@ -53,14 +54,20 @@ def new_model(run):
 # The recipe
 
 
-@pytest.mark.parametrize("values, message", [
-    (dict(anneal_start=300, anneal_end=200), "anneal_end = 200.0 .* at least anneal_start = 300"),
-    (dict(warmup_epochs=401), "warmup_epochs = 401.0 .* at most epochs = 400"),
-    (dict(min_learning_rate=1.0), "min_learning_rate = 1.0 .* at most learning_rate"),
-    (dict(anneal_schedule="cosine"), "anneal_schedule = 'cosine' .* one of linear"),
-    (dict(beta2=1.0), "beta2 = 1.0"),
-    (dict(precision="fp16"), "precision = 'fp16'"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            dict(anneal_start=300, anneal_end=200),
+            "anneal_end = 200.0 .* at least anneal_start = 300",
+        ),
+        (dict(warmup_epochs=401), "warmup_epochs = 401.0 .* at most epochs = 400"),
+        (dict(min_learning_rate=1.0), "min_learning_rate = 1.0 .* at most learning_rate"),
+        (dict(anneal_schedule="cosine"), "anneal_schedule = 'cosine' .* one of linear"),
+        (dict(beta2=1.0), "beta2 = 1.0"),
+        (dict(precision="fp16"), "precision = 'fp16'"),
+    ],
+)
 def test_values_that_contradict_the_recipe_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**values)
@@ -79,10 +86,19 @@ def test_length_of_the_published_run():
 # Schedules
 
 
-@pytest.mark.parametrize("epoch, expected", [
-    (0, 0.0), (25, 1e-4), (50, 2e-4), (100, 4e-4), (250, 2.05e-4), (400, 1e-5),
-    (200, 1e-5 + 3.9e-4 * 0.75), (300, 1e-5 + 3.9e-4 * 0.25),  # cos(π/3) = 1/2
-])
+@pytest.mark.parametrize(
+    "epoch, expected",
+    [
+        (0, 0.0),
+        (25, 1e-4),
+        (50, 2e-4),
+        (100, 4e-4),
+        (250, 2.05e-4),
+        (400, 1e-5),
+        (200, 1e-5 + 3.9e-4 * 0.75),
+        (300, 1e-5 + 3.9e-4 * 0.25),  # cos(π/3) = 1/2
+    ],
+)
 def test_learning_rate_of_the_published_run(epoch, expected):
     assert learning_rate_at(625 * epoch, PAPER) == pytest.approx(expected, abs=1e-12)
 
@@ -93,9 +109,19 @@ def test_learning_rate_without_warmup_and_after_the_end():
     assert learning_rate(10, 10, 10, 1.0, 0.25) == 1.0  # all of the run is warm-up
 
 
-@pytest.mark.parametrize("epoch, r", [
-    (0, 1.0), (199, 1.0), (200, 1.0), (225, 0.75), (250, 0.5), (299, 0.01), (300, 0.0), (400, 0.0),
-])
+@pytest.mark.parametrize(
+    "epoch, r",
+    [
+        (0, 1.0),
+        (199, 1.0),
+        (200, 1.0),
+        (225, 0.75),
+        (250, 0.5),
+        (299, 0.01),
+        (300, 0.0),
+        (400, 0.0),
+    ],
+)
 def test_randomness_of_the_published_run(epoch, r):
     assert random_ratio_at(625 * epoch, PAPER) == pytest.approx(r, abs=1e-12)
 
@@ -116,8 +142,13 @@ def test_what_decays_of_one_block():
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, others = ([names[id(p)] for p in g["params"]] for g in parameter_groups(model, 0.03))
     assert decayed == [
-        "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.weight", "blocks.0.mlp.fc1.weight",
-        "blocks.0.mlp.fc2.weight", "blocks.0.adaLN_modulation.1.weight", "lm_head.weight"]
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.attn.proj.weight",
+        "blocks.0.mlp.fc1.weight",
+        "blocks.0.mlp.fc2.weight",
+        "blocks.0.adaLN_modulation.1.weight",
+        "lm_head.weight",
+    ]
     assert sorted(decayed + others) == sorted(names.values())
 
 
@@ -156,8 +187,9 @@ def test_only_the_first_group_shrinks_without_a_gradient():
 def test_shares_make_the_whole_batch(data, processes):
     run = small_run(data, anneal_start=0, anneal_end=4)
     whole = make_batch(data, run.model, run.train, 3, step=10)
-    shares = [make_batch(data, run.model, run.train, 3, 10, rank, processes)
-              for rank in range(processes)]
+    shares = [
+        make_batch(data, run.model, run.train, 3, 10, rank, processes) for rank in range(processes)
+    ]
     for expected, *parts in zip(whole, *shares):
         assert {len(part) for part in parts} == {len(expected) // processes}
         assert torch.equal(torch.cat(parts), expected)
@@ -203,8 +235,11 @@ def test_dropout_differs_by_seed_and_process(seed, rank):
 
 
 def test_no_step_repeats_another():
-    seeds = [step_generator(seed, step).initial_seed() for seed in (41, 42, 43)
-             for step in range(0, 250_000, 1000)]
+    seeds = [
+        step_generator(seed, step).initial_seed()
+        for seed in (41, 42, 43)
+        for step in range(0, 250_000, 1000)
+    ]
     assert len(set(seeds)) == len(seeds)
 
 

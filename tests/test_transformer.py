@@ -1,4 +1,5 @@
 """The transformer against formulas, closed forms and properties that any causal model has."""
+
 import math
 
 import pytest
@@ -27,8 +28,15 @@ ours = settings(deadline=None, max_examples=30, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 
 L, V, C, D, HEADS = 9, 11, 5, 24, 3
-CONFIG = ModelConfig(codebook_size=V, num_tokens=L, num_classes=C, hidden_size=D, num_layers=2,
-                     num_heads=HEADS, mlp_size=40)
+CONFIG = ModelConfig(
+    codebook_size=V,
+    num_tokens=L,
+    num_classes=C,
+    hidden_size=D,
+    num_layers=2,
+    num_heads=HEADS,
+    mlp_size=40,
+)
 
 
 def randomize(module: torch.nn.Module) -> torch.nn.Module:
@@ -53,6 +61,7 @@ def inputs(seed: int, batch: int, shared: bool = False):
 
 # Sizes
 
+
 def test_rows_of_the_embedding_table():
     """Tokens 0 … 10, an unused mask token 11, classes 12 … 16, the null class 17."""
     assert [CONFIG.condition_id(c) for c in (0, C - 1)] == [12, 16]
@@ -60,20 +69,24 @@ def test_rows_of_the_embedding_table():
     assert torch.equal(CONFIG.condition_id(torch.arange(2)), torch.tensor([12, 13]))
 
 
-@pytest.mark.parametrize("name, value, allowed", [
-    ("num_tokens", 50, "a square number"),
-    ("num_heads", 7, "a multiple of num_heads = 7"),
-    ("codebook_size", 0, "above 0"),
-    ("hidden_size", 64.0, "a whole number"),
-    ("dropout", 1.0, "below 1"),
-    ("dropout", float("nan"), "must be"),
-])
+@pytest.mark.parametrize(
+    "name, value, allowed",
+    [
+        ("num_tokens", 50, "a square number"),
+        ("num_heads", 7, "a multiple of num_heads = 7"),
+        ("codebook_size", 0, "above 0"),
+        ("hidden_size", 64.0, "a whole number"),
+        ("dropout", 1.0, "below 1"),
+        ("dropout", float("nan"), "must be"),
+    ],
+)
 def test_sizes_are_checked(name, value, allowed):
     with pytest.raises(InvalidValue, match=allowed):
         ModelConfig(**{name: value})
 
 
 # Layers against their formulas
+
 
 def attention_by_hand(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     """Head by head and entry by entry, from the formula."""
@@ -82,8 +95,10 @@ def attention_by_hand(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     out = torch.zeros(n, HEADS, d, dtype=x.dtype)
     for head in range(HEADS):
         for i in range(n):
-            scores = [layer.q_norm(q[i, head]) @ layer.k_norm(k[j, head]) / math.sqrt(d)
-                      for j in range(i + 1)]
+            scores = [
+                layer.q_norm(q[i, head]) @ layer.k_norm(k[j, head]) / math.sqrt(d)
+                for j in range(i + 1)
+            ]
             weights = torch.stack(scores).softmax(0)
             out[i, head] = sum(w * v[j, head] for j, w in enumerate(weights))
     return layer.proj(out.view(n, D))
@@ -128,8 +143,10 @@ def test_block_is_the_formula():
     x, c = torch.randn(2, 3, L, D, dtype=torch.float64)
     linear = block.adaLN_modulation[1]
     beta1, gamma1, alpha1, beta2, gamma2, alpha2 = (
-        F.silu(c) @ linear.weight[part * D:(part + 1) * D].T + linear.bias[part * D:(part + 1) * D]
-        for part in range(6))
+        F.silu(c) @ linear.weight[part * D : (part + 1) * D].T
+        + linear.bias[part * D : (part + 1) * D]
+        for part in range(6)
+    )
     h = x + alpha1 * block.attn((1 + gamma1) * block.norm1(x) + beta1)
     expected = h + alpha2 * block.mlp((1 + gamma2) * block.norm2(h) + beta2)
     torch.testing.assert_close(block(x, Conditioning(c)), expected)
@@ -147,9 +164,15 @@ def test_the_last_norm_reads_its_scale_first():
 
 # The model
 
+
 @ours
-@given(seed=seeds, batch=st.integers(1, 3), step=st.integers(0, L - 1),
-       change=st.integers(1, V - 1), shared=st.booleans())
+@given(
+    seed=seeds,
+    batch=st.integers(1, 3),
+    step=st.integers(0, L - 1),
+    change=st.integers(1, V - 1),
+    shared=st.booleans(),
+)
 def test_a_token_changes_nothing_before_it(seed, batch, step, change, shared):
     """The token of step k is seen by the logits of step k + 1 and later ones, in any order."""
     tokens, condition, orders = inputs(seed, batch, shared)
@@ -157,8 +180,8 @@ def test_a_token_changes_nothing_before_it(seed, batch, step, change, shared):
     changed[:, step] = (changed[:, step] + change) % V
     changed = unpermute(changed, orders.expand(batch, -1))
     before, after = (MODEL(t, condition, orders) for t in (tokens, changed))
-    assert torch.equal(before[:, :step + 1], after[:, :step + 1])
-    moved = (before - after)[:, step + 1:].abs().amax(2)
+    assert torch.equal(before[:, : step + 1], after[:, : step + 1])
+    moved = (before - after)[:, step + 1 :].abs().amax(2)
     assert (moved > 1e-9).all()
 
 
@@ -171,7 +194,7 @@ def test_an_order_acts_through_the_position_tables_alone(seed, batch):
     other = RAR(CONFIG).double().eval().requires_grad_(False)
     other.load_state_dict(MODEL.state_dict())
     for table in ("pos_embed", "target_aware_pos_embed"):
-        getattr(other, table)[0, 2 + renamed] = getattr(MODEL, table)[0, 2:2 + L]
+        getattr(other, table)[0, 2 + renamed] = getattr(MODEL, table)[0, 2 : 2 + L]
     moved = torch.empty_like(tokens)
     moved[:, renamed] = tokens
     assert torch.equal(other(moved, condition, renamed[orders]), MODEL(tokens, condition, orders))
@@ -200,7 +223,9 @@ def test_images_of_a_class_may_share_their_conditioning(seed, batch):
     tokens, condition, orders = inputs(seed, batch)
     c = MODEL.conditions(condition)
     assert len(c.vectors) == C + 1 and len(c.rows) == batch
-    alone = [MODEL(tokens[b:b + 1], condition[b:b + 1], orders[b:b + 1]) for b in range(batch)]
+    alone = [
+        MODEL(tokens[b : b + 1], condition[b : b + 1], orders[b : b + 1]) for b in range(batch)
+    ]
     assert MODEL.conditions(condition[:1]).rows is None
     torch.testing.assert_close(MODEL(tokens, condition, orders), torch.cat(alone))
 
@@ -239,22 +264,33 @@ def test_initial_weights():
 
 
 def test_dropout_acts_in_training_only():
-    config = ModelConfig(codebook_size=V, num_tokens=L, num_classes=C, hidden_size=D,
-                         num_layers=2, num_heads=HEADS, mlp_size=40, dropout=0.5)
+    config = ModelConfig(
+        codebook_size=V,
+        num_tokens=L,
+        num_classes=C,
+        hidden_size=D,
+        num_layers=2,
+        num_heads=HEADS,
+        mlp_size=40,
+        dropout=0.5,
+    )
     model, batch = randomize(RAR(config)), inputs(0, 2)
     assert torch.equal(model(*batch), model(*batch))
     model.train()
     assert not torch.equal(model(*batch), model(*batch))
 
 
-@pytest.mark.parametrize("change, name", [
-    ({"tokens": torch.zeros(2, 16, dtype=torch.long)}, "shape of tokens"),
-    ({"tokens": torch.zeros(L, dtype=torch.long)}, "shape of tokens"),
-    ({"condition": torch.tensor([12])}, "shape of condition"),
-    ({"condition": torch.tensor([[12], [12]])}, "shape of condition"),
-    ({"orders": torch.arange(L)}, "shape of orders"),
-    ({"orders": torch.arange(L).repeat(3, 1)}, "shape of orders"),
-])
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        ({"tokens": torch.zeros(2, 16, dtype=torch.long)}, "shape of tokens"),
+        ({"tokens": torch.zeros(L, dtype=torch.long)}, "shape of tokens"),
+        ({"condition": torch.tensor([12])}, "shape of condition"),
+        ({"condition": torch.tensor([[12], [12]])}, "shape of condition"),
+        ({"orders": torch.arange(L)}, "shape of orders"),
+        ({"orders": torch.arange(L).repeat(3, 1)}, "shape of orders"),
+    ],
+)
 def test_wrong_shapes_are_named(change, name):
     tokens, condition, orders = inputs(0, 2)
     with pytest.raises(InvalidValue, match=f"{name} = .* it must be"):
@@ -262,6 +298,7 @@ def test_wrong_shapes_are_named(change, name):
 
 
 # The loss
+
 
 @ours
 @given(seed=seeds, batch=st.integers(1, 3), shared=st.booleans())
@@ -289,8 +326,17 @@ def test_loss_is_float32_for_logits_of_any_precision():
 @pytest.mark.parametrize("size", [4, 1024])
 def test_a_new_model_loses_ln_v(size):
     torch.manual_seed(0)
-    model = RAR(ModelConfig(codebook_size=size, num_tokens=16, num_classes=10, hidden_size=64,
-                            num_layers=2, num_heads=4, mlp_size=256)).eval()
+    model = RAR(
+        ModelConfig(
+            codebook_size=size,
+            num_tokens=16,
+            num_classes=10,
+            hidden_size=64,
+            num_layers=2,
+            num_heads=4,
+            mlp_size=256,
+        )
+    ).eval()
     tokens, orders = torch.randint(size, (64, 16)), sample_orders(64, 16, 1.0)
     condition = model.config.condition_id(torch.randint(10, (64,)))
     with torch.no_grad():
@@ -300,10 +346,18 @@ def test_a_new_model_loses_ln_v(size):
 
 # Sizes of the published models
 
-@pytest.mark.parametrize("name, millions", [  # counted in the authors' implementation
-    ("rar_b", 260.92), ("rar_l", 461.67), ("rar_xl", 955.43), ("rar_xxl", 1498.52),
-    ("rar_l_llamagen", 493.14), ("rar_l_512", 464.03),
-])
+
+@pytest.mark.parametrize(
+    "name, millions",
+    [  # counted in the authors' implementation
+        ("rar_b", 260.92),
+        ("rar_l", 461.67),
+        ("rar_xl", 955.43),
+        ("rar_xxl", 1498.52),
+        ("rar_l_llamagen", 493.14),
+        ("rar_l_512", 464.03),
+    ],
+)
 def test_parameter_counts(name, millions):
     config = PRESETS[name].model
     with torch.device("meta"):
@@ -311,7 +365,8 @@ def test_parameter_counts(name, millions):
     assert counted / 1e6 == pytest.approx(millions, abs=0.005)
     d, m, head = config.hidden_size, config.mlp_size, config.hidden_size // config.num_heads
     block = 4 * (d * d + d) + (2 * d * m + d + m) + 6 * (d * d + d) + 4 * d + 4 * head
-    tables = d * (1 + 2 * (config.num_tokens + 1024) + config.num_tokens + 100
-                  + config.num_embeddings)
+    tables = d * (
+        1 + 2 * (config.num_tokens + 1024) + config.num_tokens + 100 + config.num_embeddings
+    )
     final = 2 * (d * d + d) + config.codebook_size * (d + 1)
     assert counted == config.num_layers * block + tables + final

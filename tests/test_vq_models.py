@@ -1,6 +1,7 @@
 """The tokenizers: published ones against measured values (tests/golden), read from files like
 the released ones; ours by their properties.
 """
+
 import json
 from pathlib import Path
 
@@ -93,8 +94,9 @@ def test_sizes(name, tokenizer):
     assert not tokenizer.training
 
 
-@pytest.mark.parametrize("kind, millions, codes", [("maskgit_vq", 54.5, 1024),
-                                                   ("llamagen_vq", 71.9, 16384)])
+@pytest.mark.parametrize(
+    "kind, millions, codes", [("maskgit_vq", 54.5, 1024), ("llamagen_vq", 71.9, 16384)]
+)
 def test_the_published_sizes(kind, millions, codes):
     with torch.device("meta"):
         tokenizer = make_tokenizer(CONFIGS[kind])
@@ -262,8 +264,13 @@ def test_bad_images_and_tokens_get_one_clear_error(config):
 
 
 def test_make_tokenizer_knows_every_kind():
-    known = {"conv_vq": ConvVQ, "vqgan": VQGAN, "grey": GreyTokenizer,
-             "maskgit_vq": MaskGITVQ, "llamagen_vq": LlamaGenVQ}
+    known = {
+        "conv_vq": ConvVQ,
+        "vqgan": VQGAN,
+        "grey": GreyTokenizer,
+        "maskgit_vq": MaskGITVQ,
+        "llamagen_vq": LlamaGenVQ,
+    }
     free = dict(stride=4, channels=3)
     with torch.device("meta"):
         for kind, cls in known.items():
@@ -273,8 +280,9 @@ def test_make_tokenizer_knows_every_kind():
 
 def test_training_is_repeatable_and_lowers_the_error():
     data = Part(ImageData(Digits(), 16), np.arange(64))
-    config = TokenizerConfig("vqgan", 16, 1, 4, 16, width=8, vq_steps=30, vq_batch_size=8,
-                             vq_precision="no")
+    config = TokenizerConfig(
+        "vqgan", 16, 1, 4, 16, width=8, vq_steps=30, vq_batch_size=8, vq_precision="no"
+    )
     runs = []
     for _ in range(2):
         torch.manual_seed(1)
@@ -292,8 +300,9 @@ def test_training_is_repeatable_and_lowers_the_error():
 
 def test_training_in_bf16_keeps_the_codebook_in_float32():
     data = Part(ImageData(Digits(), 16), np.arange(16))
-    config = TokenizerConfig("vqgan", 16, 1, 4, 16, width=8, vq_steps=3, vq_batch_size=4,
-                             vq_precision="bf16")
+    config = TokenizerConfig(
+        "vqgan", 16, 1, 4, 16, width=8, vq_steps=3, vq_batch_size=4, vq_precision="bf16"
+    )
     tokenizer = make_tokenizer(config)
     losses = train_tokenizer(tokenizer, data, progress=False)
     assert np.isfinite(losses).all()

@@ -1,4 +1,5 @@
 """A model at work on screen: traces against the sampler, attention against the blocks."""
+
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,7 @@ def test_only_finished_runs_are_listed(tmp_path):
         for file in files:
             (tmp_path / name / file).touch()
     first = ("bundled digits", "x")
-    assert list_runs(Path("x"), tmp_path) == [
-        first, ("a", f"{tmp_path}/a"), ("b", f"{tmp_path}/b")]
+    assert list_runs(Path("x"), tmp_path) == [first, ("a", f"{tmp_path}/a"), ("b", f"{tmp_path}/b")]
     assert list_runs(Path("x"), tmp_path / "nothing") == [first]
 
 
@@ -60,8 +60,12 @@ def test_attention_maps_are_what_the_blocks_use():
     condition = RUN.model.condition_id(torch.tensor([3, 7]))
     maps = attention_maps(MODEL, tokens, condition, raster_order(49))
     passed = []
-    hooks = [block.attn.register_forward_hook(
-        lambda module, args, output: passed.append((args[0], output))) for block in MODEL.blocks]
+    hooks = [
+        block.attn.register_forward_hook(
+            lambda module, args, output: passed.append((args[0], output))
+        )
+        for block in MODEL.blocks
+    ]
     with torch.no_grad():
         MODEL(tokens, condition, raster_order(49))
         for hook in hooks:
@@ -117,7 +121,7 @@ def test_the_sampled_token_is_always_among_the_candidates(trace):
 @pytest.mark.parametrize("step", range(0, 49, 6))
 def test_every_picture_marks_the_sampled_token(trace, step):
     labels = [a.get_label() for a in plot_step(trace, TOKENIZER, step).axes[0].get_children()]
-    assert len([label for label in labels if str(label).endswith(', sampled')]) == 1
+    assert len([label for label in labels if str(label).endswith(", sampled")]) == 1
 
 
 def test_candidates_show_their_looks(trace):
@@ -138,8 +142,17 @@ def test_every_step_has_a_picture_and_others_a_message(trace):
 
 
 def test_other_sizes_and_colour():
-    tiny = RAR(ModelConfig(codebook_size=8, num_tokens=256, num_classes=10, hidden_size=16,
-                           num_layers=1, num_heads=1, mlp_size=16)).eval()
+    tiny = RAR(
+        ModelConfig(
+            codebook_size=8,
+            num_tokens=256,
+            num_classes=10,
+            hidden_size=16,
+            num_layers=1,
+            num_heads=1,
+            mlp_size=16,
+        )
+    ).eval()
     tokenizer = GreyTokenizer(TokenizerConfig("grey", channels=3, codebook_size=8))
     trace = make_trace(tiny, tokenizer, 0, 0, SampleConfig(guidance_scale=0.0))
     assert len(figure_png(plot_step(trace, tokenizer, 100))) > 1000

@@ -1,4 +1,5 @@
 """What panels are made of: fast text and images, grids of cells, clicks, controls, themes."""
+
 import colorsys
 import io
 
@@ -38,10 +39,11 @@ def pixels_of(fig, dark=False):
 
 # Text
 
+
 def ink(**options):
     """Left, right, top and bottom of an H that is written in the middle, in pixels."""
     fig = new_figure(300 / 80, 1)
-    write(fig, 0.5, 0.5, 'H', **options)
+    write(fig, 0.5, 0.5, "H", **options)
     dark = pixels_of(fig).mean(-1) < 128
     columns, rows = np.flatnonzero(dark.any(0)), np.flatnonzero(dark.any(1))
     return columns[0], columns[-1], rows[0], rows[-1]
@@ -55,26 +57,28 @@ def test_text_is_as_wide_as_matplotlib_makes_it(text):
 
 
 def test_text_stands_where_it_should():
-    assert ink(ha='left')[0] == pytest.approx(150, abs=2.1)
-    assert ink(ha='right')[1] == pytest.approx(149, abs=2.1)
-    assert np.mean(ink(ha='center')[:2]) == pytest.approx(149.5, abs=1.1)
+    assert ink(ha="left")[0] == pytest.approx(150, abs=2.1)
+    assert ink(ha="right")[1] == pytest.approx(149, abs=2.1)
+    assert np.mean(ink(ha="center")[:2]) == pytest.approx(149.5, abs=1.1)
 
 
-@pytest.mark.parametrize("va, top, bottom", [
-    ("baseline", 24, 40), ("top", 40, 56), ("center", 32, 48)])
+@pytest.mark.parametrize(
+    "va, top, bottom", [("baseline", 24, 40), ("top", 40, 56), ("center", 32, 48)]
+)
 def test_text_stands_as_high_as_it_should(va, top, bottom):
     """A capital of 20 points at 80 dots an inch is 16 pixels high."""
     assert ink(fontsize=20, va=va)[2:] == pytest.approx((top, bottom), abs=1.1)
 
 
 def test_a_space_is_wide_and_nothing_is_nothing():
-    assert text_outline(' ')[2] > 0.2
+    assert text_outline(" ")[2] > 0.2
     fig = new_figure(1, 1)
-    write(fig, 0.5, 0.5, '')
+    write(fig, 0.5, 0.5, "")
     assert (pixels_of(fig) == 255).all()
 
 
 # Images and cells
+
 
 def test_pixels_are_repeated():
     fig, ax = new_canvas(4, 2, 0.5)
@@ -90,8 +94,8 @@ def test_pixels_are_repeated():
 
 def test_cells_have_their_colours():
     fig = new_figure(3, 3)
-    colors = ['known'] * 6 + ['next'] + ['#e6e6e6'] * 9
-    draw_cells(fig.add_axes((0, 0, 1, 1)), colors, {0: 0}, {6: 'real'})
+    colors = ["known"] * 6 + ["next"] + ["#e6e6e6"] * 9
+    draw_cells(fig.add_axes((0, 0, 1, 1)), colors, {0: 0}, {6: "real"})
     shown = pixels_of(fig)
     for i, color in enumerate(colors):
         inside = shown[60 * (i // 4) + 8, 60 * (i % 4) + 8] / 255
@@ -100,10 +104,11 @@ def test_cells_have_their_colours():
 
 def test_cells_must_be_a_square():
     with pytest.raises(ValueError, match="number of cells = 5"):
-        draw_cells(new_canvas(2, 2)[1], ['known'] * 5)
+        draw_cells(new_canvas(2, 2)[1], ["known"] * 5)
 
 
 # A dark theme
+
 
 @pytest.mark.parametrize("name", COLORS)
 def test_hues_keep_their_meaning_in_the_dark(name):
@@ -125,7 +130,7 @@ def test_images_are_the_same_in_the_dark_and_paper_is_not():
 
 
 def test_a_panel_follows_the_theme_of_its_page():
-    step = slider('step', 5, 0, 16)
+    step = slider("step", 5, 0, 16)
     panel = Panel(plot_step, dict(step=step))
     light = panel.canvas.png
     panel.canvas.dark = True
@@ -139,9 +144,10 @@ def test_a_panel_follows_the_theme_of_its_page():
 
 # Clicks
 
+
 def test_cells_and_points_belong_together():
     fig = new_figure(4, 2)
-    draw_cells(fig.add_axes((0, 0, 0.5, 1)), ['quiet'] * 9)
+    draw_cells(fig.add_axes((0, 0, 0.5, 1)), ["quiet"] * 9)
     assert cell_at(fig, 0.75, 0.5, 3) is None
     for cell in range(9):
         left, top, width, height = cell_box(fig, cell, 3)
@@ -149,9 +155,19 @@ def test_cells_and_points_belong_together():
         assert (width, height) == pytest.approx((1 / 6, 1 / 3))
 
 
-@pytest.mark.parametrize("cell, key, expected", [
-    (4, "ArrowUp", 1), (4, "ArrowDown", 7), (4, "ArrowLeft", 3), (4, "ArrowRight", 5),
-    (0, "ArrowUp", 0), (0, "ArrowLeft", 0), (8, "ArrowRight", 8), (8, "ArrowDown", 8)])
+@pytest.mark.parametrize(
+    "cell, key, expected",
+    [
+        (4, "ArrowUp", 1),
+        (4, "ArrowDown", 7),
+        (4, "ArrowLeft", 3),
+        (4, "ArrowRight", 5),
+        (0, "ArrowUp", 0),
+        (0, "ArrowLeft", 0),
+        (8, "ArrowRight", 8),
+        (8, "ArrowDown", 8),
+    ],
+)
 def test_arrow_keys(cell, key, expected):
     assert step_to(cell, key, 3) == expected
 
@@ -168,10 +184,11 @@ def test_dragging_goes_on_with_what_the_click_did():
 
 # Panels
 
+
 def plot_step(step):
-    require(step < 8, 'step', step, "below 8")
+    require(step < 8, "step", step, "below 8")
     fig = new_figure(4, 4)
-    draw_cells(fig.add_axes((0, 0, 1, 1)), ['known'] * step + ['quiet'] * (16 - step))
+    draw_cells(fig.add_axes((0, 0, 1, 1)), ["known"] * step + ["quiet"] * (16 - step))
     return fig
 
 
@@ -196,7 +213,7 @@ def test_clicks_and_keys_change_what_is_marked():
 
 
 def test_a_panel_saves_its_first_view():
-    step = slider('step', 5, 0, 16)
+    step = slider("step", 5, 0, 16)
     panel = Panel(plot_step, dict(step=step))
     first = panel.canvas.png
     step.value = 6
@@ -204,32 +221,32 @@ def test_a_panel_saves_its_first_view():
 
 
 def test_values_that_do_not_go_together_get_a_message():
-    step = slider('step', 5, 0, 16)
+    step = slider("step", 5, 0, 16)
     panel = Panel(plot_step, dict(step=step))
     before = panel.canvas.png
     step.value = 8
     assert "step = 8 is not allowed" in panel.message.value and panel.canvas.png == before
     step.value = 5
-    assert panel.message.value == ''
+    assert panel.message.value == ""
 
 
 def test_any_other_error_is_shown_and_raised():
-    step = slider('step', 5, 0, 16)
-    panel = Panel(lambda step: plot_step(step) if step < 7 else {}['1 < 2'], dict(step=step))
+    step = slider("step", 5, 0, 16)
+    panel = Panel(lambda step: plot_step(step) if step < 7 else {}["1 < 2"], dict(step=step))
     with pytest.raises(KeyError):
         step.value = 7
     assert "KeyError: '1 &lt; 2'" in panel.message.value
 
 
 def test_controls_are_as_wide_as_the_picture():
-    step = slider('step', 5, 0, 16)
+    step = slider("step", 5, 0, 16)
     panel = Panel(plot_step, dict(step=step), rows=[[step, player(step)]])
     (row,) = [child for child in panel.children if isinstance(child, ipywidgets.HBox)]
-    assert row.layout.width == f'{pixels_of(panel.figure).shape[1]}px'
+    assert row.layout.width == f"{pixels_of(panel.figure).shape[1]}px"
 
 
 def test_whole_and_real_sliders_and_a_player_with_their_limits():
-    whole, real = slider('n', 5, 0, 16), slider('x', 0.5, 0.0, 1.0, 0.1)
+    whole, real = slider("n", 5, 0, 16), slider("x", 0.5, 0.0, 1.0, 0.1)
     assert isinstance(whole, ipywidgets.IntSlider) and isinstance(real, ipywidgets.FloatSlider)
     play = player(whole)
     whole.max = 30

@@ -202,7 +202,7 @@ class ImageData(Dataset):
         self.classes = list(source.classes)
         self.targets = np.asarray(source.targets, dtype=np.int64)
         self.resize = size is not None
-        self.size = size if self.resize else source[0][0].width
+        self.size: int = source[0][0].width if size is None else size
         require_int('image_size', self.size, 1)
         self.channels = channels or (1 if self.is_grey() else 3)
 
@@ -226,7 +226,7 @@ class ImageData(Dataset):
         if self.channels == 1:
             image = image.convert('L')  # exact: all three channels are alike
         if self.resize:
-            image = center_crop(image, int(self.size))
+            image = center_crop(image, self.size)
         require(image.size == (self.size, self.size), f'size of {self.name(i)}', image.size,
                 f"{self.size} × {self.size} like the first one; "
                 "give image_size to have every image scaled and cropped")

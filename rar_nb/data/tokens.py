@@ -141,9 +141,10 @@ def write_index(
     expected = [shard_files(folder, k)[0].name for k in range(num_shards)]
     require(found == expected, f'shards in {folder}', found,
             f"number 0 to {num_shards - 1}, and no others")
-    shards, shape = [], None
+    shards: list[dict] = []
+    shape: tuple = ()
     for k in range(num_shards):
-        entry, shape = describe_shard(folder, k, shape, codebook_size, num_classes)
+        entry, shape = describe_shard(folder, k, shape or None, codebook_size, num_classes)
         shards.append(entry)
     index = dict(
         version=TOKEN_VERSION, images=sum(shard['rows'] for shard in shards),

@@ -28,7 +28,7 @@ def plot_shift(
     "The sequence with its two rows of positions, an arrow from each to the entry that predicts it."
     length, now = len(order) + 2, step + 1  # entry s predicts step s - 1
     fig, ax = new_canvas(length + 8.4, 4.2, 0.53)
-    colors = {i: 'known' for i in order[:step]} | {i: 'next' for i in order[step:step + 1]}
+    colors = dict.fromkeys(order[:step], 'known') | dict.fromkeys(order[step:step + 1], 'next')
     cells = range(len(order))
     draw_cells(ax, [colors.get(i, '#e6e6e6') for i in cells], {i: i for i in cells},
                corner=(0.1, 0.6))
@@ -133,7 +133,7 @@ def plot_predictions(seed: int, known: int, first: int, second: int) -> Figure:
     for y, order, name in zip((0.8, 4.5), orders, ('first', 'second')):
         target = order[known]
         write(ax, -0.3, y + 1, f'the {name} order', fontsize=11, va='center')
-        colors = {i: 'known' for i in order[:known]} | {target: 'next'}
+        colors = dict.fromkeys(order[:known], 'known') | {target: 'next'}
         texts = {i: i for i in order[:known]} | {target: '?'}
         draw_cells(ax, [colors.get(i, '#e6e6e6') for i in range(9)], texts, corner=(3.4, y))
         for x, target_aware in ((8.1, False), (12.8, True)):

@@ -86,7 +86,7 @@ def write(
     where,  # an axes, or a figure: then x and y are shares of its width and height
     x: float,
     y: float,
-    text: str,  # one or several lines
+    text: str | int,  # one or several lines
     fontsize: float = 11,  # points
     color='black',
     ha: str = 'left',  # which part of the text is at x: 'left', 'center' or 'right'

@@ -339,12 +339,14 @@ def find_device(
     device: torch.device | str | None = None,  # None: a GPU if there is one
 ) -> Device:
     "The device at hand, from the table or measured."
-    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    if device.type == 'cuda':
-        known = known_device(torch.cuda.get_device_name(device))
+    best = 'cuda' if torch.cuda.is_available() else 'cpu'
+    chosen = torch.device(device or best)
+    if chosen.type == 'cuda':
+        known = known_device(torch.cuda.get_device_name(chosen))
         if known is not None:
-            return replace(known, memory=torch.cuda.get_device_properties(device).total_memory)
-    return measure_device(device)
+            memory = torch.cuda.get_device_properties(chosen).total_memory
+            return replace(known, memory=memory)
+    return measure_device(chosen)
 
 # %% ../../nbs/46_cost.ipynb #029f6718
 def amount(x: float) -> str:

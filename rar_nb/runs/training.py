@@ -117,8 +117,10 @@ class TrainingLoop:
         if resume and self.checkpoint.exists():
             self.losses, saved = load_checkpoint(self.model, self.optimizer, self.checkpoint)
             self.start, rows = saved['step'], saved['rows']
-        writes = self.folder is not None and self.is_main
-        self.metrics = Metrics(Path(self.folder) / 'metrics.jsonl' if writes else None, rows)
+        path = None
+        if self.folder is not None and self.is_main:
+            path = self.folder / 'metrics.jsonl'
+        self.metrics = Metrics(path, rows)
         self.bar = tqdm(total=self.run.train.total_steps, initial=self.start, desc='RAR',
                         mininterval=1, unit='step', disable=not self.progress)
         self.clock = time.perf_counter(), self.start  # of the last row of metrics

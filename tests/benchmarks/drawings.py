@@ -1,7 +1,8 @@
 """How long the panels of the walkthrough take to draw, without a browser: milliseconds in the kernel for each control that draws while it moves.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/drawings.py [--out results/widgets/drawings.json] [name ...]
+OMP_NUM_THREADS=1 python tests/benchmarks/drawings.py [--out results/widgets/drawings.json] [name ...]
 """
+
 import argparse
 import json
 import os
@@ -14,7 +15,14 @@ from IPython.core.interactiveshell import InteractiveShell
 from ipywidgets import widgets
 
 NBS = Path(__file__).parent.parent.parent / "nbs"
-NAMES = ["10_scan_orders", "11_annealing", "12_target_aware", "13_watch", "14_inpainting", "15_widgets"]
+NAMES = [
+    "10_scan_orders",
+    "11_annealing",
+    "12_target_aware",
+    "13_watch",
+    "14_inpainting",
+    "15_widgets",
+]
 
 
 def panels_of(name: str) -> list:
@@ -22,12 +30,15 @@ def panels_of(name: str) -> list:
     os.chdir(NBS)
     shell = InteractiveShell()
     shell.run_line_magic("run", f"{name}.ipynb")
-    return [widget for widget in widgets.widget._instances.values() if type(widget).__name__ == "Panel"]
+    return [
+        widget for widget in widgets.widget._instances.values() if type(widget).__name__ == "Panel"
+    ]
 
 
 def other_values(control) -> list:
     "Values to set a slider to, near its own; none for what computes longer, or is no slider."
-    if not getattr(control, "continuous_update", False) or not hasattr(control, "step"): return []
+    if not getattr(control, "continuous_update", False) or not hasattr(control, "step"):
+        return []
     sign = 1 if control.value + 4 * control.step <= control.max else -1
     return [control.value + sign * k * control.step for k in range(1, 5)]
 
@@ -41,7 +52,8 @@ def measure(panel) -> dict[str, float]:
             start = time.perf_counter()
             control.value = value
             times.append(1000 * (time.perf_counter() - start))
-        if not times: continue
+        if not times:
+            continue
         control.value = first
         taken[name] = round(statistics.median(times), 1)
     return taken
@@ -58,7 +70,17 @@ def main():
         for i, panel in enumerate(p for p in panels_of(name) if p.model_id not in known):
             found[f"{name}_{i}"] = measure(panel)
             print(f"{name}_{i}", found[f"{name}_{i}"], flush=True)
-    if args.out: args.out.write_text(json.dumps({"machine": f"{os.cpu_count()} × {platform.processor() or platform.machine()}", "milliseconds": found}, indent=1) + "\n")
+    if args.out:
+        args.out.write_text(
+            json.dumps(
+                {
+                    "machine": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",
+                    "milliseconds": found,
+                },
+                indent=1,
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

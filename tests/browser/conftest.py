@@ -1,4 +1,5 @@
 """A copy of the project, a browser, and the two servers."""
+
 import shutil
 
 import pytest
@@ -10,7 +11,8 @@ from tests.tools.reading_order import ORDER, navigate
 def pytest_collection_modifyitems(items):
     missing = pytest.mark.skip(
         reason="no Chromium with ChromeDriver on this machine: `apt-get install chromium "
-               "chromium-driver` to have the panels tested")
+        "chromium-driver` to have the panels tested"
+    )
     for item in items:
         if item.path.parent.name == "browser" and not (BROWSER and DRIVER):
             item.add_marker(missing)
@@ -40,19 +42,32 @@ def lab(project):
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false"}')  # or JupyterLab asks, over the notebook
     server = Server(
-        project, "jupyterlab", "--no-browser", "--allow-root", "--port=0",
-        "--IdentityProvider.token=", "--expose-app-in-browser",
-        "--ServerApp.disable_check_xsrf=True", "--LabApp.news_url=",
+        project,
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--port=0",
+        "--IdentityProvider.token=",
+        "--expose-app-in-browser",
+        "--ServerApp.disable_check_xsrf=True",
+        "--LabApp.news_url=",
         f"--LabApp.workspaces_dir={project / 'workspaces'}",
-        f"--LabApp.user_settings_dir={settings}")
+        f"--LabApp.user_settings_dir={settings}",
+    )
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
 def voila(project):
-    server = Server(project, "tests.tools.explore", "--no-browser", f"--port={free_port()}",
-                    "--Voila.ip=127.0.0.1", "--show_tracebacks=True")
+    server = Server(
+        project,
+        "tests.tools.explore",
+        "--no-browser",
+        f"--port={free_port()}",
+        "--Voila.ip=127.0.0.1",
+        "--show_tracebacks=True",
+    )
     yield server
     server.stop()
 
@@ -63,8 +78,14 @@ def driver():
 
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
-    for argument in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-                     "--window-size=1200,1100", "--force-device-scale-factor=1"]:
+    for argument in [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,1100",
+        "--force-device-scale-factor=1",
+    ]:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))

@@ -1,4 +1,5 @@
 """What a hand does to a panel, and what an eye sees of it."""
+
 import base64
 import functools
 import io
@@ -39,11 +40,20 @@ class Server:
 
     def __init__(self, folder: Path, *command: str):
         self.log = folder / "server.log"
-        env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1",
-               "JUPYTER_CONFIG_DIR": str(folder / "config")}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        }
         with self.log.open("w") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=env,
-                                            stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=folder,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         where, deadline = r"http://(?:localhost|127\.0\.0\.1):\d+", time.time() + 120
         while not (found := re.search(where, self.log.read_text())):
             assert self.process.poll() is None and time.time() < deadline, self.log.read_text()
@@ -96,6 +106,7 @@ def wait(condition, seconds: float, what: str):
 def once_more(test):
     """Open a page a second time if it got stuck the first time, and warn of it: browser, server
     and kernel share two cores in CI with other tests. What is wrong twice, or at once, fails."""
+
     @functools.wraps(test)
     def run(*args, **kwargs):
         try:
@@ -105,6 +116,7 @@ def once_more(test):
             first = f"{test.__name__} {kwargs.get('name')}: {problem}; trying once more"
             warnings.warn("\n".join([first, *notes]), stacklevel=1)
             test(*args, **kwargs)
+
     return run
 
 
@@ -143,9 +155,11 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def changed(driver, panel, before: np.ndarray, what: str, seconds: float = 60) -> np.ndarray:
     """The picture once it differs from `before`."""
+
     def other():
         now = picture(driver, panel)
         return None if same(now, before) else [now]
+
     return wait(other, seconds, f"another picture after {what}")[0]
 
 
@@ -307,8 +321,11 @@ def press_keys(driver, panel):
         assert start[0] == "block"
         for key in (Keys.RIGHT, Keys.DOWN):
             image.send_keys(key)
-        wait(lambda start=start: framed()[1] != start[1] and framed()[2] != start[2], 60,
-             "a frame moved by arrow keys")
+        wait(
+            lambda start=start: framed()[1] != start[1] and framed()[2] != start[2],
+            60,
+            "a frame moved by arrow keys",
+        )
         for key in (Keys.UP, Keys.LEFT):
             image.send_keys(key)
         wait(lambda start=start: framed() == start, 60, "the frame at the first cell again")

@@ -1,4 +1,5 @@
 """Every panel in JupyterLab: all cells of its notebook run, and the panel follows the hand."""
+
 import pytest
 
 from tests.browser.page import (

@@ -1,4 +1,5 @@
 """`make explore`: the gallery and every panel in Voilà, without code."""
+
 import pytest
 
 from tests.browser.page import (
@@ -27,8 +28,11 @@ def code_shown(driver) -> list:
 def test_gallery(driver, voila):
     driver.get_log("browser")
     driver.get(voila.address)  # what `make explore` opens in the browser
-    wait(lambda: len(driver.find_elements("css selector", ".jp-RenderedImage img")) == len(PANELS),
-         120, "the pictures of the gallery")
+    wait(
+        lambda: len(driver.find_elements("css selector", ".jp-RenderedImage img")) == len(PANELS),
+        120,
+        "the pictures of the gallery",
+    )
     assert "/voila/render/explore.ipynb" in driver.current_url
     links = driver.execute_script(LINKS)
     for name in PANELS:

@@ -4,6 +4,7 @@
 
 Of a notebook that starts with panels, only what stands before "How it is made" is run and shown.
 """
+
 import sys
 from pathlib import Path
 

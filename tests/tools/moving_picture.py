@@ -1,7 +1,8 @@
 """The moving picture of the README: how RAR trains, and how it samples.
 
-    python -m tests.tools.moving_picture results/pictures/rar.gif
+python -m tests.tools.moving_picture results/pictures/rar.gif
 """
+
 import sys
 from pathlib import Path
 
@@ -79,5 +80,6 @@ def frames() -> list[Image.Image]:
 if __name__ == "__main__":
     pictures = [p.quantize(48, method=Image.Quantize.MEDIANCUT) for p in frames()]
     with write_beside(Path(sys.argv[1])) as beside:
-        pictures[0].save(beside, format="GIF", save_all=True, append_images=pictures[1:],
-                         duration=120, loop=0)
+        pictures[0].save(
+            beside, format="GIF", save_all=True, append_images=pictures[1:], duration=120, loop=0
+        )

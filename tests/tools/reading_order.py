@@ -2,6 +2,7 @@
 
 `make notebooks` writes these links into the first and last cell of every notebook.
 """
+
 import json
 import re
 import sys

@@ -1,7 +1,8 @@
 """Run the exercises of notebooks as they are handed out, and save what their checks say.
 
-    python -m tests.tools.verdicts nbs/02_orders.ipynb …
+python -m tests.tools.verdicts nbs/02_orders.ipynb …
 """
+
 import json
 import sys
 from pathlib import Path
@@ -20,8 +21,9 @@ def save_verdicts(path: Path):
         verdict = run("".join(cell["source"]), names)
         if "check" in tags:
             data = {"text/markdown": [verdict._repr_markdown_()], "text/plain": [repr(verdict)]}
-            cell["outputs"] = [dict(output_type="execute_result", execution_count=None,
-                                    metadata={}, data=data)]
+            cell["outputs"] = [
+                dict(output_type="execute_result", execution_count=None, metadata={}, data=data)
+            ]
     text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")
 
