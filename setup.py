@@ -1,4 +1,5 @@
-"""Packaging of rar_nb: every fact comes from settings.ini, so that there is one place to change it."""
+"""Packaging of rar_nb: every fact comes from settings.ini, so that there is one place to change
+it."""
 from configparser import ConfigParser
 from pathlib import Path
 

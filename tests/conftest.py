@@ -1,4 +1,5 @@
-"""The longest modules first, so that of two processes that share them (`make test`) none is left with a long one at the end."""
+"""The longest modules first, so that of two processes that share them (`make test`) none is left
+with a long one at the end."""
 
 LONG = [
     "test_jupyterlab",

@@ -1,9 +1,12 @@
 """The notebooks as papermill runs them, in fresh kernels that start in a moment.
 
-A kernel of a run notebook spends 8 s on imports before anything of its own happens. Here the standard library's fork server imports the
-library once, and each kernel is a process forked from it, with a namespace, random state, environment and working directory of its own: no
+A kernel of a run notebook spends 8 s on imports before anything of its own happens. Here the
+standard library's fork server imports the
+library once, and each kernel is a process forked from it, with a namespace, random state,
+environment and working directory of its own: no
 run sees anything of another, as with kernels started by hand, but for modules that are imported already. What they would hide (an import that
-is missing, a kernel that doesn't start) is seen by the tests that ask for `as_a_user_does`, at least one run and one refusal a notebook.
+is missing, a kernel that doesn't start) is seen by the tests that ask for `as_a_user_does`, at
+least one run and one refusal a notebook.
 """
 
 import multiprocessing
@@ -21,14 +24,17 @@ from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvision
 
 NBS = Path(__file__).parent.parent / "nbs"
 PRELOADED = [__name__, "pytest", "nbdev", "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "rar_nb.play.inpainting", "rar_nb.runs.pretokenizer", "rar_nb.reports.report",
-             "rar_nb.trainer", "rar_nb.play.watch"]  # with what they import, nearly all; none of it starts a thread, which a fork would lose  # fmt: skip
+             # with what they import, nearly all; none of it starts a thread, which a fork would
+             # lose  # fmt: skip
+             "rar_nb.trainer", "rar_nb.play.watch"]
 FORKS = (
     multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
 )  # elsewhere forking after such imports isn't safe
 
 
 def execute(name: str, out: Path, /, as_a_user_does: bool = False, **parameters):
-    """Run a notebook of `nbs` with parameters in the folder of `out`, where it is written; as a notebook node."""
+    """Run a notebook of `nbs` with parameters in the folder of `out`, where it is written; as a
+    notebook node."""
     with nullcontext() if as_a_user_does else forked():
         return papermill.execute_notebook(
             NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False
@@ -36,7 +42,8 @@ def execute(name: str, out: Path, /, as_a_user_does: bool = False, **parameters)
 
 
 def start_server():
-    """Start the fork server if it doesn't run yet; with the project's folder on its path, as other packages have a `tests`, too."""
+    """Start the fork server if it doesn't run yet; with the project's folder on its path, as other
+    packages have a `tests`, too."""
     FORKS.set_forkserver_preload(PRELOADED)
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(NBS.parent), before]))
@@ -63,7 +70,8 @@ def forked():
 
 
 class Forked(LocalProvisioner):
-    """Forks a kernel where `LocalProvisioner` starts a program; for all else the process looks like one of `subprocess`."""
+    """Forks a kernel where `LocalProvisioner` starts a program; for all else the process looks
+    like one of `subprocess`."""
 
     async def launch_kernel(self, cmd: list[str], **kwargs):
         arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
@@ -79,7 +87,8 @@ class Forked(LocalProvisioner):
 
 
 def be_a_kernel(arguments: list[str], folder: str):
-    """In the forked process: what `python -m ipykernel_launcher` does with such arguments in that folder."""
+    """In the forked process: what `python -m ipykernel_launcher` does with such arguments in that
+    folder."""
     import numpy as np
     import torch
     from ipykernel.kernelapp import IPKernelApp

@@ -1,6 +1,7 @@
 """pytest plugin for nbval.
 
-It takes a cell with outputs but no execution count for one that was never run: nbdev_clean removes the counts. Its kernels, one a notebook,
+It takes a cell with outputs but no execution count for one that was never run: nbdev_clean removes
+the counts. Its kernels, one a notebook,
 are forked (see kernels.py); and the longest notebooks come first, as in conftest.py.
 """
 

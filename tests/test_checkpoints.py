@@ -1,4 +1,5 @@
-"""Weights from elsewhere: a fabricated copy of the released rar_b file, every way a file can be wrong, the hub, and memory."""
+"""Weights from elsewhere: a fabricated copy of the released rar_b file, every way a file can be
+wrong, the hub, and memory."""
 
 import json
 import os
@@ -41,7 +42,8 @@ def python(code, **env):
     return done.stdout
 
 
-# ---- the published model ---------------------------------------------------------------------------------------------
+# ---- the published model
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,8 @@ def test_released_file_loads_and_draws(released):
         logits = drawing.next_logits(tokens[-1])
         assert logits.shape == (1, 1024) and logits.std() > 0
         tokens.append(sample_from(logits, noise[:, k]))
-    # the last prediction again, all at once and without guidance, of which there is next to none at the start
+    # the last prediction again, all at once and without guidance, of which there is next to none at
+    # the start
     row = torch.cat([torch.stack(tokens[1:3], 1), torch.zeros(1, 254, dtype=torch.long)], 1)
     again = model(row, model.config.condition_id(torch.tensor([207])), torch.arange(256)[None])[
         :, 2
@@ -93,7 +96,8 @@ def test_released_file_loads_and_draws(released):
     not Path("/proc/self/status").exists(), reason="reads the peak of the memory from Linux's /proc"
 )
 def test_memory_of_a_pretrained_model(released):
-    """Peak resident memory, mapped pages included, with every weight read: at most 1.3 times the weights' size."""
+    """Peak resident memory, mapped pages included, with every weight read: at most 1.3 times the
+    weights' size."""
     peak, weights = json.loads(python(PEAK.format(source=str(released), preset="rar_b")))
     assert weights == 4 * sum(torch.Size(shape).numel() for shape in MANIFEST["rar_b"].values())
     assert weights <= peak <= 1.3 * weights
@@ -105,13 +109,15 @@ from rar_nb.pretrained.presets import RAR
 def peak(): return 1024 * next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))
 before = peak()
 model = RAR.from_pretrained({source!r}, {preset!r})
-assert all(p.sum().isfinite() for p in model.parameters())  # a page that wasn't read isn't in memory
+# a page that wasn't read isn't in memory
+assert all(p.sum().isfinite() for p in model.parameters())
 used = peak() - before
 print(json.dumps([used, sum(p.numel() * p.element_size() for p in model.parameters())]))
 """
 
 
-# ---- a small one, and what can be wrong with it ------------------------------------------------------------------------
+# ---- a small one, and what can be wrong with it
+# ------------------------------------------------------------------------
 
 SMALL = ModelConfig(
     codebook_size=16,
@@ -289,7 +295,8 @@ BASE = {"a": torch.arange(12.0).view(3, 4), "b": torch.ones(5)}
     ),
 )
 def test_damage_is_one_error_or_harmless(tmp_path_factory, name, changes):
-    """Whatever bytes are wrong: a ValueError that names the file, or tensors (damaged numbers can't be told)."""
+    """Whatever bytes are wrong: a ValueError that names the file, or tensors (damaged numbers
+    can't be told)."""
     path = stored(BASE, tmp_path_factory.mktemp("damage") / name)
     content = bytearray(path.read_bytes())
     for place, value in changes:
@@ -303,7 +310,8 @@ def test_damage_is_one_error_or_harmless(tmp_path_factory, name, changes):
         assert all(isinstance(n, str) and isinstance(t, torch.Tensor) for n, t in found.items())
 
 
-# ---- what is loaded is the module's own ------------------------------------------------------------------------------
+# ---- what is loaded is the module's own
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["w.bin", "w.safetensors"])
@@ -351,7 +359,8 @@ def test_parameters_that_share_memory_in_the_file_are_told_apart(tmp_path):
     assert torch.equal(model[1].weight, both.T) and model[1].weight.is_contiguous()
 
 
-# ---- where the file is -----------------------------------------------------------------------------------------------
+# ---- where the file is
+# -----------------------------------------------------------------------------------------------
 
 
 def test_folders_and_runs(weights, tmp_path):
@@ -408,7 +417,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 def test_hub(tmp_path):
-    """The real download code against a hub on this machine: a file once, then errors that name what was asked for."""
+    """The real download code against a hub on this machine: a file once, then errors that name
+    what was asked for."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -6,7 +6,8 @@ from papermill import execute_notebook
 from tests.kernels import FORKS, forked
 
 LOOK = """
-import multiprocessing, os, random, matplotlib.pyplot as plt, numpy as np, torch, rar_nb.pretrained.presets as library
+import multiprocessing, os, random, matplotlib.pyplot as plt, numpy as np, torch,
+rar_nb.pretrained.presets as library
 print(value, os.getcwd(), sorted(set(globals()) & {"left", "FORKS", "forked"}), os.environ.get("LEFT"), plt.get_fignums(), hasattr(library, "LEFT"))
 print(random.random(), np.random.rand(), torch.rand(1).item())
 print(multiprocessing.current_process().name)
@@ -16,7 +17,8 @@ plt.figure(); os.chdir("/")
 
 
 def look(folder):
-    """What a notebook finds in its kernel before it leaves much behind, three random numbers, and whether the kernel was forked."""
+    """What a notebook finds in its kernel before it leaves much behind, three random numbers, and
+    whether the kernel was forked."""
     cells = [
         nbformat.v4.new_code_cell("value = 0", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(LOOK),

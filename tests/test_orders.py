@@ -1,4 +1,5 @@
-"""Orders: properties of permutations, the distribution of the random ones, annealing, and the paper's scan orders."""
+"""Orders: properties of permutations, the distribution of the random ones, annealing, and the
+paper's scan orders."""
 
 import itertools
 import json

@@ -182,7 +182,8 @@ def test_json_lines_converted(made, shard_images, compress, spaces):
 
 
 def test_an_epoch_counts_images_not_crops():
-    """The published run: 625 steps of 2048 are one look at each of 1,281,167 images, whatever the crops."""
+    """The published run: 625 steps of 2048 are one look at each of 1,281,167 images, whatever the
+    crops."""
     steps = [batch_indices(s, 1_281_167, 2048, 625, seed=42) for s in (0, 311, 624)]
     seen = np.concatenate(steps)
     assert len(np.unique(seen)) == 3 * 2048

@@ -1,4 +1,5 @@
-"""How long the panels of the walkthrough take to draw, without a browser: milliseconds in the kernel for each control that draws while it moves.
+"""How long the panels of the walkthrough take to draw, without a browser: milliseconds in the
+kernel for each control that draws while it moves.
 
 OMP_NUM_THREADS=1 python tests/benchmarks/drawings.py [--out results/widgets/drawings.json] [name ...]
 """
