@@ -1,12 +1,11 @@
 """The notebooks as papermill runs them, in fresh kernels that start in a moment.
 
 A kernel of a run notebook spends 8 s on imports before anything of its own happens. Here the
-standard library's fork server imports the
-library once, and each kernel is a process forked from it, with a namespace, random state,
-environment and working directory of its own: no
-run sees anything of another, as with kernels started by hand, but for modules that are imported already. What they would hide (an import that
-is missing, a kernel that doesn't start) is seen by the tests that ask for `as_a_user_does`, at
-least one run and one refusal a notebook.
+standard library's fork server imports the library once, and each kernel is a process forked from
+it, with a namespace, random state, environment and working directory of its own. No run sees
+anything of another, as with kernels started by hand, except for modules that are imported
+already. What they would hide (an import that is missing, a kernel that does not start) is seen by
+the tests that ask for `as_a_user_does`: at least one run and one refusal per notebook.
 """
 
 import multiprocessing
@@ -23,10 +22,18 @@ import papermill
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
 NBS = Path(__file__).parent.parent / "nbs"
-PRELOADED = [__name__, "pytest", "nbdev", "ipykernel.kernelapp", "matplotlib_inline.backend_inline", "rar_nb.play.inpainting", "rar_nb.runs.pretokenizer", "rar_nb.reports.report",
-             # with what they import, nearly all; none of it starts a thread, which a fork would
-             # lose  # fmt: skip
-             "rar_nb.trainer", "rar_nb.play.watch"]
+PRELOADED = [  # nearly all imports; none of them starts a thread, which a fork would lose
+    __name__,
+    "pytest",
+    "nbdev",
+    "ipykernel.kernelapp",
+    "matplotlib_inline.backend_inline",
+    "rar_nb.play.inpainting",
+    "rar_nb.runs.pretokenizer",
+    "rar_nb.reports.report",
+    "rar_nb.runs.training",
+    "rar_nb.play.watch",
+]
 FORKS = (
     multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
 )  # elsewhere forking after such imports isn't safe

@@ -106,7 +106,9 @@ def test_memory_of_a_pretrained_model(released):
 PEAK = """
 import json, torch
 from rar_nb.pretrained.presets import RAR
-def peak(): return 1024 * next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM'))
+def peak():
+    lines = [line.split() for line in open('/proc/self/status')]
+    return 1024 * next(int(words[1]) for words in lines if words[0] == 'VmHWM:')
 before = peak()
 model = RAR.from_pretrained({source!r}, {preset!r})
 # a page that wasn't read isn't in memory
@@ -376,7 +378,8 @@ def test_folders_and_runs(weights, tmp_path):
 
 HUB = """
 from rar_nb.pretrained.checkpoints import find_weights
-for source, name in (('owner/open', 'w.bin'), ('owner/open', 'w.bin'), ('owner/open', 'none.bin'), ('owner/gated', 'w.bin'), ('owner/none', 'w.bin')):
+for source, name in (('owner/open', 'w.bin'), ('owner/open', 'w.bin'), ('owner/open', 'none.bin'),
+                     ('owner/gated', 'w.bin'), ('owner/none', 'w.bin')):
     try: print(find_weights(source, name).read_bytes().decode())
     except ValueError as e: print(e)
 """

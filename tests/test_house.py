@@ -22,7 +22,7 @@ ALLOWED = {  # what a package may import besides the core, `support` and `style`
     "play": ["data", "pretrained", "runs"],
 }
 MODULES = sorted(p for p in LIBRARY.rglob("*.py") if p.name not in ("_modidx.py", "__init__.py"))
-CHAPTERS = [p for p in sorted(NBS.glob("0[1-7]_*.ipynb"))]
+CHAPTERS = sorted(NBS.glob("0[1-7]_*.ipynb"))
 
 
 def name_of(path: Path) -> str:

@@ -6,9 +6,10 @@ from papermill import execute_notebook
 from tests.kernels import FORKS, forked
 
 LOOK = """
-import multiprocessing, os, random, matplotlib.pyplot as plt, numpy as np, torch,
-rar_nb.pretrained.presets as library
-print(value, os.getcwd(), sorted(set(globals()) & {"left", "FORKS", "forked"}), os.environ.get("LEFT"), plt.get_fignums(), hasattr(library, "LEFT"))
+import multiprocessing, os, random, matplotlib.pyplot as plt, numpy as np, torch
+import rar_nb.pretrained.presets as library
+found = sorted(set(globals()) & {"left", "FORKS", "forked"})
+print(value, os.getcwd(), found, os.environ.get("LEFT"), plt.get_fignums(), hasattr(library, "LEFT"))
 print(random.random(), np.random.rand(), torch.rand(1).item())
 print(multiprocessing.current_process().name)
 left = library.LEFT = os.environ["LEFT"] = "left"

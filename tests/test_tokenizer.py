@@ -1,4 +1,4 @@
-"""The tokenizer's parts against brute force, closed forms and properties; training against itself."""
+"""The tokenizer against brute force, closed forms and properties; training against itself."""
 
 import copy
 import math

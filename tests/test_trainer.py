@@ -75,7 +75,7 @@ def test_values_that_contradict_the_recipe_are_refused(values, message):
 
 def test_steps_are_unknown_before_the_data_is():
     with pytest.raises(ValueError, match="steps_per_epoch = None .* `resolve`"):
-        TrainConfig(steps_per_epoch=None).total_steps
+        assert TrainConfig(steps_per_epoch=None).total_steps
 
 
 def test_length_of_the_published_run():
