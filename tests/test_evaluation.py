@@ -1,5 +1,4 @@
-"""Evaluation: the Fréchet distance against closed forms, nearest images by brute force, and cheats
-that are caught."""
+"""The Fréchet distance against closed forms, nearest images by brute force, caught cheats."""
 
 import math
 from types import SimpleNamespace
@@ -27,8 +26,7 @@ from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, stack_images
 
 
 class PixelFeatures:
-    "Stands in for a `SmallCNN`: the features of an image are its pixels, so that statistics are
-    known."
+    "Stands in for a `SmallCNN`: an image's features are its pixels, so statistics are known."
 
     num_features = 4
     head = SimpleNamespace(weight=torch.zeros(1))

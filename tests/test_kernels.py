@@ -9,7 +9,8 @@ LOOK = """
 import multiprocessing, os, random, matplotlib.pyplot as plt, numpy as np, torch
 import rar_nb.pretrained.presets as library
 found = sorted(set(globals()) & {"left", "FORKS", "forked"})
-print(value, os.getcwd(), found, os.environ.get("LEFT"), plt.get_fignums(), hasattr(library, "LEFT"))
+there = os.environ.get("LEFT"), plt.get_fignums(), hasattr(library, "LEFT")
+print(value, os.getcwd(), found, *there)
 print(random.random(), np.random.rand(), torch.rand(1).item())
 print(multiprocessing.current_process().name)
 left = library.LEFT = os.environ["LEFT"] = "left"

@@ -1,5 +1,4 @@
-"""How fast is a token dataset of ImageNet's size, and what memory does it take? Made-up tokens;
-not run by pytest.
+"""How fast is a token dataset of ImageNet's size, and what memory does it take? Made-up tokens; not run by pytest.
 
     python tests/benchmarks/token_data.py /tmp/tokens --write results/token_data.json
 
@@ -31,8 +30,7 @@ CROPS, LENGTH, BATCH, SHARD = 10, 256, 2048, 2**14
 
 
 def memory():
-    """Resident MiB of this process: private (RssAnon), and pages of files that the kernel keeps
-    anyway and takes back when it needs them (RssFile)."""
+    """Resident MiB of this process: private (RssAnon), and pages of files that the kernel keeps anyway and takes back when it needs them (RssFile)."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {
         line[0][:-1]: int(line[1]) // 1024
@@ -108,8 +106,7 @@ def verify(folder):
 
 
 def json_lines(folder, rows):
-    """The official form: rows picked by the number of their line, through an index of offsets or
-    Python's linecache."""
+    """The official form: rows picked by the number of their line, through an index of offsets or Python's linecache."""
     path, rng = folder / "rows.jsonl", np.random.default_rng(0)
     with path.open("w") as f:
         for row in rng.integers(0, 1024, (rows, LENGTH)).tolist():
@@ -268,11 +265,9 @@ def main():
         load_average_before=round(busy, 2),
         notes=[
             "cold: the files' pages were dropped from the page cache before (posix_fadvise); what lies below a virtual disk may have cached them",
-            "RssFile is memory of the page cache, shared by all processes that map the files and
-            given back when it is needed; RssAnon is private",
+            "RssFile is memory of the page cache, shared by all processes that map the files and given back when it is needed; RssAnon is private",
             "rows_per_second counts rows read into int64 tensors; one run each",
-            "rows a second that one H100 eats while it trains rar_b is an estimate:
-            rar_nb.runs.cost, counted FLOPs over the data sheet's bf16 peak",
+            "rows a second that one H100 eats while it trains rar_b is an estimate: rar_nb.runs.cost, counted FLOPs over the data sheet's bf16 peak",
         ],
         one_h100_training_rar_b_rows_per_second_estimate=needed,
         times_that=dict(
