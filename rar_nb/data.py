@@ -101,7 +101,7 @@ def to_rgb(image:Image.Image)->Image.Image: # 8-bit RGB of the same size
     return on_white(image) if image.has_transparency_data else image.convert('RGB')
 
 def upright(image:Image.Image, name:str)->Image.Image:
-    "`image` with its EXIF orientation applied. Warns, and leaves it as it is, if the EXIF data is damaged."
+    "`image` with its EXIF orientation applied. Warns and returns it unchanged if the EXIF data is damaged."
     try: return ImageOps.exif_transpose(image)
     except Exception as e: # Pillow raises almost anything on damaged EXIF data; the pixels are fine
         warnings.warn(f"{name}: the EXIF data is damaged ({e!r}), so no orientation is applied")
@@ -229,7 +229,9 @@ ARRANGEMENT = "arranged as folder/class/image, or as folder/train/class/image wi
 
 def is_hidden(name:str)->bool: return name.startswith('.') or name in LITTER
 
-def named_as_image(name:str)->bool: return name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
+def named_as_image(name:str)->bool:
+    "Whether a name has the ending of an image and isn't hidden."
+    return name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)
 
 def some(names:list[str])->str:
     "The first few of `names`, for messages."
@@ -239,15 +241,17 @@ def some(names:list[str])->str:
 def list_folder(folder:Path|str)->tuple[list[str], list[str], list[str]]: # names of subfolders, images, others
     "What is directly in `folder`, each in the order of the names, without what is hidden."
     try:
-        with os.scandir(folder) as entries: found = {entry.name: entry for entry in entries if not is_hidden(entry.name)}
+        with os.scandir(folder) as entries:
+            found = {entry.name: entry for entry in entries if not is_hidden(entry.name)}
         names = sorted(found)
         folders = [name for name in names if found[name].is_dir()]
-        images = [name for name in names if named_as_image(name) and found[name].is_file()] # not a pipe, say
+        # is_file is False for a pipe, a socket or a device
+        images = [name for name in names if named_as_image(name) and found[name].is_file()]
     except OSError as e: raise ValueError(f"{printable(folder)} can't be listed ({e.strerror})") from e
     return folders, images, sorted(set(names) - {*folders, *images})
 
 def find_images(folder:Path|str)->list[str]: # real paths
-    "Image files at any depth of `folder`, in torch-fidelity's order, without what is hidden. Only regular files."
+    "Regular image files at any depth of `folder`, in torch-fidelity's order, without what is hidden."
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
@@ -259,10 +263,12 @@ def class_images(folder:Path)->list[str]: # paths, in the order of the names
     "The images of one class. Raises `ValueError` unless there are some, and nothing else."
     folders, images, others = list_folder(folder)
     name = f'class folder {printable(folder)}'
-    require(not folders, name, f'the subfolders {some(folders)}', "a folder of images only; the data must be "
-            f"{ARRANGEMENT}. If the classes are inside {printable(folder)}, give that folder as data")
+    require(not folders, name, f'the subfolders {some(folders)}',
+            f"a folder of images only; the data must be {ARRANGEMENT}. "
+            f"If the classes are inside {printable(folder)}, give that folder as data")
     kinds = [f'{other} ({file_type(folder/other)})' for other in others]
-    require(not kinds, name, f'with {some(kinds)}', f"images only ({' '.join(IMAGE_ENDINGS)}); take it out of there")
+    require(not kinds, name, f'with {some(kinds)}',
+            f"images only ({' '.join(IMAGE_ENDINGS)}); take it out of there")
     require(images, name, 'empty', "at least one image; add some or remove the folder")
     return [str(folder/image) for image in images]
 
@@ -273,11 +279,13 @@ class ImageFolder(Dataset):
         folders, images, _ = list_folder(folder)
         name = f'folder {printable(folder)}'
         beside = 'images beside class folders' if folders else 'images without class folders'
-        require(not images, name, f'{beside}: {some(images)}', "one with one subfolder a class and no images "
-                f"beside them, {ARRANGEMENT}. Images of one class go into one subfolder")
+        require(not images, name, f'{beside}: {some(images)}',
+                f"one with one subfolder a class and no images beside them, {ARRANGEMENT}. "
+                "Images of one class go into one subfolder")
         require(folders, name, 'empty', f"one with one subfolder a class, {ARRANGEMENT}")
         self.names, self.classes = folders, [printable(name) for name in folders]
-        self.samples = [(path, c) for c, name in enumerate(folders) for path in class_images(folder/name)]
+        self.samples = [(path, c) for c, name in enumerate(folders)
+                        for path in class_images(folder/name)]
         self.targets = [c for _, c in self.samples]
     def __len__(self): return len(self.samples)
     def __getitem__(self, i):
@@ -291,8 +299,9 @@ def split_folders(folder:Path)->tuple[Path, Path|None]: # (training, validation)
     name, by_name = f'folder {printable(folder)}', {name.lower(): folder/name for name in folders}
     validation = [by_name[split] for split in VALIDATION if split in by_name]
     clear = 'train' in by_name and len(by_name) == len(folders) and len(validation) <= 1
-    require(clear, name, f'the splits {some(folders)}', f"one with a folder train and at most one of {', '.join(VALIDATION)}, "
-            f"{ARRANGEMENT}. If these are classes, put them into a folder train")
+    require(clear, name, f'the splits {some(folders)}',
+            f"one with a folder train and at most one of {', '.join(VALIDATION)}, {ARRANGEMENT}. "
+            "If these are classes, put them into a folder train")
     return by_name['train'], validation[0] if validation else by_name.get('test')
 
 def open_folder(folder:Path|str, image_size:int|None=None)->tuple[Dataset, Dataset]:
@@ -313,7 +322,7 @@ def open_folder(folder:Path|str, image_size:int|None=None)->tuple[Dataset, Datas
     return tuple(ImageData(part, image_size, channels=3) for part in (train, held))
 
 def open_data(
-    data:str, # 'digits', a key of `TORCHVISION`, or a folder as for `open_folder`; ~ is the home folder
+    data:str, # 'digits', a key of `TORCHVISION`, or a folder as for `open_folder` (~ is expanded)
     image_size:int|None=None, # scale and crop to this side; None: the images already have one square size
     root:Path|str=DATA, # where torchvision's data sets are or go
     download:bool=False, # let torchvision fetch what is missing
@@ -325,7 +334,8 @@ def open_data(
         try: return tuple(ImageData(kind(root, train=train, download=download), image_size) for train in (True, False))
         except RuntimeError as e: raise ValueError(f"data = {data!r} is not in {root} ({e}); set download=True to fetch it") from e
     folder = os.path.expanduser(data)
-    require(os.path.isdir(folder), 'data', data, "'digits', " + ', '.join(map(repr, TORCHVISION)) + " or an existing folder with one subfolder a class")
+    require(os.path.isdir(folder), 'data', data, "'digits', " + ', '.join(map(repr, TORCHVISION))
+            + " or an existing folder with one subfolder a class")
     return open_folder(folder, image_size)
 
 # %% ../nbs/02_data.ipynb #b067053b

@@ -103,7 +103,7 @@ def find_inception(
 class RGBImages(Dataset):
     "Images as torch-fidelity wants them: item i is a bare uint8 tensor [3, H, W]."
     def __init__(self,
-        source, # a folder with images at any depth (what is hidden is ignored), uint8 tensor [N, 1 or 3, H, W], or data set of (uint8 [C, H, W], class)
+        source, # a folder, uint8 tensor [N, 1 or 3, H, W], or data set of (uint8 [C, H, W], class)
         size:int|None=None, # scale and centre-crop files to this side; None: they have one size already
     ):
         self.files, self.images, self.size = None, source, size
