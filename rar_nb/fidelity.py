@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from .checkpoints import check_weights, file_kind, read_weights
 from .config import require, write_beside
-from .data import center_crop, import_torchvision, load_rgb, sha256
+from .data import center_crop, find_images, import_torchvision, load_rgb, printable, sha256
 
 torchvision = import_torchvision() # before torch-fidelity, which imports it
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
@@ -28,7 +28,7 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
-from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset, glob_samples_paths
+from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
 
 # %% ../nbs/19_fidelity.ipynb #3054ad8c
 def fid(
@@ -108,10 +108,10 @@ class RGBImages(Dataset):
     ):
         self.files, self.images, self.size = None, source, size
         if isinstance(source, (str, Path)):
-            require(Path(source).is_dir(), 'images', str(source), "an existing folder")
-            endings = ','.join(e.removeprefix('.') for e in torchvision.datasets.folder.IMG_EXTENSIONS)
-            self.files = glob_samples_paths(str(source), samples_find_deep=True, samples_find_ext=endings, verbose=False)
-        require(len(self) >= 10, f'number of images in {source}' if self.files is not None else 'number of images', len(self), "at least 10, and for numbers that mean something more than the 2,048 features")
+            folder = os.path.expanduser(source)
+            require(os.path.isdir(folder), 'images', str(source), "an existing folder")
+            self.files = find_images(folder)
+        require(len(self) >= 10, f'number of images in {printable(source)}' if self.files is not None else 'number of images', len(self), "at least 10, and for numbers that mean something more than the 2,048 features")
         self.shape = self[0].shape
 
     def __len__(self): return len(self.images if self.files is None else self.files)
@@ -122,12 +122,13 @@ class RGBImages(Dataset):
             return (image if isinstance(image, torch.Tensor) else image[0]).expand(3, -1, -1)
         image = load_rgb(self.files[i])
         pixels = torch.from_numpy(np.array(center_crop(image, self.size) if self.size else image)).permute(2, 0, 1)
-        if hasattr(self, 'shape'): require(pixels.shape == self.shape, f'shape of {self.files[i]}', tuple(pixels.shape), f"{tuple(self.shape)} like the first image's; give a size to have all of them scaled and cropped")
+        if hasattr(self, 'shape'): require(pixels.shape == self.shape, f'shape of {printable(self.files[i])}', tuple(pixels.shape), f"{tuple(self.shape)} like the first image's; give a size to have all of them scaled and cropped")
         return pixels
 
     def sha256(self)->str:
         "A hash of what the images are: of the files' bytes and the crop, or of the pixels."
-        digest = hashlib.sha256(f'{len(self)} {self.size}\n'.encode())
+        reading = '' if self.files is None else ' upright, on white' # as `load_rgb` reads files
+        digest = hashlib.sha256(f'{len(self)} {self.size}{reading}\n'.encode())
         for i in range(len(self)): digest.update(self[i].contiguous().numpy() if self.files is None else sha256(self.files[i]).encode())
         return digest.hexdigest()
 

@@ -3,18 +3,24 @@ import gzip
 import hashlib
 import json
 import mmap
+import os
 import pickle
+import signal
+import socket
 import struct
+import sys
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 import rar_nb.data as data_module
 from rar_nb.config import get_preset, resolve
 from rar_nb.data import (
-    ImageData, TokenData, batch_indices, center_crop, content_hash, convert_jsonl, load_rgb, open_data, stack_images,
+    ImageData, TokenData, batch_indices, center_crop, content_hash, convert_jsonl, find_images, load_rgb, open_data, stack_images,
     ten_crop, ten_crop_size, to_rgb, torchvision, write_index, write_shard,
 )
 
@@ -93,7 +99,7 @@ COLOR = (200, 100, 50)
 
 
 def in_mode(mode):
-    """A 5 x 4 image of one colour in `mode`, and the RGB it must become (within 2)."""
+    """A 5 x 4 image of one colour in `mode`, and the RGB it must become on white (within 2)."""
     rgb = Image.new("RGB", (5, 4), COLOR)
     grey = 120  # 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2 is not used: the modes get their own value
     if mode == "RGB": return rgb, COLOR
@@ -103,14 +109,15 @@ def in_mode(mode):
     if mode == "P": return rgb.convert("P", palette=Image.Palette.ADAPTIVE), COLOR
     if mode == "P transparent":
         p = rgb.convert("P", palette=Image.Palette.ADAPTIVE)
-        p.info["transparency"] = bytes(256)  # every entry is invisible, its colour stays
-        return p, COLOR
-    if mode == "RGBA": return Image.new("RGBA", (5, 4), (*COLOR, 10)), COLOR
+        p.info["transparency"] = bytes(256)  # every entry is invisible
+        return p, (255, 255, 255)
+    if mode == "RGBA": return Image.new("RGBA", (5, 4), (*COLOR, 51)), tuple(255 - (255 - c) // 5 for c in COLOR)
+    if mode == "LA transparent": return Image.new("LA", (5, 4), (grey, 51)), (255 - (255 - grey) // 5,) * 3
     if mode in ("CMYK", "YCbCr", "HSV"): return rgb.convert(mode), COLOR
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("mode", ["RGB", "1", "L", "LA", "I;16", "I", "P", "P transparent", "RGBA", "CMYK", "YCbCr", "HSV"])
+@pytest.mark.parametrize("mode", ["RGB", "1", "L", "LA", "I;16", "I", "P", "P transparent", "RGBA", "LA transparent", "CMYK", "YCbCr", "HSV"])
 def test_any_mode_to_rgb(mode):
     image, expected = in_mode(mode)
     rgb = to_rgb(image)
@@ -119,7 +126,7 @@ def test_any_mode_to_rgb(mode):
 
 
 @pytest.mark.parametrize("ending,mode", [
-    ("png", "1"), ("png", "L"), ("png", "LA"), ("png", "I;16"), ("png", "P"), ("png", "P transparent"), ("png", "RGB"), ("png", "RGBA"),
+    ("png", "1"), ("png", "L"), ("png", "LA"), ("png", "LA transparent"), ("png", "I;16"), ("png", "P"), ("png", "P transparent"), ("png", "RGB"), ("png", "RGBA"),
     ("jpg", "L"), ("jpg", "RGB"), ("jpg", "CMYK"), ("tif", "I;16"), ("tif", "CMYK"), ("bmp", "P"), ("webp", "RGBA"), ("pgm", "I;16"),
 ])
 def test_any_file_to_rgb(tmp_path, ending, mode):
@@ -141,14 +148,48 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
         to_rgb(Image.fromarray(np.array([[0, 70_000]], np.int32)))
 
 
-def test_the_turn_in_exif_is_not_applied(tmp_path):
-    """As ADM and torchvision's ImageFolder read it, and so the published tokens."""
+def png(bits, kind, pixels, transparent):
+    """A PNG file, 2 x 1, whose tRNS chunk names one transparent value; Pillow can't write all of these."""
+    def chunk(name, content): return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    header = struct.pack(">IIBBBBB", 2, 1, bits, kind, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + pixels)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks)
+
+
+@pytest.mark.parametrize("bits,kind,pixels,transparent,second", [
+    (8, 0, bytes([10, 200]), b"\0\x0a", 200), (16, 0, struct.pack(">2H", 257, 514), struct.pack(">H", 257), 2),
+    (8, 2, bytes([1, 2, 3, 9, 9, 9]), struct.pack(">3H", 1, 2, 3), 9),
+], ids=["grey", "grey of 16 bits", "RGB"])
+def test_a_transparent_value_becomes_white(tmp_path, bits, kind, pixels, transparent, second):
+    (tmp_path / "x.png").write_bytes(png(bits, kind, pixels, transparent))
+    assert np.asarray(load_rgb(tmp_path / "x.png")).tolist() == [[[255] * 3, [second] * 3]]
+
+
+# Where the top left corner of the stored image is seen, by EXIF's orientation: (right?, bottom?); from 5 on, the sides are swapped
+CORNERS = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (1, 0), 7: (1, 1), 8: (0, 1)}
+
+
+@pytest.mark.parametrize("orientation", CORNERS)
+@pytest.mark.parametrize("ending,mode", [("jpg", "RGB"), ("png", "RGB"), ("png", "I;16"), ("webp", "RGB"), ("tif", "RGB"), ("tif", "L"), ("tif", "I;16")])
+def test_exif_orientation_is_applied(tmp_path, ending, mode, orientation):
+    """Once: Pillow has applied that of TIFF files by itself when their pixels are read."""
+    stored = np.zeros((16, 32), np.uint16 if mode == "I;16" else np.uint8)
+    stored[:8, :16] = 65535 if mode == "I;16" else 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to view
-    picture(20, 10).save(tmp_path / "turned.png", exif=exif)
-    assert Image.open(tmp_path / "turned.png").getexif()[0x0112] == 6
-    assert load_rgb(tmp_path / "turned.png").size == (20, 10)
-    np.testing.assert_array_equal(np.asarray(load_rgb(tmp_path / "turned.png")), np.asarray(torchvision.datasets.folder.pil_loader(tmp_path / "turned.png")))
+    exif[0x0112] = orientation
+    image = Image.fromarray(stored) if mode != "RGB" else Image.fromarray(stored).convert("RGB")
+    image.save(tmp_path / f"x.{ending}", exif=exif)
+    seen = load_rgb(tmp_path / f"x.{ending}")
+    assert seen.size == ((32, 16) if orientation < 5 else (16, 32))
+    corners = {(right, bottom) for right in (0, 1) for bottom in (0, 1)
+               if seen.getpixel((right * (seen.width - 1), bottom * (seen.height - 1)))[0] > 128}
+    assert corners == {CORNERS[orientation]}
+
+
+def test_damaged_exif_data_is_no_reason_to_lose_an_image(tmp_path):
+    picture(20, 10).save(tmp_path / "x.png", exif=b"Exif\0\0not a TIFF header")
+    with pytest.warns(UserWarning, match="x.png: the EXIF data is damaged"):
+        assert load_rgb(tmp_path / "x.png").size == (20, 10)
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "half png", "half jpg", "flipped"])
@@ -165,7 +206,209 @@ def test_damaged_files_are_named(tmp_path, damage):
         load_rgb(name)
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_no_other_program_is_started(tmp_path, monkeypatch, ending):
+    """Pillow goes by the content, and for EPS it calls Ghostscript."""
+    name = tmp_path / f"x.{ending}"
+    picture(20, 10).save(name, format="EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was called"))
+    with pytest.raises(ValueError, match=f"{name} can't be read as an image"):
+        load_rgb(name)
+
+
+def test_an_image_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    def claim(width, height):
+        header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+        data = b"IDAT" + zlib.compress(b"")
+        (tmp_path / "x.png").write_bytes(content + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data)))
+
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were read"))
+    message = f"x.png has more than {data_module.MAX_PIXELS:,} pixels.*scale it down"
+    for width, height in ((30_000, 30_000), (data_module.MAX_PIXELS + 1, 1)):
+        claim(width, height)
+        with pytest.raises(ValueError, match=message): load_rgb(tmp_path / "x.png")
+        with monkeypatch.context() as m, pytest.raises(ValueError, match=message):
+            m.setattr(Image, "MAX_IMAGE_PIXELS", None)  # ours holds by itself
+            load_rgb(tmp_path / "x.png")
+
+
+def test_a_large_photograph_is_no_bomb(tmp_path, monkeypatch):
+    picture(40, 30).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above it, and refuses above its double
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_rgb(tmp_path / "x.png").size == (40, 30)
+
+
 # Folders
+
+def arrange(root, *paths):
+    """A small image at each of `paths`."""
+    for i, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        picture(20, 17, seed=i).save(root / path, format="PNG")
+    return root
+
+
+def many(*folders, count=3): return [f"{folder}/{i}.png" for folder in folders for i in range(count)]
+
+
+@pytest.fixture
+def no_waiting():
+    """A pipe that is opened would wait for ever."""
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still waiting"))
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+
+
+def test_train_alone_is_the_training_split(tmp_path):
+    train, held = open_data(str(arrange(tmp_path, *many("train/cat", "train/dog", count=20))), image_size=16)
+    assert train.classes == held.classes == ["cat", "dog"]
+    assert np.bincount(train.targets).tolist() == [18, 18] and np.bincount(held.targets).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("split", ["val", "valid", "validation", "test", "Val", "TEST"])
+def test_names_of_the_validation_split(tmp_path, split):
+    arrange(tmp_path, *many("train/cat", "train/dog"), *many(f"{split}/cat", f"{split}/dog", count=2))
+    train, held = open_data(str(tmp_path), image_size=16)
+    assert train.classes == held.classes == ["cat", "dog"] and (len(train), len(held)) == (6, 4)
+    assert held.name(3) == str(tmp_path / split / "dog" / "1.png")
+
+
+def test_beside_val_the_test_split_is_not_read(tmp_path):
+    """ImageNet's has no classes."""
+    arrange(tmp_path, *many("train/cat", "train/dog"), *many("val/cat", "val/dog", count=1), *many("test"))
+    assert [len(part) for part in open_data(str(tmp_path), image_size=16)] == [6, 2]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    train, _ = open_data(str(arrange(tmp_path, *many("bus", "train"))), image_size=16)
+    assert train.classes == ["bus", "train"]
+
+
+AMBIGUOUS = {
+    "nested": (many("outer/inner/cat"), "outer = 'the subfolders inner'.*folder/class/image.*give that folder as data"),
+    "one level too high": (many("outer/cat", "outer/dog"), "outer = 'the subfolders cat, dog'.*give that folder as data"),
+    "nested in train": (many("train/animal/cat", "train/animal/dog"), "animal = 'the subfolders cat, dog'"),
+    "images and a folder in a class": (many("cat", "cat/more", "dog"), "cat = 'the subfolders more'"),
+    "train beside another": (many("train/cat", "train/dog", "extra"), "train = 'the subfolders cat, dog'"),
+    "images beside classes": (many("cat", "dog") + ["stray.png"], "'images beside class folders: stray.png'"),
+    "images beside splits": (many("train/cat", "val/cat") + ["train/stray.png"], "train = 'images beside class folders: stray.png'"),
+    "images alone": (["a.png", "b.png", "c.png", "d.png", "e.png"], "'images without class folders: a.png, b.png, c.png and 2 more'"),
+    "splits of images": (many("train", "test"), "train = 'images without class folders: 0.png.*'"),
+    "no train": (many("val/cat", "test/cat"), "'the splits test, val'.*a folder train"),
+    "two for validation": (many("train/cat", "val/cat", "valid/cat"), "'the splits train, val, valid'"),
+    "two trains": (many("train/cat", "Train/cat"), "'the splits Train, train'"),
+    "fewer classes": (many("train/cat", "train/dog", "val/cat"), r"classes of .*val = \['cat'\].*train, \['cat', 'dog'\]"),
+    "more classes": (many("train/cat", "test/cat", "test/dog"), r"classes of .*test = \['cat', 'dog'\].*train, \['cat'\]"),
+    "empty": ([], "folder .* = 'empty'.*one subfolder a class"),
+    "hidden only": (many(".cache/cat"), "folder .* = 'empty'.*one subfolder a class"),
+    "a class of hidden images": (many("cat") + ["dog/.a.png"], "dog = 'empty'.*at least one image"),
+}
+
+
+@pytest.mark.parametrize("kind", AMBIGUOUS)
+def test_what_can_be_read_in_two_ways_is_an_error(tmp_path, kind):
+    paths, message = AMBIGUOUS[kind]
+    with pytest.raises(ValueError, match=message) as error:
+        open_data(str(arrange(tmp_path, *paths)), image_size=16)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+HIDDEN = many(".ipynb_checkpoints", ".hidden/cat", "cat/.ipynb_checkpoints", "dog/__MACOSX") + ["cat/.0.png", "dog/._1.png", ".x.png"]
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_hidden_files_and_folders_are_ignored(tmp_path, split):
+    arrange(tmp_path, *[split + path for path in many("cat", "dog")])
+    expected = [stack_images(part) for part in open_data(str(tmp_path), image_size=16)]
+    arrange(tmp_path, *[split + path for path in HIDDEN], *many(".git", ".ipynb_checkpoints"))
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"): (tmp_path / split / "cat" / name).write_text("not an image")
+    (tmp_path / "README.txt").write_text("other files beside the classes do no harm")
+    for part, images in zip(open_data(str(tmp_path), image_size=16), expected, strict=True):
+        assert part.classes == ["cat", "dog"] and torch.equal(stack_images(part), images)
+
+
+def test_real_images_for_inception_leave_out_what_is_hidden(tmp_path, monkeypatch):
+    from rar_nb.fidelity import RGBImages
+    arrange(tmp_path / "real", *many("cat", "dog/deeper", count=6), *HIDDEN)
+    os.mkfifo(tmp_path / "real" / "pipe.png")
+    (tmp_path / "real" / "list.txt").write_text("not an image")
+    files = [str(tmp_path / "real" / path) for path in many("cat", "dog/deeper", count=6)]
+    assert find_images(tmp_path / "real") == RGBImages(tmp_path / "real").files == files
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RGBImages("~/real").files == files
+
+
+def test_links_to_class_folders_and_images_are_followed(tmp_path):
+    """As in torchvision, whose order of classes and images is ours."""
+    arrange(tmp_path / "store", *many("x", "y", count=12))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "store" / "x")
+    (tmp_path / "data" / "a").mkdir()
+    for i in range(12): (tmp_path / "data" / "a" / f"{i}.PNG").symlink_to(tmp_path / "store" / "y" / f"{i}.png")
+    arrange(tmp_path / "data", *many("B"))
+    train, _ = open_data(str(tmp_path / "data"), image_size=16)
+    theirs = torchvision.datasets.ImageFolder(tmp_path / "data")
+    assert train.classes == theirs.classes == ["B", "a", "b"] and train.data.source.samples == theirs.samples
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "broken link"])
+def test_only_regular_files_are_opened(tmp_path, kind, no_waiting, monkeypatch):
+    arrange(tmp_path, *many("cat", "dog"))
+    monkeypatch.chdir(tmp_path / "cat")  # a socket's name must be short
+    if kind == "named pipe": os.mkfifo("x.png")
+    if kind == "socket": socket.socket(socket.AF_UNIX).bind("x.png")
+    if kind in ("device", "broken link"): os.symlink("/dev/zero" if kind == "device" else "nowhere.png", "x.png")
+    with pytest.raises(ValueError, match=rf"cat = 'with x.png \({kind}\)'.*take it out"):
+        open_data(str(tmp_path), image_size=16)
+    with pytest.raises(ValueError, match=f"x.png = '{kind}'.*a regular file"):
+        load_rgb(tmp_path / "cat" / "x.png")
+    (tmp_path / "cat" / "x.png").rename(tmp_path / "x.png")
+    open_data(str(tmp_path), image_size=16)  # beside the classes it is no image
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names of any bytes")
+def test_names_that_are_not_utf8(tmp_path):
+    from rar_nb.pretokenizer import list_hash
+    name = os.fsdecode(b"caf\xe9")  # Latin-1
+    train, held = open_data(str(arrange(tmp_path, *many(f"{name}/{name}", "dog")).joinpath(name)), image_size=16)
+    assert train.classes == ["caf\\xe9"] and len(stack_images(train)) == 2
+    bad = arrange(tmp_path / "data", *many("dog", name), f"dog/{name}.png") / "dog" / f"{name}.png"
+    train, _ = open_data(str(tmp_path / "data"), image_size=16)
+    assert train.classes == ["caf\\xe9", "dog"] and len(list_hash(train)) == 64
+    bad.write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"caf.xe9.png can't be read as an image") as error:
+        load_rgb(bad)
+    str(error.value).encode()  # can be printed and saved
+    os.mkfifo(tmp_path / "data" / name / name)
+    with pytest.raises(ValueError, match=r"named pipe") as error:
+        open_data(str(tmp_path / "data"))
+    str(error.value).encode()
+
+
+def test_home_in_the_folders_name(tmp_path, monkeypatch):
+    arrange(tmp_path, *many("pictures/cat", "pictures/dog"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_data("~/pictures", image_size=16)[0]) == 4
+    with pytest.raises(ValueError, match="data = '~nobody-of-this-name/x'"):
+        open_data("~nobody-of-this-name/x")
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+    arrange(tmp_path, *many("cat", "dog"))
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("dog"): raise PermissionError(13, "Permission denied")  # root may list everything
+        return real(path)
+
+    monkeypatch.setattr(data_module.os, "scandir", refuse)
+    with pytest.raises(ValueError, match="dog can't be listed .Permission denied"):
+        open_data(str(tmp_path), image_size=16)
+
 
 def test_folder_without_parts(tmp_path):
     train, held = open_data(str(save_folder(tmp_path, count=20)), image_size=16)
