@@ -111,6 +111,7 @@ class RGBImages(Dataset):
             require(Path(source).is_dir(), 'images', str(source), "an existing folder")
             endings = ','.join(e.removeprefix('.') for e in torchvision.datasets.folder.IMG_EXTENSIONS)
             self.files = glob_samples_paths(str(source), samples_find_deep=True, samples_find_ext=endings, verbose=False)
+            self.files = [file for file in self.files if not Path(file).name.startswith('.')] # hidden ones are no one's images
         require(len(self) >= 10, f'number of images in {source}' if self.files is not None else 'number of images', len(self), "at least 10, and for numbers that mean something more than the 2,048 features")
         self.shape = self[0].shape
 
