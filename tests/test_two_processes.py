@@ -71,7 +71,7 @@ def wait_for(happened, seconds):
     return happened()
 
 
-@pytest.mark.parametrize("victim, how", [("notebook", signal.SIGKILL), ("notebook", signal.SIGINT), ("launcher", signal.SIGKILL)])
+@pytest.mark.parametrize("victim, how", [("notebook", signal.SIGKILL), ("notebook", signal.SIGINT), ("launcher", signal.SIGKILL)], ids=str)
 def test_a_killed_run_ends_everywhere_and_goes_on_as_if_nothing_had_been(tokens, undisturbed, tmp_path, victim, how):
     """The run is stuck in step 33, past its checkpoint at 20; the process that plays the notebook, or the launcher, is killed."""
     folder, script = new_run(tokens, tmp_path / "run"), tmp_path / "stuck.py"
@@ -79,7 +79,7 @@ def test_a_killed_run_ends_everywhere_and_goes_on_as_if_nothing_had_been(tokens,
     command = two(tokens, folder)
     at = command.index("rar_nb.trainer")
     command[at - 1 : at + 1] = [str(script)]  # in place of -m rar_nb.trainer
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    environment, started = os.environ | {"PYTHONPATH": str(PROJECT)}, []
     with (tmp_path / "notebook.log").open("w") as log:
         notebook = subprocess.Popen([sys.executable, "-c", NOTEBOOK, json.dumps(command), str(folder)], env=environment, stderr=log)
     try:
@@ -93,6 +93,9 @@ def test_a_killed_run_ends_everywhere_and_goes_on_as_if_nothing_had_been(tokens,
     finally:
         notebook.kill()
         notebook.wait()
+        for process in started:  # if the test fails
+            if not ended(process):
+                process.kill()
     assert not (folder / "model.safetensors").exists()
     with metrics.open("a") as f:
         f.write('{"step": 3')  # as if killed in the midst of a line
