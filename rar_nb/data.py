@@ -361,7 +361,7 @@ def write_shard(
     "Write one shard; its tokens appear last, so a shard whose tokens are there is whole."
     require(not (Path(folder)/TOKEN_INDEX).exists(), 'folder', str(folder), "one without finished tokens in it; name another one, or delete it first")
     for path, values in reversed(list(zip(shard_files(folder, number), (to_uint16(tokens, 'tokens'), to_uint16(labels, 'labels'))))):
-        with write_beside(path) as beside: np.save(beside, values)
+        with write_beside(path) as beside, beside.open('wb') as file: np.save(file, values)
 
 # %% ../nbs/02_data.ipynb #f8ae39c1
 def sha256(path:Path|str)->str:

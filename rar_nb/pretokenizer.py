@@ -8,7 +8,7 @@ __all__ = ['CROPS', 'REQUEST', 'SKIPPED', 'SHOWN', 'opened_size', 'cut', 'crop_t
            'gather', 'write_shards', 'finish', 'local_device', 'work', 'pretokenize_folder', 'add_options', 'main']
 
 # %% ../nbs/18_pretokenizer.ipynb #72f3f6d5
-import argparse, hashlib, json, math, os
+import argparse, hashlib, json, math, os, re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from .config import keep_request, require, require_int, require_number, write_json
 from .data import TOKEN_INDEX, Part, TokenData, content_hash, open_data, sha256, shard_files, ten_crop, ten_crop_size, write_index, write_shard
 from .tokenizer import Tokenizer, to_float
-from .trainer import open_tokenizer
+from .trainer import TOKEN_FILES, open_tokenizer
 from .vq_models import PUBLISHED
 
 # %% ../nbs/18_pretokenizer.ipynb #c08a43bd
@@ -115,7 +115,8 @@ def prepare(config:PretokenizeConfig)->tuple[Dataset, Tokenizer, str, int]: # wh
                    tf32=config.tf32, classes=list(data.classes))
     folder = Path(config.out)
     keep_request(folder/REQUEST, request, 'tokens', 'tokens*')
-    for left in folder.glob('.*-*'): left.unlink() # of a process that was killed while it wrote
+    for left in folder.glob('.*.part'):
+        if re.fullmatch(rf'\.({TOKEN_FILES})-[a-z0-9_]{{8}}\.part', left.name): left.unlink() # of a process that was killed while it wrote
     return data, tokenizer, kind, size
 
 # %% ../nbs/18_pretokenizer.ipynb #62eae468

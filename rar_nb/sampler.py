@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['REQUEST', 'guidance_weight', 'guide', 'image_noise', 'draw', 'float32_products', 'Drawing', 'sample_tokens',
-           'balanced_classes', 'draw_images', 'sample_images', 'set_request', 'generate', 'open_model', 'main',
-           'launch', 'write_npy', 'pack_npz']
+           'balanced_classes', 'draw_images', 'sample_images', 'set_request', 'generate', 'remove_set', 'open_model',
+           'main', 'launch', 'write_npy', 'pack_npz']
 
 # %% ../nbs/10_sampler.ipynb #a908a391
-import argparse, json, math, zipfile
+import argparse, json, math, re, zipfile
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,12 +19,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from .checkpoints import load_weights
-from .config import RunConfig, SampleConfig, get_preset, keep_request, override, require, require_int, write_beside
-from .data import content_hash
+from .config import UNFINISHED, RunConfig, SampleConfig, get_preset, keep_request, override, require, require_int, write_beside
+from .data import content_hash, load_rgb
 from .orders import permute, raster_order, unpermute
 from .tokenizer import Tokenizer, choose_precision, to_uint8
-from .trainer import launch_command, open_run, run_child
-from .style import save_png
+from .trainer import SET_FILES, end_with_parent, launch_command, open_run, remove_files, run_child
+from .style import is_whole_png, save_png
 from .transformer import RAR, KVCache
 from .vq_models import PUBLISHED, make_tokenizer
 
@@ -207,13 +207,21 @@ def generate(
     keep_request(folder/REQUEST, set_request(model, tokenizer, sample, seed), 'images', '*.png')
     model.eval()
     for numbers in tqdm(torch.arange(n).split(sample.sample_batch_size)[index::count], desc='images', mininterval=1, disable=not progress):
-        missing = [k for k, i in enumerate(numbers.tolist()) if not (folder/f'{i:06d}.png').exists()]
+        missing = [k for k, i in enumerate(numbers.tolist()) if not is_whole_png(folder/f'{i:06d}.png')]
         if not missing: continue
         images = draw_images(model, tokenizer, classes, numbers, sample, seed) # the whole batch, so that its shapes are always the same
         for k in missing: save_png(Image.fromarray(images[k].permute(1, 2, 0).squeeze(-1).numpy()), folder/f'{int(numbers[k]):06d}.png')
         written += len(missing)
     model.train(was_training)
     return written
+
+def remove_set(folder:Path|str):
+    "Remove what `generate` and `launch` wrote to a folder, and the folder if nothing else is in it. A link is removed, but not what it points to."
+    folder = Path(folder)
+    if folder.is_symlink(): return folder.unlink()
+    require((folder/REQUEST).is_file(), 'folder', str(folder), f"one that `generate` made, with a {REQUEST}")
+    files = [file for file in folder.iterdir() if re.fullmatch(f'{SET_FILES}|{UNFINISHED}', file.name)]
+    remove_files(sorted(files, key=lambda file: file.name == REQUEST), folder.parent)
 
 # %% ../nbs/10_sampler.ipynb #835aa53c
 def open_model(
@@ -246,6 +254,7 @@ def main(
     parser.add_argument('--cpu', action='store_true', help="stay on the CPU even if there is a GPU")
     for f in fields(SampleConfig): parser.add_argument(f'--{f.name}', type=f.type, help="what the run or preset says, if left out")
     given = vars(parser.parse_args(arguments))
+    end_with_parent()
     state = PartialState(cpu=given['cpu'])
     run, tokenizer, model = open_model(*(given[name] for name in ('run_dir', 'preset', 'model', 'tokenizer')))
     sample = override(run, **{f.name: given[f.name] for f in fields(SampleConfig)}).sample
@@ -294,9 +303,9 @@ def pack_npz(
     missing = [i for i in range(n) if not (folder/f'{i:06d}.png').exists()]
     require(not missing, f'missing images in {folder}', len(missing), f"0, but image {missing[0] if missing else ''} is not there; run `generate` to its end")
     shuffled = np.random.RandomState(0).permutation(n)
-    with Image.open(folder/'000000.png') as first: shape = (first.height, first.width, 3)
+    shape = np.asarray(load_rgb(folder/'000000.png')).shape
     def pixels(i):
-        with Image.open(folder/f'{i:06d}.png') as image: rgb = np.asarray(image.convert('RGB'))
+        rgb = np.asarray(load_rgb(folder/f'{i:06d}.png'))
         require(rgb.shape == shape, f'shape of image {i} in {folder}', rgb.shape, f"{shape}, like the first")
         return rgb
     with write_beside(path) as beside, zipfile.ZipFile(beside, 'w', zipfile.ZIP_STORED) as z:

@@ -164,7 +164,7 @@ p.pretokenize_folder(p.{killed!r}, progress=False)"""]
     child.wait()
     finished = [k for k in range(12) if read_record(killed.out, k)]
     assert 3 <= len(finished) < 12 and not (Path(killed.out) / "tokens.json").exists()
-    (Path(killed.out) / ".tokens-00007-abc.npy").write_bytes(b"half")  # what a kill in the middle of writing leaves
+    (Path(killed.out) / ".tokens-00007.npy-abcdefgh.part").write_bytes(b"half")  # what a kill in the middle of writing leaves
     inodes = {k: (Path(killed.out) / f"tokens-{k:05d}.npy").stat().st_ino for k in finished}
     pretokenize_folder(killed, progress=False)
     assert inodes == {k: (Path(killed.out) / f"tokens-{k:05d}.npy").stat().st_ino for k in finished}

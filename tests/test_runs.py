@@ -6,7 +6,7 @@ import torch
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
-from rar_nb.config import load_run_config
+from rar_nb.config import load_run_config, save_run_config
 from rar_nb.data import Digits, open_data
 from rar_nb.tokenizer import pretokenize
 from rar_nb.trainer import curve, open_run, read_metrics, save_tokens
@@ -78,6 +78,20 @@ def test_tokens_in_place_of_images_on_two_devices(run, images, tmp_path):
     said = (tmp_path / "out.ipynb").read_text()
     assert said.count(r"skipped: this run has tokens, but no images\n") == 6 and not (tmp_path / "two" / "evaluation.json").exists()
     assert (tmp_path / "two" / "samples" / "final.png").exists()
+
+
+def test_overwrite_keeps_the_tokens_it_learns_from(run, images, tmp_path):
+    """They lie in the old run's own folder; of all else there only what a user put there stays."""
+    config, tokenizer, model = open_run(run)
+    train_images, held_images = open_data(images)
+    save_tokens(tmp_path / "mine" / "tokens", config, tokenizer, pretokenize(tokenizer, train_images), pretokenize(tokenizer, held_images))
+    save_run_config(config, tmp_path / "mine" / "config.json")
+    for name in ("evaluation.json", "report.md", "train.log", "holiday.png"): (tmp_path / "mine" / name).write_text("old")
+    before = {p: p.read_bytes() for p in (tmp_path / "mine" / "tokens").rglob("*") if p.is_file()}
+    execute("train", tmp_path / "out.ipynb", run_dir="mine", tokens="mine/tokens", tokenizer_from=str(run), overwrite=True, **SMALL)
+    assert before == {p: p.read_bytes() for p in (tmp_path / "mine" / "tokens").rglob("*") if p.is_file()} and len(before) == 6
+    names = ("before_annealing.safetensors", "config.json", "holiday.png", "metrics.jsonl", "model.safetensors", "samples", "tokenizer.safetensors", "tokens")
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == sorted(names)
 
 
 def test_resume_refuses_another_run(run, images, tmp_path):
