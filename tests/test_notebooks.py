@@ -13,7 +13,7 @@ from tests.static_outputs import strip
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-PARAMETRISED = ["train", "evaluate", "pretokenize"]
+PARAMETRISED = ["train", "evaluate", "pretokenize", "your_images"]
 
 
 def code_cells(path):
