@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from accelerate.commands.launch import launch_command_parser
 from papermill.cli import _resolve_type
 from papermill.cli import papermill as papermill_program
 
-from rar_nb.config import PRESETS, SAMPLING, TRACKERS, balance, check_parameters, get_preset, resolve
+from rar_nb.config import PRESETS, SAMPLING, TRACKERS, balance, check_parameters, get_preset, load_run_config, resolve
 from rar_nb.data import Digits
 from tests.kernels import NBS, execute
 
@@ -169,6 +170,33 @@ def test_own_images(classes, tmp_path):
     again = shlex.split((tmp_path / train["run_dir"] / "report.md").read_text().split("\n    papermill ")[-1])
     name, values = read(again)
     assert name == "evaluate" and accept(name, values)["sweep"] == [0, 2, 4, 6, 8]
+
+
+def test_your_images(tmp_path, monkeypatch):
+    """The command of the notebook for a folder of one's own; what a person adds to it reaches the run, and a real run shows its bars.
+
+    Its code is run here, not in a kernel, so that the kernels which it starts can be forked ones; nbval runs it as it stands."""
+    given = next(read(shlex.split(command)[1:])[1] for page, command in PAPERMILL if page == "your_images")
+    assert given.keys() == {"folder", "preset", "image_size", "run_dir"}
+    given |= TINY | dict(folder=make_folder(tmp_path / "images", 3), image_size=16, num_samples=31, epochs=1, changes={"num_layers": 1, "steps_per_epoch": None})
+    runs = []
+
+    def forked(notebook, out, parameters, progress_bar, stdout_file, stderr_file):
+        runs.append(Path(notebook).stem)
+        accept(runs[-1], parameters)
+        execute(runs[-1], Path(out), **parameters)
+
+    monkeypatch.chdir(tmp_path)
+    notebook = parameters_of("your_images") | given
+    cells = [cell for cell in json.loads((NBS / "your_images.ipynb").read_text())["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        if "parameters" in cell["metadata"].get("tags", []):
+            continue
+        exec("".join(cell["source"]), notebook)
+        notebook["papermill"] = SimpleNamespace(execute_notebook=forked)  # which its first cell imported
+    run = load_run_config(tmp_path / given["run_dir"] / "config.json")
+    assert (run.preset, run.tokenizer.image_size, run.sample.num_samples, run.model.num_layers, run.train.epochs, run.train.steps_per_epoch) == ("tiny", 16, 33, 1, 1, 1)
+    assert runs == ["train", "evaluate"] and (tmp_path / given["run_dir"] / "report.md").exists()
 
 
 @pytest.mark.parametrize("classes", [1, 3, 7, 101])
