@@ -12,19 +12,21 @@ from accelerate.commands.launch import launch_command_parser
 from papermill.cli import _resolve_type
 from papermill.cli import papermill as papermill_program
 
-from rar_nb.config import PRESETS, SAMPLING, TRACKERS, balance, check_parameters, get_preset, load_run_config, resolve
+from rar_nb.config import ALLOWED, PRESETS, SAMPLING, TRACKERS, balance, check_parameters, get_preset, load_run_config, resolve
 from rar_nb.data import Digits
 from tests.kernels import NBS, execute
 
 ROOT = NBS.parent
 WITH_PARAMETERS = ["train", "evaluate", "pretokenize", "your_images"]
-PROGRAMS = r"(?:papermill|accelerate launch|python -m|make|pip install|-p|-y) [^`]*"
+PROGRAMS = r"(?:papermill|accelerate launch|python -m|python(?= tests/)|make|pip install|-p|-y) [^`]*"
 
 
 def pages():
     """(name, text) of all that people read: Markdown files, the text of notebooks, and their code with its docstrings and messages."""
     for path in (ROOT / "README.md", ROOT / "results" / "README.md", ROOT / "data" / "README.md"):
         yield str(path.relative_to(ROOT)), path.read_text()
+    for path in sorted((ROOT / "tests" / "benchmarks").glob("*.py")):
+        yield path.name, path.read_text().replace("OMP_NUM_THREADS=1 ", "")
     for path in sorted(NBS.glob("*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:
             yield path.stem, "".join(cell["source"])
@@ -93,6 +95,22 @@ def test_options(page, options):
         accept(name, values)
 
 
+def test_options_in_messages():
+    """What a refused value is told to be, as `-y` with a list and with fields."""
+    found = [options for text in ALLOWED.values() for options in re.findall(r"-y '.*?'", text)]
+    assert len(found) == 2
+    for options in found:
+        _, values = read(["x.ipynb", *shlex.split(options)])
+        accept("evaluate" if "sweep" in values else "train", values)
+
+
+def test_papermill_in_the_makefile():
+    found = re.findall(r"\$\(BIN\)/papermill (.*)", (ROOT / "Makefile").read_text())
+    assert len(found) == 2
+    for command in found:
+        assert accept(*read(shlex.split(command)))
+
+
 def test_changes_of_your_images():
     """The published tokenizer with a small generator: a preset with another batch, whose epochs are counted from the images."""
     options = next(command for page, command in OPTIONS if page == "your_images" and "steps_per_epoch" in command)
@@ -131,6 +149,14 @@ def test_targets_of_make():
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     found = {command.split()[1] for _, command in commands("make ")}
     assert found >= {"train", "evaluate", "test", "lab"} and found <= set(targets)
+
+
+def test_benchmarks():
+    found = {command for _, command in commands("python tests/")}
+    assert len(found) >= 3
+    for command in found:
+        program = (ROOT / command.split()[1]).read_text()
+        assert all(f'"{option}"' in program for option in re.findall(r"--\w+", command))
 
 
 def test_pip():
