@@ -319,13 +319,13 @@ def cost_report(
         'images on a device × accumulation': ('estimated to fit' if options.get('per_device_batch') is None else 'given', lambda c, r: f"{c['per_device_batch']} × {c['accumulation']}"),
         'memory a device, training': ('estimate', lambda c, r: gib(c, 'training_bytes')),
         '**training**': ('estimate', lambda c, r: f"**{duration(c['training_seconds'])}**"),
-        '… price': ('estimate', lambda c, r: f"{c['training_dollars']:,.2f} $"),
+        '… price in dollars': ('estimate', lambda c, r: f"{c['training_dollars']:,.2f}"),
         'FLOPs to draw an image': ('counted', lambda c, r: amount(c['sample_flops'])),
         'memory a device, drawing': ('estimate', lambda c, r: gib(c, 'sampling_bytes')),
         '**drawing**': ('estimate', lambda c, r: f"**{duration(c['sampling_seconds'])}** for {r.sample.num_samples:,}"),
-        '…  price': ('estimate', lambda c, r: f"{c['sampling_dollars']:,.2f} $")}
-    if price is None: lines = {name: line for name, line in lines.items() if not name.endswith('price')}
+        '…  price in dollars': ('estimate', lambda c, r: f"{c['sampling_dollars']:,.2f}")}
+    if price is None: lines = {name: line for name, line in lines.items() if 'price' not in name}
     rows = [[name, how, *(f(c, r) for c, r in zip(found, runs))] for name, (how, f) in lines.items()]
     table = markdown_table(['', '', *(run.preset for run in runs)], rows, right=range(2, 2 + len(runs)))
-    note = f"{devices} × {device.name} ({device.source}), assumed to reach {utilisation:.0%} of {amount(device.bf16)}FLOPS in bf16" + f", {amount(device.tf32)}FLOPS in TF32"*(device.tf32 > 0) + f" and {amount(device.float32)}FLOPS in float32" + (f", at {price:g} $ an hour each" if price is not None else '')
+    note = f"{devices} × {device.name} ({device.source}), assumed to reach {utilisation:.0%} of {amount(device.bf16)}FLOPS in bf16" + f", {amount(device.tf32)}FLOPS in TF32"*(device.tf32 > 0) + f" and {amount(device.float32)}FLOPS in float32" + (f", at {price:g} dollars an hour each" if price is not None else '')
     return table + f"\n\n{note}. Counted: products of matrices, exactly. Estimates leave out evaluation, reading of data, and whatever else runs.\n"

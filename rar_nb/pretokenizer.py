@@ -19,7 +19,7 @@ from torch import multiprocessing
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .config import keep_request, require, require_int, require_number, write_json
+from .config import keep_request, read_fields, require, require_int, require_number, write_json
 from .data import TOKEN_INDEX, Part, TokenData, content_hash, open_data, sha256, shard_files, ten_crop, ten_crop_size, write_index, write_shard
 from .tokenizer import Tokenizer, to_float
 from .trainer import TOKEN_FILES, open_tokenizer
@@ -68,6 +68,7 @@ class PretokenizeConfig:
     cpu:bool=False # stay on the CPU even if there is a GPU
 
     def __post_init__(self):
+        read_fields(self)
         require(self.part in ('train', 'held_out', 'all'), 'part', self.part, "'train', 'held_out' or 'all'")
         require(self.crops in CROPS, 'crops', self.crops, "one of " + ", ".join(CROPS))
         require(self.weights is None or self.tokenizer in PUBLISHED, 'weights', self.weights, "left out for the tokenizer of a run's folder")

@@ -552,9 +552,9 @@ def main(args:list[str]|None=None): # None: those of the command line
     with PartialState(cpu=given.cpu).main_process_first(): # the others find what it writes
         if not (folder/'config.json').exists():
             require(given.preset is not None, 'run_dir', str(folder), "one with a config.json; or else give --preset, too")
-            save_run_config(resolve_tokens(get_preset(given.preset, **given.changes), data), new_run_folder(folder, tokens=given.tokens)/'config.json')
+            save_run_config(resolve_tokens(get_preset(given.preset, given.changes), data), new_run_folder(folder, tokens=given.tokens)/'config.json')
     saved = load_run_config(folder/'config.json')
-    if given.preset is not None: has_run(folder, resolve_tokens(get_preset(given.preset, data=saved.data, **given.changes), data))
+    if given.preset is not None: has_run(folder, resolve_tokens(get_preset(given.preset, dict(data=saved.data) | given.changes), data))
     for old in ('checkpoint', 'model'):
         require(given.resume or not (folder/f'{old}.safetensors').exists(), 'run_dir', str(folder), f"one without {old}.safetensors; go on with --resume, or name another folder")
     if (folder/'model.safetensors').exists(): return print(f"{folder} is finished")

@@ -1,6 +1,6 @@
 """The longest modules first, so that of two processes that share them (`make test`) none is left with a long one at the end."""
 
-LONG = ["test_browser", "test_runs", "test_runs_evaluate", "test_trainer_devices", "test_fidelity", "test_pretokenizer", "test_runs_pretokenize", "test_launch", "test_refusals", "test_checkpoints"]
+LONG = ["test_browser", "test_runs", "test_runs_evaluate", "test_commands", "test_trainer_devices", "test_fidelity", "test_pretokenizer", "test_runs_pretokenize", "test_launch", "test_refusals", "test_checkpoints"]
 
 
 def pytest_collection_modifyitems(items):

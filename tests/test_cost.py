@@ -227,7 +227,8 @@ def test_report():
     assert "260.9 M" in text and "1,498.5 M" in text and "8 × H100 SXM (data sheet), assumed to reach 50% of 989 TFLOPS" in text
     assert {len(line.split("|")) for line in text.splitlines() if line.startswith("|")} == {6} and len(table) == 14
     c = costs(RAR_B, H100, 8, utilisation=0.5, price=2.0)
-    assert duration(c["training_seconds"]) in text and f"{c['training_dollars']:,.2f} $" in text
+    assert duration(c["training_seconds"]) in text and f"| {c['training_dollars']:,.2f} |" in text
+    assert "$" not in text, "Markdown would take what stands between two dollar signs for LaTeX"
     assert c["training_dollars"] == pytest.approx(8 * 2.0 * c["training_seconds"] / 3600) and "price" not in cost_report(RAR_B, H100)
     assert c["per_device_batch"] * c["accumulation"] * 8 >= 2048
     assert "too much" in cost_report(PRESETS["rar_xxl"], known_device("NVIDIA L4"))

@@ -13,7 +13,7 @@ from tests.static_outputs import strip
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-PARAMETRISED = ["train", "evaluate", "pretokenize"]
+PARAMETRISED = ["train", "evaluate", "pretokenize", "your_images"]
 
 
 def code_cells(path):
@@ -54,6 +54,23 @@ def test_widgets_are_saved_as_pictures(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_no_output_is_an_error(path):
     assert not [o for c in code_cells(path) for o in c["outputs"] if o["output_type"] == "error"]
+
+
+def tables(path):
+    return [o["data"] for c in code_cells(path) for o in c["outputs"] if "text/markdown" in o.get("data", {})]
+
+
+@pytest.mark.parametrize("name", [*PARAMETRISED, "20_cost"])
+def test_tables_can_be_read_on_a_terminal(name):
+    found = tables(ROOT / "nbs" / f"{name}.ipynb")
+    assert found or name == "pretokenize"
+    assert all("".join(data["text/plain"]) == "".join(data["text/markdown"]) for data in found)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_dollars_in_tables(path):
+    "What stands between two of them is LaTeX to Markdown, and takes the bars between cells with it."
+    assert not [line for data in tables(path) for line in "".join(data["text/markdown"]).splitlines() if line.startswith("|") and "$" in line]
 
 
 @pytest.mark.parametrize("name", PARAMETRISED)

@@ -128,10 +128,11 @@ def test_evaluate(run, tmp_path):
     assert (run / "evaluation" / "guidance.png").is_file()
 
 
-def test_train_keeps_an_earlier_run(run, tmp_path):
+@pytest.mark.parametrize("no", [{}, dict(overwrite="false")], ids=["left out", "the word false"])
+def test_train_keeps_an_earlier_run(run, tmp_path, no):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     with pytest.raises(PapermillExecutionError, match="overwrite=True"):
-        execute("train", tmp_path / "out.ipynb", run_dir=str(run), **SMALL)
+        execute("train", tmp_path / "out.ipynb", run_dir=str(run), **SMALL, **no)
     assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
 
 
@@ -140,7 +141,8 @@ def test_train_keeps_an_earlier_run(run, tmp_path):
     [
         (dict(run_dir="/no/such/run"), "/no/such/run/config.json"),
         (dict(guidance_scale=-1), "guidance_scale = -1 is not allowed: it must be a number of at least 0"),
-        (dict(sweep_samples=7), "num_samples = 7 is not allowed: it must be a multiple of the number of classes, 10"),
+        (dict(sweep_samples=0), "sweep_samples = 0 is not allowed: it must be a whole number of at least 1"),
+        (dict(sweep="all"), "sweep = 'all' is not allowed: it must be a list of numbers; papermill takes one as -y '{sweep: [0, 2, 4]}'"),
         (dict(guidance=3), "parameter = 'guidance' is not allowed: it must be one of"),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
