@@ -17,6 +17,16 @@ LONG = [
     "test_checkpoints",
 ]
 
+SLOW = [*LONG, "test_devices", "test_vq_models", "test_kernels", "test_algorithm1", "test_watch",
+        "test_inpainting", "test_cost", "test_commands", "test_images", "test_report"]  # fmt: skip
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: left out by `make quick`")
+
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))

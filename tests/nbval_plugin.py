@@ -11,6 +11,8 @@ from tests.kernels import forked
 
 LONG = [
     "your_images",
+    "make_it_yours",
+    "00_tour",
     "06_sampler",
     "05_trainer",
     "07_evaluation",
