@@ -49,7 +49,11 @@ def test_exercises(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-@pytest.mark.parametrize("answer", ["text", None, 3.5, [], lambda *a, **k: "text"], ids=str)
+@pytest.mark.parametrize(
+    "answer",
+    ["text", None, 3.5, [], lambda *a, **k: "text"],
+    ids=["text", "nothing", "number", "list", "function"],
+)
 def test_an_answer_of_the_wrong_kind_gets_a_hint(path, answer):
     (setup,) = tagged(path, "exercise-setup")
     for starter, check in zip(tagged(path, "exercise"), tagged(path, "check")):
