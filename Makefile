@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 setup: $(READY)
 
 # constraints.txt pins what this suite was tested with; a plain `pip install -e '.[dev]'` works, too.
-# (Not made again for a new pyproject.toml: every nbdev_export, the last cell of a notebook, writes that file anew, though nothing changes.)
+# (Not made again for a new pyproject.toml: every nbdev_export writes that file anew, though nothing changes.)
 $(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.12, say")'
 	$(PYTHON) -m venv $(VENV)
@@ -35,11 +35,11 @@ lint: $(READY)
 	$(BIN)/mypy
 
 # The notebooks' own tests; that library and notebooks agree, properties, golden values and runs;
-# every notebook in a real kernel (but for the run notebooks, which pytest runs through papermill).
+# every notebook in a real kernel (but for the run notebooks, which pytest runs in the small).
 # One thread a process, as two processes run side by side. They share whole modules or notebooks,
 # in the order that conftest.py and nbval_plugin.py put them in: the longest first.
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
-RUN_NOTEBOOKS := nbs/train.ipynb nbs/evaluate.ipynb nbs/pretokenize.ipynb
+RUN_NOTEBOOKS := nbs/train.ipynb nbs/evaluate.ipynb nbs/pretokenize.ipynb nbs/your_images.ipynb
 test: export OMP_NUM_THREADS = 1
 test: $(READY) browser lint
 	$(BIN)/nbdev_test --n_workers 2 --timing
