@@ -106,7 +106,8 @@ def kill_in_step_33(command, script, folder, victim, how):
         assert len(workers) == 2
         launcher = started[0]
         os.kill(notebook.pid if victim == "notebook" else launcher.pid, how)
-        assert wait_for(lambda: all(map(ended, started)), 20), [p for p in started if not ended(p)]
+        # An interrupt lets the launcher wait half a minute for workers that are stuck.
+        assert wait_for(lambda: all(map(ended, started)), 90), [p for p in started if not ended(p)]
     finally:
         notebook.kill()
         notebook.wait()
