@@ -38,6 +38,8 @@ training.train_step = train_step
 training.main()
 """
 NOTEBOOK = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a kernel, wherever tests run
 import json, sys
 from rar_nb.runs.launch import follow
 follow(json.loads(sys.argv[1]), sys.argv[2], progress=False)
