@@ -150,7 +150,7 @@ def tables(path):
     ]
 
 
-@pytest.mark.parametrize("name", [*PARAMETRISED, "46_cost"])
+@pytest.mark.parametrize("name", [*PARAMETRISED, "47_cost"])
 def test_tables_can_be_read_on_a_terminal(name):
     found = tables(ROOT / "nbs" / f"{name}.ipynb")
     assert found or name == "pretokenize"
