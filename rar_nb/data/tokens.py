@@ -297,6 +297,15 @@ class TokenData:
                     tokenizer_sha256)
         return TokenData.open(folder)
 
+    @property
+    def sha256(self) -> str:
+        import hashlib
+        d = hashlib.sha256()
+        for k in range(len(self.arrays)):
+            for a in self.shard(k):
+                d.update(np.ascontiguousarray(a).tobytes())
+        return d.hexdigest()
+
     def verify(self):
         "Compare files and checksums. Raises `InvalidValue` that names the first to differ."
         for shard in self.index['shards'] if self.folder else []:
