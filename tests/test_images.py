@@ -541,7 +541,7 @@ def test_only_regular_files_are_opened(tmp_path, kind, no_waiting, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names of any bytes")
 def test_names_that_are_not_utf8(tmp_path):
-    from rar_nb.runs.pretokenizer import list_hash
+    from rar_nb.data.images import images_hash as list_hash
 
     name = os.fsdecode(b"caf\xe9")  # Latin-1
     train, validation = open_data(

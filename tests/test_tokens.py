@@ -96,7 +96,7 @@ def test_another_version_or_shape_is_refused(tmp_path):
     with pytest.raises(ValueError, match="version.* = 2"):
         TokenData.open(tmp_path)
     (tmp_path / "tokens.json").write_text(json.dumps(index | {"crops": 1, "num_tokens": 48}))
-    with pytest.raises(ValueError, match="content of .*tokens-00000.npy"):
+    with pytest.raises(ValueError, match="shape of .*tokens-00000.npy"):
         TokenData.open(tmp_path).rows([0])
 
 
@@ -164,7 +164,7 @@ BAD_LINES = {
     "none": ('{"class_id": 1}', "an object"),
     "list": ("[1, 2]", "an object"),
     "half": ('{"class_id": 1, "tok', "not JSON"),
-    "blank": ("", "not JSON"),
+    "blank": ("", "only the end may be blank"),
     "binary": ("\x00\x01", "not JSON"),
     "class": (json.dumps({"class_id": 5, "tokens": [0] * 16}), "from 0 to 4"),
     "class name": (json.dumps({"class_id": "1", "tokens": [0] * 16}), "from 0 to 4"),
@@ -213,7 +213,7 @@ def test_conversion_goes_on_over_what_an_earlier_one_left(tmp_path):
 def test_broken_gzip_and_empty_file(tmp_path):
     path = write_lines(tmp_path / "x.jsonl.gz", good_lines(made_tokens(n=300)), compress=True)
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ValueError, match="breaks off after line"):
+    with pytest.raises(ValueError, match="x.jsonl.gz is damaged after line"):
         convert_jsonl(path, tmp_path / "t", 1024, crops=3)
     with pytest.raises(ValueError, match="lines of .*at least 1"):
         convert_jsonl(write_lines(tmp_path / "e.jsonl", []), tmp_path / "e", 1024, crops=1)
