@@ -98,8 +98,9 @@ MAX_PIXELS = 178_956_970  # in one image; above this Pillow suspects a decompres
 
 
 def printable(path: Path | str) -> str:
-    "A file name as text that can be printed and saved: bytes that are not UTF-8 become `\\xff`."
-    return os.fsencode(path).decode('utf-8', 'backslashreplace')
+    "A file name as one line of text: bytes that are not UTF-8, and line breaks, become `\\xff`."
+    text = os.fsencode(path).decode('utf-8', 'backslashreplace')
+    return text.translate({code: f'\\x{code:02x}' for code in (*range(32), 127)})
 
 
 def file_type(path: Path | str) -> str:
