@@ -25,7 +25,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -490,7 +490,7 @@ class TokenData:
 
     @classmethod
     @checked
-    def open(cls, folder: Path | str):  # -> TokenData
+    def open(cls, folder: Path | str) -> Self:
         """Open a folder without reading its shards.
 
         Raises `InvalidValue` that names a file that is missing, too short or of another version."""
@@ -548,6 +548,7 @@ class TokenData:
         content = [self.crops, self.num_tokens, [shard['rows'] for shard in shards], files]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    @checked
     def save(
         self,
         folder: Path | str,  # made if needed; must not have an index yet
@@ -555,13 +556,13 @@ class TokenData:
         num_classes: int,  # C, above all labels
         tokenizer: str = '',  # name of the tokenizer
         tokenizer_sha256: str = '',  # its `content_hash`
-    ) -> 'TokenData':  # opened
+    ) -> Self:  # opened
         "Write to a folder, shard by shard."
         written = [write_shard(folder, k, shard.tokens, shard.labels)
                    for k, shard in enumerate(self.shards)]
         write_index(folder, len(written), codebook_size, num_classes, tokenizer,
                     tokenizer_sha256, written)
-        return TokenData.open(folder)
+        return type(self).open(folder)
 
     def verify(
         self,
