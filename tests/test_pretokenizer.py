@@ -125,7 +125,7 @@ def test_tokens_and_labels_against_torchvision(run, images, config, kind):
 def test_torn_image_is_named_and_has_no_row(images, config, capsys):
     data = pretokenize_folder(config(), progress=False)
     assert str(images / TORN) in capsys.readouterr().out
-    record = json.loads((Path(config().out) / "skipped.json").read_text())
+    record = json.loads((Path(config().out) / "skipped.json").read_text(encoding="utf-8"))
     assert (record["images"], record["skipped"]) == (23, 1) and record["files"][0]["file"] == str(
         images / TORN
     )
@@ -162,12 +162,15 @@ def test_share_counts_what_all_processes_skipped(config, images):
         record = Path(config.out) / f"shard-{k:05d}.json"
         record.write_text(
             json.dumps(
-                json.loads(record.read_text()) | dict(skipped=[dict(file="x.png", reason="torn")])
+                json.loads(record.read_text(encoding="utf-8"))
+                | dict(skipped=[dict(file="x.png", reason="torn")])
             )
         )
     with pytest.raises(ValueError, match=r"'3/23'.*skipped.json"):
         finish(config)
-    assert json.loads((Path(config.out) / "skipped.json").read_text())["skipped"] == 3
+    assert (
+        json.loads((Path(config.out) / "skipped.json").read_text(encoding="utf-8"))["skipped"] == 3
+    )
 
 
 def test_first_image_of_a_class_may_be_torn(run, images, tmp_path):
