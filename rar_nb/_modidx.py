@@ -102,6 +102,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'rar_nb.data.tokens.require_below': ('tokens.html#require_below', 'rar_nb/data/tokens.py'),
                                     'rar_nb.data.tokens.require_rows': ('tokens.html#require_rows', 'rar_nb/data/tokens.py'),
                                     'rar_nb.data.tokens.require_unfinished': ('tokens.html#require_unfinished', 'rar_nb/data/tokens.py'),
+                                    'rar_nb.data.tokens.save_array': ('tokens.html#save_array', 'rar_nb/data/tokens.py'),
                                     'rar_nb.data.tokens.scan': ('tokens.html#scan', 'rar_nb/data/tokens.py'),
                                     'rar_nb.data.tokens.sha256': ('tokens.html#sha256', 'rar_nb/data/tokens.py'),
                                     'rar_nb.data.tokens.shard_files': ('tokens.html#shard_files', 'rar_nb/data/tokens.py'),
