@@ -17,15 +17,13 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .support import import_torchvision, require
+from .support import (
+    check_image_sets, check_labels, check_statistics, checked, import_torchvision, require)
 from .tokenizer import Tokenizer, psnr, reconstruct, stack_images
 
 import_torchvision()  # before torch-fidelity, which imports it
 from torch_fidelity.metric_fid import (
-    KEY_METRIC_FID,
-    fid_features_to_statistics,
-    fid_statistics_to_metric,
-)
+    KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric)
 
 # %% ../nbs/07_evaluation.ipynb #af5e5f5d
 class SmallCNN(nn.Module):
@@ -88,8 +86,8 @@ def train_classifier(
     device: torch.device | str = 'cpu',
 ) -> SmallCNN:  # in eval mode
     "Train a `SmallCNN` on real images."
+    images, labels = images.to(device), check_labels(images, labels, num_classes, device)
     torch.manual_seed(seed)
-    images, labels = images.to(device), torch.as_tensor(labels, device=device)
     classifier = SmallCNN(images.shape[1], num_classes).to(device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.01)
     steps = epochs * math.ceil(len(images) / batch_size)
@@ -113,6 +111,7 @@ def frechet_distance(
     other: Mapping[str, np.ndarray],  # the same, of the same dtypes
 ) -> float:  # d², 0 for equal Gaussians
     "Fréchet distance of two Gaussians, squared, as in FID (Heusel et al. 2017)."
+    check_statistics(one, other)
     return fid_statistics_to_metric(one, other, verbose=False)[KEY_METRIC_FID]
 
 # %% ../nbs/07_evaluation.ipynb #bd144158
@@ -137,6 +136,7 @@ def proxy_fid(
     smallest = min(len(images), len(reference))
     require(smallest > 1, 'number of images', smallest,
             f"at least 2, and above {classifier.num_features} for a covariance of full rank")
+    check_image_sets(images, reference)
     one, other = (feature_statistics(x, classifier) for x in (images, reference))
     return frechet_distance(one, other)
 
@@ -147,13 +147,11 @@ def nearest(
     batch_size: int = 250,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [N], float [N]
     "The nearest image of `reference`, and the root mean squared difference of pixels (0 to 1)."
+    check_image_sets(images, reference)
     flat = reference.flatten(1).float() / 255
-    indices, distances = [], []
-    for part in images.split(batch_size):
-        smallest = torch.cdist(part.flatten(1).float() / 255, flat).min(1)
-        indices.append(smallest.indices)
-        distances.append(smallest.values)
-    return torch.cat(indices), torch.cat(distances) / math.sqrt(flat.shape[1])
+    parts = [torch.cdist(x.flatten(1).float() / 255, flat).min(1) for x in images.split(batch_size)]
+    distances, indices = (torch.cat(part) for part in zip(*parts))
+    return indices, distances / math.sqrt(flat.shape[1])
 
 # %% ../nbs/07_evaluation.ipynb #d9d9d7c1
 def spread(count: int, limit: int) -> np.ndarray:
@@ -167,9 +165,10 @@ def some_images(data: Dataset, most: int) -> tuple[torch.Tensor, np.ndarray]:
     return stack_images(data, indices), data.targets[indices]
 
 # %% ../nbs/07_evaluation.ipynb #d1527121
+@checked
 def evaluate_samples(
     samples: torch.Tensor,  # uint8 [N, C, H, W]
-    classes: torch.Tensor,  # int64 [N], what was asked for
+    classes,  # int64 [N] or a list, what was asked for
     tokenizer: Tokenizer,
     train_images: Dataset,  # real images the model was trained on, with `targets`, `classes`
     validation_images: Dataset,  # real images it was not trained on
@@ -178,8 +177,10 @@ def evaluate_samples(
     progress: bool = False,
 ) -> tuple[dict[str, float | int], SmallCNN]:  # numbers by name, and the classifier
     "Class agreement, proxy FID and nearest distances, each beside the figure of real images."
+    classes = check_labels(samples, classes, len(train_images.classes))
     real, labels = some_images(train_images, most)
     unseen, unseen_labels = some_images(validation_images, most)
+    check_image_sets(samples, real, unseen)
     if classifier is None:
         num_classes = len(train_images.classes)
         classifier = train_classifier(real, labels, num_classes, progress=progress)
