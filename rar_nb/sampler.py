@@ -51,8 +51,8 @@ def constant_guidance(progress: float, power: float) -> float:
     return 1.0
 
 # %% ../nbs/06_sampler.ipynb #e806c759
-GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = dict(
-    pow_cosine=pow_cosine, linear=linear_guidance, constant=constant_guidance)  # name: function from progress (step / L, from 0 to 1) and power to s, from 0 to 1
+GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = dict(  # name: s(progress, p)
+    pow_cosine=pow_cosine, linear=linear_guidance, constant=constant_guidance)
 
 # %% ../nbs/06_sampler.ipynb #fc25e6c9
 def guidance_weight(

@@ -503,7 +503,7 @@ def check_known(
 ) -> torch.Tensor:  # int64
     "Raise `InvalidValue` unless `known` are ids in this shape, or -1 for those to be sampled."
     known = torch.full(shape, -1) if known is None else known
-    require(known.shape == shape, 'shape of known', tuple(known.shape), f"{list(shape)}, as for noise")
+    require(known.shape == shape, 'shape of known', tuple(known.shape), f"{list(shape)}")
     require(known.dtype == torch.int64, 'dtype of known', known.dtype, "int64")
     low, high = int(known.min()), int(known.max())
     require(-1 <= low and high < codebook_size, 'range of known', (low, high),

