@@ -777,8 +777,10 @@ def test_a_broken_generator_leaves_no_image(tmp_path):
 
 
 @pytest.mark.parametrize("content", [
-    "", "null", "[]", "{}", "\0" * 50, '{"num_samples": 20}', '{"num_samples": 20, "num_classes": 0}',
-    '{"num_samples": 2.5, "num_classes": 4}', '{"num_samples": 20, "num_classes": 4, "classes": [-1]}',
+    "", "null", "[]", "{}", "\0" * 50, '{"num_samples": 20}',
+    '{"num_samples": 20, "num_classes": 0}',
+    '{"num_samples": 2.5, "num_classes": 4}',
+    '{"num_samples": 20, "num_classes": 4, "classes": [-1]}',
     '{"num_samples": 99999999999999, "num_classes": 1}', '{"num_samples": 20, "num_classes": 3}',
 ])  # fmt: skip
 def test_a_damaged_request_is_named(model, tmp_path, content):
