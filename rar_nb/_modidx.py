@@ -503,6 +503,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'rar_nb.reports.report.read_point': ('report.html#read_point', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.read_set': ('report.html#read_set', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.report_page': ('report.html#report_page', 'rar_nb/reports/report.py'),
+                                       'rar_nb.reports.report.run_images': ('report.html#run_images', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.run_metadata': ('report.html#run_metadata', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.run_sweep': ('report.html#run_sweep', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.set_folder': ('report.html#set_folder', 'rar_nb/reports/report.py'),

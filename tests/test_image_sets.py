@@ -42,6 +42,7 @@ from rar_nb.style import is_whole_png
 from rar_nb.support import InvalidValue
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig
+from tests.kernels import FORKS, start_server
 
 COLOUR = TokenizerConfig("grey", channels=3, codebook_size=8)
 TWENTY = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
@@ -611,53 +612,70 @@ def test_a_second_job_is_told_who_is_there(model, tmp_path):
         launch(tmp_path, TWENTY, cpu=True, run_dir="none")
 
 
-def sampling(folder, place, seed, num_samples=400):
-    command = [sys.executable, "-m", "rar_nb.runs.image_sets", "--cpu", "--run_dir", folder]
-    command += ["--folder", place, "--seed", seed, "--num_samples", num_samples]
-    command = [str(word) for word in [*command, "--sample_batch_size", 20]]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def be_a_job(folder, place, seed, num_samples):
+    """In a process of its own: status 2 for an error of ours, as the program has it."""
+    try:
+        main(run_dir=folder, folder=place, seed=seed, num_samples=num_samples,
+             sample_batch_size=20, cpu=True)  # fmt: skip
+    except InvalidValue as error:
+        print(error)
+        os._exit(2)
 
 
-def wait_for_images(process, place, count):
-    while len(list(place.glob("*.png"))) < count:
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
+def forked_job(*arguments):
+    start_server()
+    job = FORKS.Process(target=be_a_job, args=arguments)
+    job.start()
+    return job
 
 
-def test_of_two_jobs_at_once_one_gives_up(folder, tmp_path):
-    jobs = [sampling(folder, tmp_path / "set", seed, 200) for seed in (1, 2)]
-    errors = [job.communicate()[1] for job in jobs]
-    assert sorted(job.returncode for job in jobs) == [0, 2], errors
-    loser = errors[jobs[0].returncode == 0].splitlines()[-1]
-    assert "in use by" in loser or "seed = " in loser
-    seed = json.loads((tmp_path / "set" / "generate.json").read_text())["seed"]
-    assert seed == (1 if jobs[0].returncode == 0 else 2)
+def same_set_again(folder, place, seed, num_samples):
     run, tokenizer, generator = open_model(folder)
-    sample = replace(run.sample, num_samples=200, sample_batch_size=20)
-    generate(generator, tokenizer, tmp_path / "again", sample, seed)
+    sample = replace(run.sample, num_samples=num_samples, sample_batch_size=20)
+    return generate(generator, tokenizer, place, sample, seed)
+
+
+@pytest.mark.skipif(FORKS is None, reason="needs a fork server")
+def test_of_two_jobs_at_once_one_gives_up(folder, tmp_path):
+    jobs = [forked_job(folder, tmp_path / "set", seed, 200) for seed in (1, 2)]
+    for job in jobs:
+        job.join()
+    assert sorted(job.exitcode for job in jobs) == [0, 2]
+    seed = json.loads((tmp_path / "set" / "generate.json").read_text())["seed"]
+    assert seed == (1 if jobs[0].exitcode == 0 else 2)
+    same_set_again(folder, tmp_path / "again", seed, 200)
     assert files(tmp_path / "set") == files(tmp_path / "again")
 
 
-def test_a_set_that_is_stopped_or_killed_goes_on(folder, tmp_path):
-    """Ctrl-C and SIGTERM end with the batch, a sentence and status 75; SIGKILL at any moment."""
+@pytest.mark.skipif(FORKS is None, reason="needs a fork server")
+def test_a_set_that_is_killed_goes_on(folder, tmp_path):
     place = tmp_path / "set"
-    job = sampling(folder, place, 3)
-    wait_for_images(job, place, 1)
+    for count in (1, 45, 90):
+        job = forked_job(folder, place, 3, 200)
+        while len(list(place.glob("*.png"))) < count:
+            assert job.is_alive()
+            time.sleep(0.001)
+        job.kill()
+        job.join()
+    assert 0 < same_set_again(folder, place, 3, 200) <= 200 - 90
+    same_set_again(folder, tmp_path / "again", 3, 200)
+    assert files(place) == files(tmp_path / "again")
+
+
+def test_a_program_that_is_stopped_ends_with_a_sentence(folder, tmp_path):
+    """SIGTERM ends with the batch, a sentence and status 75."""
+    place = tmp_path / "set"
+    command = [sys.executable, "-m", "rar_nb.runs.image_sets", "--cpu", "--run_dir", folder]
+    command += ["--folder", place, "--num_samples", 1000, "--sample_batch_size", 20]
+    job = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+    while not list(place.glob("*.png")):
+        assert job.poll() is None
+        time.sleep(0.005)
     job.send_signal(signal.SIGTERM)
-    out, error = job.communicate()
-    there = len(files(place))
-    assert job.returncode == 75 and there % 20 == 0 and 0 < there < 400, error
+    out, there = job.communicate()[0], len(files(place))
+    assert job.returncode == 75 and there % 20 == 0 and 0 < there < 1000
     assert f"Stopped by SIGTERM: {there} images are in {place}. The same call or command" in out
     assert all(is_whole_png(path) for path in place.glob("*.png"))
-    job = sampling(folder, place, 3)
-    wait_for_images(job, place, there + 3)
-    job.kill()
-    job.communicate()
-    run, tokenizer, generator = open_model(folder)
-    sample = replace(run.sample, num_samples=400, sample_batch_size=20)
-    assert 0 < generate(generator, tokenizer, place, sample, seed=3) < 400 - there
-    generate(generator, tokenizer, tmp_path / "again", sample, seed=3)
-    assert files(place) == files(tmp_path / "again")
 
 
 @pytest.mark.parametrize("batch", [0, 3])  # of four

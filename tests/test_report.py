@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 import rar_nb.reports.report as report
-from rar_nb.pretrained.presets import PRESETS, get_preset
+from rar_nb.pretrained.presets import PRESETS, get_preset, override
 from rar_nb.reports.published import read_measurements
 from rar_nb.reports.report import (
     AXES,
@@ -29,6 +29,7 @@ from rar_nb.reports.report import (
     plot_training,
     read_set,
     report_page,
+    run_images,
     run_metadata,
     run_sweep,
     stack_pictures,
@@ -513,3 +514,36 @@ def test_a_run_with_nan_in_its_losses_can_be_plotted():
 def test_a_class_without_samples_is_left_out_of_the_bars():
     plot_agreement([0.5, float("nan")], ["a", "b"]).canvas.draw()
     plot_agreement([float("nan")], ["a"]).canvas.draw()
+
+
+# The images of a run
+
+
+@pytest.fixture
+def of_digits():
+    return get_preset("digits")
+
+
+def test_the_images_of_a_run(of_digits):
+    train, validation = run_images(of_digits, [str(c) for c in range(10)])
+    assert (len(train), len(validation)) == (4500, 500)
+    assert len(run_images(of_digits)[0]) == 4500
+
+
+@pytest.mark.parametrize(
+    "change, names, message",
+    [
+        (dict(data="/no/such/folder"), None, "If the images of this run have moved, give their"),
+        (dict(num_classes=9), None, r"channels and classes of data = \(1, 10\)"),
+        (
+            dict(),
+            list("012345678x"),
+            r"classes of data = \['9'\].*that the generator was trained",
+        ),
+        (dict(), list("9876543210"), "in the order of the run's labels"),
+        (dict(), list("0123456789a"), "in the order of the run's labels"),
+    ],
+)
+def test_images_that_are_not_the_runs(of_digits, change, names, message):
+    with pytest.raises(InvalidValue, match=message):
+        run_images(override(of_digits, **change), names)

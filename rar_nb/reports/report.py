@@ -6,7 +6,7 @@
 __all__ = ['PROXY', 'AXES', 'PROTOCOL', 'FORMATS', 'plot_training', 'evaluation_table', 'plot_nearest', 'sweep_points', 'Point',
            'read_point', 'run_sweep', 'plot_line', 'plot_heat_map', 'plot_sweep', 'git', 'git_commit', 'run_metadata',
            'differences', 'imagenet_entries', 'as_text', 'metrics_section', 'sweep_section', 'configuration_section',
-           'metadata_section', 'report_page', 'plot_images', 'first_of_each', 'set_folder', 'read_set',
+           'metadata_section', 'report_page', 'plot_images', 'first_of_each', 'run_images', 'set_folder', 'read_set',
            'stack_pictures', 'papermill_command', 'plot_agreement']
 
 # %% ../../nbs/51_report.ipynb #00222f70
@@ -28,8 +28,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 from typing_extensions import TypedDict
 
+from ..data.images import open_data
 from ..evaluation import nearest
 from ..pretrained.presets import PRESETS, RunConfig
 from .fidelity import INCEPTION_FILE
@@ -490,6 +492,28 @@ def first_of_each(
     return stack_images(data, [m[k % len(m)] for k in range(rows) for m in members])
 
 # %% ../../nbs/51_report.ipynb #034c1405
+def run_images(
+    run: RunConfig,
+    names: Sequence[str] | None = None,  # of the classes that it was trained on; None: not known
+) -> tuple[Dataset, Dataset]:  # for training, for validation
+    "The images of a run; raises `InvalidValue` if they have moved or are not like them."
+    try:
+        train_images, validation_images = open_data(run.data, run.tokenizer.image_size)
+    except InvalidValue as error:
+        raise InvalidValue(f"{error}. If the images of this run have moved, give their folder as "
+                           "data") from None
+    found = train_images.channels, len(train_images.classes)
+    wanted = run.tokenizer.channels, run.model.num_classes
+    require(found == wanted, 'channels and classes of data', found,
+            f"{wanted}, as the generator was trained on")
+    others = [name for name in train_images.classes if names is not None and name not in names]
+    require(not others, 'classes of data', others,
+            f"those that the generator was trained on: {', '.join((names or [])[:20])}")
+    require(names is None or list(names) == list(train_images.classes), 'classes of data',
+            train_images.classes, f"in the order of the run's labels: {names}")
+    return train_images, validation_images
+
+
 def set_folder(
     parent: Path | str,
     request: dict,  # of `set_request`
