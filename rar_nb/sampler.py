@@ -55,11 +55,12 @@ GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = dict(  # name: 
     pow_cosine=pow_cosine, linear=linear_guidance, constant=constant_guidance)
 
 # %% ../nbs/06_sampler.ipynb #fc25e6c9
+@checked
 def guidance_weight(
-    k: int,  # step, from 0
-    num_tokens: int,  # L
-    scale: float,  # g
-    power: float,  # p
+    k: NonNegativeFloat,  # step, from 0
+    num_tokens: PositiveInt,  # L
+    scale: NonNegativeFloat,  # g
+    power: PositiveFloat,  # p
     schedule: str = 'pow_cosine',  # a key of `GUIDANCE_SCHEDULES`
 ) -> float:
     "The weight of guidance at step `k`: w = 1 + (g − 1)·s (supplement, Table 1)."
@@ -87,6 +88,7 @@ class SampleConfig:
         check_choice('guidance_schedule', self.guidance_schedule, GUIDANCE_SCHEDULES)
 
 # %% ../nbs/06_sampler.ipynb #09b1290d
+@checked
 def sample_from(
     logits: torch.Tensor,  # [B, V]
     noise: torch.Tensor,  # [B], uniform in [0, 1)
@@ -100,14 +102,16 @@ def sample_from(
     return ids.squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 # %% ../nbs/06_sampler.ipynb #0bc09742
+@checked
 def image_noise(
     seed: int,  # of the whole set of images, from 0 to below 2⁶⁴
     indices,  # numbers of the images within the set
-    num_tokens: int,  # L
+    num_tokens: PositiveInt,  # L
 ) -> torch.Tensor:  # float32 [N, L] in [0, 1)
     "The random numbers of image i: NumPy's counter-based Philox generator with key (seed, i)."
     require_int('seed', seed, 0, 2**64 - 1)
-    generators = (np.random.Generator(np.random.Philox(key=(seed, int(i)))) for i in indices)
+    indices = check_classes(indices, 2**62, name='indices').tolist()
+    generators = (np.random.Generator(np.random.Philox(key=(seed, i))) for i in indices)
     rows = [generator.random(num_tokens, dtype=np.float32) for generator in generators]
     return torch.from_numpy(np.stack(rows))
 
@@ -209,8 +213,7 @@ class SamplingState:
     def autocast(self, enabled: bool = True) -> torch.autocast:
         "bf16 inside the block, if that is the precision."
         device = self.conditioning.vectors.device
-        enabled = enabled and self.precision == 'bf16'
-        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(device.type, torch.bfloat16, enabled and self.precision == 'bf16')
 
     def next_logits(
         self,
@@ -280,8 +283,7 @@ def sample_batch(
     numbers = check_classes(numbers, len(classes), name='numbers')
     noise = image_noise(seed, numbers, model.config.num_tokens)
     tokens = sample_tokens(model, classes[numbers], sample, noise)
-    tf32 = choose_precision(sample.sample_precision, tokenizer.device) != 'no'
-    with float32_products(tf32):
+    with float32_products(choose_precision(sample.sample_precision, tokenizer.device) != 'no'):
         images = tokenizer.decode(tokens.to(tokenizer.device))
     check_pixels(images)
     return to_uint8(images, tokenizer.value_range).cpu()
@@ -308,15 +310,14 @@ def sample_images(
     return torch.cat(images)
 
 # %% ../nbs/06_sampler.ipynb #0980be73
+@checked
 def balanced_classes(
-    num_samples: int,  # N, a multiple of C
-    num_classes: int,  # C
+    num_samples: Annotated[int, Field(gt=0, le=10**9)],  # N, a multiple of C
+    num_classes: PositiveInt,  # C
 ) -> torch.Tensor:  # int64 [N]
     """Labels of a class-balanced set of images: N/C times class 0, then class 1, and so on.
 
     Raises `InvalidValue` unless N is a positive multiple of C."""
-    require_int('num_samples', num_samples, 1, 10**9)
-    require_int('num_classes', num_classes, 1)
     require(num_samples % num_classes == 0, 'num_samples', num_samples,
             f"a multiple of the number of classes, {num_classes}")
     return torch.arange(num_classes).repeat_interleave(num_samples // num_classes)

@@ -20,7 +20,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType, UnionType
@@ -526,6 +526,8 @@ def check_distribution(
     noise: torch.Tensor,  # [B]
 ):
     "Raise `InvalidValue` unless one token of each row can be sampled."
+    require(noise.ndim == 1 and cumulated.ndim == 2, 'shapes of logits and noise',
+            (tuple(cumulated.shape), tuple(noise.shape)), "[B, V] and [B]")
     wrong = (~cumulated[:, -1].isfinite()).nonzero().flatten().tolist()
     require(not wrong, f'logits of row {wrong[0] if wrong else 0}', 'NaN or infinite',
             "finite (-inf for what is impossible), so that a token is possible")
@@ -559,11 +561,13 @@ def check_logits(
         "temperature nearer to 1, guidance_scale nearer to 1, or sample_precision='no'")
 
 # %% ../nbs/09_support.ipynb #chktensa
-def check_image_sets(*sets: torch.Tensor):
-    "Raise `InvalidValue` unless all are uint8 [N, C, H, W], with the same C, H and W."
+def check_image_sets(*sets: torch.Tensor, least: int = 1):
+    "Raise `InvalidValue` unless all are uint8 [N, C, H, W], N >= `least`, of the same C, H and W."
     for images in sets:
         require(isinstance(images, torch.Tensor), 'images', type(images).__name__,
                 "a tensor, uint8 [N, C, H, W]")
+        require(images.ndim > 0 and len(images) >= least, 'number of images',
+                len(images) if images.ndim else 0, f"at least {least}")
         fits = images.dtype == torch.uint8 and images.ndim == 4 and images.numel() > 0
         require(fits, 'images', (images.dtype, tuple(images.shape)),
                 "uint8 [N, C, H, W] with N > 0")
@@ -588,6 +592,10 @@ def check_labels(
 def check_statistics(*clouds):
     "Raise `InvalidValue` unless all have a finite 'mu' [D] and 'sigma' [D, D], with the same D."
     for cloud in clouds:
+        whole = isinstance(cloud, Mapping) and {'mu', 'sigma'} <= set(cloud)
+        require(whole, 'statistics', type(cloud).__name__, "a dictionary with 'mu' and 'sigma'")
+        numbers = all(np.asarray(cloud[name]).dtype.kind in 'fiu' for name in ('mu', 'sigma'))
+        require(numbers, 'mu and sigma', 'no numbers', "arrays of real numbers")
         mu, sigma = np.asarray(cloud['mu']), np.asarray(cloud['sigma'])
         shape = np.asarray(clouds[0]['mu']).shape
         require(mu.ndim == 1 and mu.shape == shape and sigma.shape == 2 * shape,
