@@ -13,7 +13,7 @@ import difflib
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, NotRequired
@@ -93,7 +93,7 @@ def read_request(folder: Path) -> Request:
     return read_json(folder / REQUEST, Request, "sample the set again in another folder")
 
 
-def labels_of(request: Request) -> torch.Tensor:  # int64 [N]
+def labels_of(request: Mapping) -> torch.Tensor:  # int64 [N]
     "The class of every image of a set: the same number of each, one class after the other."
     chosen = request.get('classes') or list(range(request['num_classes']))
     return torch.tensor(chosen)[balanced_classes(request['num_samples'], len(chosen))]
@@ -109,7 +109,7 @@ def check_folder(folder: Path, num_samples: int):
     if not os.path.isdir(folder):
         return
     for file in sorted(folder.iterdir()):
-        ours = file.name.startswith('.') or re.fullmatch(SET_FILES, file.name)
+        ours = file.name.startswith('.') or bool(re.fullmatch(SET_FILES, file.name))
         require(ours or (folder / REQUEST).exists(), 'folder', str(folder),
                 f"an empty one, or one that holds a set of ours, but {printable(file.name)!r} is "
                 "in it; name another one")
@@ -340,7 +340,7 @@ def main(
         sample_precision=sample_precision, guidance_schedule=guidance_schedule).sample
     chosen = None
     if classes is not None:
-        chosen = check_chosen(class_ids(classes, class_names(run_dir)), run.model.num_classes)
+        chosen = class_ids(classes, class_names(run_dir)).tolist()
         if num_samples is None:
             fewer = balance('num_samples', sample.num_samples, len(chosen))
             sample = replace(sample, num_samples=fewer)
