@@ -183,15 +183,23 @@ FAULTS = {
     ),
     "no tensor": (
         lambda w: w.update({"lm_head.bias": 3}),
-        r"w\.bin = .*'lm_head\.bias': int.* dictionary from names to tensors",
+        r"lm_head\.bias in .*w\.bin = 'absent' .*must be \(16,\)",
     ),
     "on no device": (
         lambda w: w.update({"lm_head.bias": torch.ones(16, device="meta")}),
-        "dictionary from names to tensors",
+        r"lm_head\.bias in .*'meta'.*must be a dense tensor with its numbers",
     ),
     "sparse": (
         lambda w: w.update({"lm_head.weight": torch.eye(16).to_sparse()}),
-        "dictionary from names to tensors",
+        r"lm_head\.weight in .*sparse_coo.*must be a dense tensor with its numbers",
+    ),
+    "not a number": (
+        lambda w: w.update({"lm_head.bias": torch.tensor([1.0] * 15 + [torch.nan])}),
+        r"lm_head\.bias in .*w\.bin = \(nan, nan\) .*must be finite .*earlier checkpoint",
+    ),
+    "infinite in float32": (
+        lambda w: w.update({"lm_head.bias": torch.full((16,), -1e200, dtype=torch.float64)}),
+        r"lm_head\.bias in .*w\.bin = \(-inf, -inf\) .*must be finite",
     ),
 }
 
@@ -214,18 +222,15 @@ def test_wrong_weights(weights, tmp_path, fault):
 
 def test_ignored_names(weights, tmp_path):
     path = stored({"model": weights | {"used": torch.zeros(7)}}, tmp_path / "w.pt")
-    model = load_pretrained(lambda: RAR(SMALL), path, "", unwrap="model", ignore=["used"])
-    assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
-    with pytest.raises(ValueError, match="used in"):
-        load_pretrained(lambda: RAR(SMALL), path, "", unwrap="model")
-    with pytest.raises(ValueError, match=r"set unwrap to one of \['model'\]"):
-        load_pretrained(lambda: RAR(SMALL), path, "")
-    with pytest.raises(ValueError, match="'model': .*unwrap = 'ema'"):
+    for unwrap in (None, "model"):
+        model = load_pretrained(lambda: RAR(SMALL), path, "", unwrap=unwrap, ignore=["used"])
+        assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
+        with pytest.raises(ValueError, match="used in"):
+            load_pretrained(lambda: RAR(SMALL), path, "", unwrap=unwrap)
+    with pytest.raises(ValueError, match="'model'.*under unwrap = 'ema'"):
         load_pretrained(lambda: RAR(SMALL), path, "", unwrap="ema")
-    with pytest.raises(
-        ValueError, match="lm_head.bias in"
-    ):  # what the module needs can't be ignored
-        lacking = {n: w for n, w in weights.items() if n != "lm_head.bias"}
+    lacking = {n: w for n, w in weights.items() if n != "lm_head.bias"}
+    with pytest.raises(ValueError, match="lm_head.bias in"):  # what it needs can't be ignored
         load_pretrained(lambda: RAR(SMALL), stored(lacking, path), "", ignore=["lm_head.bias"])
 
 

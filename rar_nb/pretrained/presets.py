@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'SAMPLING', 'TRACKERS', 'PARTS', 'PRESETS', 'DeviceConfig', 'RunConfig', 'chosen_values', 'override',
-           'get_preset', 'balance', 'resolve', 'published', 'small', 'save_run_config', 'load_run_config', 'model_of']
+           'get_preset', 'balance', 'steps_an_epoch', 'resolve', 'published', 'small', 'save_run_config', 'RunFile',
+           'load_run_config', 'config_beside', 'model_of', 'sizes_of', 'check_sizes']
 
 # %% ../../nbs/32_presets.ipynb #9375ae83
-import json
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, cast
 
+import torch
 from fastcore.basics import patch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+from typing_extensions import TypedDict
 
-from .checkpoints import load_pretrained
+from .checkpoints import find_weights, load_pretrained, read_weights
 from .vq_models import LLAMAGEN_VQ, MASKGIT_VQ
 from ..sampler import SampleConfig
-from ..support import InvalidValue, config, require, write_json
+from ..support import InvalidValue, checked, config, read_json, require, write_json
 from ..tokenizer import TOKENIZERS, TokenizerConfig
 from ..trainer import TrainConfig
 from ..transformer import RAR, ModelConfig
@@ -123,6 +126,7 @@ def chosen_values(changes: dict | None, values: dict) -> dict:
     return values | changes
 
 
+@checked
 def override(
     run: RunConfig,  # the run to start from
     changes: dict | None = None,  # field name: new value, which may be None if the field may
@@ -147,6 +151,7 @@ def override(
     return replace(run, **changed)
 
 
+@checked
 def get_preset(
     name: str,  # a key of `PRESETS`
     /,
@@ -171,6 +176,18 @@ def balance(
     return whole
 
 
+def steps_an_epoch(train: TrainConfig, num_images: int) -> int:
+    "Steps an epoch, which are counted unless they are fixed; a line says if images come often."
+    steps = train.steps_per_epoch or num_images // train.batch_size
+    times = steps * train.batch_size / num_images
+    if times >= 1.5:
+        print(f"steps_per_epoch = {steps}: an epoch shows each of the {num_images:,} images "
+              f"{times:,.1f} times, where the paper's shows each once; for that leave "
+              "steps_per_epoch empty (null in changes)")
+    return steps
+
+
+@checked
 def resolve(
     run: RunConfig,
     num_images: int,  # training images
@@ -189,8 +206,10 @@ def resolve(
     tokenizer = replace(run.tokenizer, **images)
     model = replace(run.model, codebook_size=tokenizer.codebook_size,
                     num_tokens=tokenizer.num_tokens, num_classes=num_classes)
-    steps = run.train.steps_per_epoch or num_images // run.train.batch_size
-    train = replace(run.train, steps_per_epoch=steps)
+    train = replace(run.train, steps_per_epoch=steps_an_epoch(run.train, num_images))
+    require(train.total_steps > 0, 'epochs', train.epochs,
+            f"long enough for a step: at least {1 / train.steps(1):.2g}, as an epoch has "
+            f"{train.steps(1)} of them")
     num_samples = balance('num_samples', run.sample.num_samples, num_classes)
     sample = replace(run.sample, num_samples=num_samples)
     return replace(run, model=model, tokenizer=tokenizer, train=train, sample=sample)
@@ -251,39 +270,64 @@ PRESETS['rar_s'] = small('rar_s', 128, 384, 12, stride=8, width=64, epochs=200,
                          warmup_epochs=10, anneal_start=100, anneal_end=150, learning_rate=8e-4)
 
 # %% ../../nbs/32_presets.ipynb #329ccf19
+@checked
 def save_run_config(run: RunConfig, path: Path | str):
     "Write `run` as JSON."
     write_json(asdict(run), path)
 
 
+class RunFile(TypedDict):
+    "The parts of a `config.json`; its other fields are checked by `RunConfig`."
+
+    __pydantic_config__ = ConfigDict(extra='allow')  # type: ignore[misc]
+    preset: str
+    model: dict[str, Any]
+    tokenizer: dict[str, Any]
+    train: dict[str, Any]
+    sample: dict[str, Any]
+    devices: NotRequired[dict[str, Any]]
+
+
+@checked
 def load_run_config(
     path: Path | str,  # of a `config.json`
 ) -> RunConfig:
     "Read what `save_run_config` wrote; the error names the file if it is missing or damaged."
-    path = Path(path)
-    require(path.is_file(), 'run configuration', str(path),
-            "an existing file; a finished run's folder holds one as config.json")
+    remedy = "a finished run's folder holds its configuration as config.json: give that one"
+    values = cast(dict[str, Any], read_json(path, RunFile, remedy))
+    if 'devices' not in values:  # until November 2026 these fields stood in `train`
+        moved = {f.name for f in fields(DeviceConfig)} & set(values['train'])
+        values['devices'] = {name: values['train'].pop(name) for name in moved}
+    missing = {f.name for f in fields(ModelConfig)} - set(values['model'])
+    require(not missing, f'model in {path}', 'incomplete', f"with {', '.join(sorted(missing))}")
     try:
-        values = json.loads(path.read_text(encoding='utf-8'))
-        if 'devices' not in values:  # until November 2026 these fields stood in `train`
-            moved = {f.name for f in fields(DeviceConfig)} & set(values['train'])
-            values['devices'] = {name: values['train'].pop(name) for name in moved}
         parts = {name: kind(**values.pop(name)) for name, kind in PARTS.items()}
         return RunConfig(**values, **parts)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InvalidValue(f"{path} is not a run configuration of this version of rar_nb "
-                         f"({error}); train again, or repair the file") from error
+    except InvalidValue as error:
+        raise InvalidValue(f"{path} can't be used: {error}") from error
 
 # %% ../../nbs/32_presets.ipynb #7f392d53
+def config_beside(source: Path) -> Path | None:
+    "The `config.json` of the run that a folder, a file of weights or a checkpoint belongs to."
+    parent = source.parent
+    folders = [source] if source.is_dir() else [parent]
+    if source.is_file() and parent.name == 'checkpoints':
+        folders.append(parent.parent)
+    found = [folder / 'config.json' for folder in folders if (folder / 'config.json').is_file()]
+    return found[0] if found else None
+
+
+@checked
 def model_of(
     source: Path | str,  # as for `RAR.from_pretrained`
     preset: str | ModelConfig | None = None,  # as for `RAR.from_pretrained`
     filename: str | None = None,  # as for `RAR.from_pretrained`
 ) -> tuple[ModelConfig, str]:  # sizes, and the name of the file with the weights
     "What `RAR.from_pretrained` is to build, and where its weights are."
-    folder = Path(source).expanduser()
-    if preset is None and (folder / 'config.json').is_file():
-        return load_run_config(folder / 'config.json').model, filename or 'model.safetensors'
+    path = Path(source).expanduser()
+    config = config_beside(path)
+    if preset is None and config is not None:
+        return load_run_config(config).model, filename or 'model.safetensors'
     if preset is None:
         preset = 'rar_b'
     if isinstance(preset, str):
@@ -294,18 +338,58 @@ def model_of(
         sizes = PRESETS[preset].model
     else:
         sizes = preset
-    require(filename is not None or folder.is_file(), 'filename', filename,
+    require(filename is not None or path.is_file(), 'filename', filename,
             "given: only the four models " + ", ".join(MODELS) + " have a published file")
-    return sizes, filename or folder.name
+    return sizes, filename or path.name
+
+# %% ../../nbs/32_presets.ipynb #sizes002
+def sizes_of(weights: dict[str, torch.Tensor]) -> ModelConfig | None:
+    "The sizes of the generator that the shapes of some weights show; None if it is no RAR."
+    starts = [name.removesuffix('cls_token') for name in weights if name.endswith('cls_token')]
+    starts = [start for start in starts if 'optim' not in start]
+    start = min(starts, key=lambda start: ('ema' in start, len(start)), default='')
+    shapes = {name.removeprefix(start): weights[name].shape for name in weights}
+    try:
+        codes, width = shapes['lm_head.weight']
+        heads = width // shapes['blocks.0.attn.q_norm.weight'][0]
+        layers = sum(re.fullmatch(r'blocks\.\d+\.norm1\.weight', name) is not None
+                     for name in shapes)
+        return ModelConfig(codes, shapes['pos_embed'][1] - 1024,
+                           shapes['embeddings.weight'][0] - codes - 2, width, layers, heads,
+                           shapes['blocks.0.mlp.fc1.weight'][0])
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):
+        return None  # a tensor is missing or misshapen, or the sizes are none of a RAR
 
 
+def check_sizes(
+    sizes: ModelConfig,  # what was asked for
+    found: ModelConfig,  # what a file holds
+    path: Path,  # of the file
+):
+    "Raise `InvalidValue` that names the preset that would fit, unless the sizes agree."
+    names = [f.name for f in fields(sizes) if f.name != 'dropout']
+    wrong = [name for name in names if getattr(sizes, name) != getattr(found, name)]
+    fitting = [name for name, run in PRESETS.items()
+               if all(getattr(run.model, name) == getattr(found, name) for name in names)]
+    values = ', '.join(f'{name}={getattr(found, name)}' for name in names)
+    remedy = f"preset={fitting[0]!r}" if fitting else f"preset=ModelConfig({values})"
+    for name in wrong:
+        require(False, name, getattr(sizes, name),
+                f"{getattr(found, name)}, as in {path}: give {remedy}, or another file")
+
+# %% ../../nbs/32_presets.ipynb #sizes003
 @patch(cls_method=True)
 def from_pretrained(
     cls: RAR,
     source: Path | str = 'yucornetto/RAR',  # hub repository, a run's folder, a folder, a file
     preset: str | ModelConfig | None = None,  # sizes; None: the run's own, or RAR-B's
     filename: str | None = None,  # in the folder or repository; None: the published name
+    unwrap: str | None = None,  # which of several weights in a file, such as 'ema'
 ) -> RAR:  # in eval mode, on the CPU
     "A trained generator; raises `ValueError` naming what is missing, or does not fit."
     sizes, filename = model_of(source, preset, filename)
-    return load_pretrained(lambda: cls(sizes), source, filename)
+    path = find_weights(source, filename)
+    found = sizes_of(read_weights(path, unwrap))
+    if found is not None:
+        check_sizes(sizes, found, path)
+    return load_pretrained(lambda: cls(sizes), path, filename, unwrap)
