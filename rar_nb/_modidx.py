@@ -867,6 +867,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rar_nb.support.reject_unknown': ('support.html#reject_unknown', 'rar_nb/support.py'),
                                 'rar_nb.support.require': ('support.html#require', 'rar_nb/support.py'),
                                 'rar_nb.support.require_int': ('support.html#require_int', 'rar_nb/support.py'),
+                                'rar_nb.support.require_key': ('support.html#require_key', 'rar_nb/support.py'),
                                 'rar_nb.support.require_number': ('support.html#require_number', 'rar_nb/support.py'),
                                 'rar_nb.support.write_beside': ('support.html#write_beside', 'rar_nb/support.py'),
                                 'rar_nb.support.write_json': ('support.html#write_json', 'rar_nb/support.py'),

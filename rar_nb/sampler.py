@@ -29,6 +29,7 @@ from rar_nb.support import (
     float32_products,
     require,
     require_int,
+    require_key,
 )
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, ModelConfig
@@ -73,8 +74,7 @@ def guidance_weight(
     schedule: str = 'pow_cosine',  # a key of `GUIDANCE_SCHEDULES`
 ) -> float:
     "The weight of guidance at step `k`: w = 1 + (g − 1)·s (supplement, Table 1)."
-    require(schedule in GUIDANCE_SCHEDULES, 'guidance_schedule', schedule,
-            "one of " + ", ".join(GUIDANCE_SCHEDULES))
+    require_key('guidance_schedule', schedule, GUIDANCE_SCHEDULES)
     s = GUIDANCE_SCHEDULES[schedule](k / num_tokens, power)
     return 1 + (scale - 1) * s
 
@@ -96,8 +96,7 @@ class SampleConfig:
     guidance_schedule: str = 'pow_cosine'  # a key of `GUIDANCE_SCHEDULES`
 
     def __post_init__(self):
-        require(self.guidance_schedule in GUIDANCE_SCHEDULES, 'guidance_schedule',
-                self.guidance_schedule, "one of " + ", ".join(GUIDANCE_SCHEDULES))
+        require_key('guidance_schedule', self.guidance_schedule, GUIDANCE_SCHEDULES)
 
 # %% ../nbs/06_sampler.ipynb #09b1290d
 def sample_from(

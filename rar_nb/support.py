@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Configuration', 'Function', 'ALLOWED', 'UNFINISHED', 'REMEDIES', 'InvalidValue', 'require', 'require_int',
-           'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first', 'config', 'checked',
-           'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'program', 'flush', 'writing',
-           'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision', 'float32_products',
+           'require_key', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first',
+           'config', 'checked', 'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'program', 'flush',
+           'writing', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision', 'float32_products',
            'check_convolutions', 'check_images', 'check_tokens', 'check_inputs', 'check_classes', 'check_orders',
            'check_shapes', 'check_known', 'import_torchvision']
 
@@ -62,6 +62,18 @@ def require_int(name: str, value, low: int, high: int | None = None):
         limit += f" and at most {high}"
     in_range = is_int and value >= low and (high is None or value <= high)
     require(in_range, name, value, limit)
+
+
+def require_key(
+    name: str,  # such as 'anneal_schedule'
+    value,
+    registry: dict,
+    called: str | None = None,  # the registry's name; None: as 'ANNEAL_SCHEDULES'
+):
+    "Raise unless `value` is a key of a registry; the message says how a new one is added."
+    called = called or f"{name.replace(' ', '_').upper()}S"
+    require(isinstance(value, str) and value in registry, name, value, "one of "
+            + ", ".join(registry) + f"; a new one is registered first, {called}[{value!r}] = …")
 
 
 def require_number(name: str, value, low: float, high: float = math.inf, above: bool = False):

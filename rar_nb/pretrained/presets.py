@@ -195,7 +195,10 @@ def resolve(
     channels: int,  # 1 or 3
     image_size: int,  # pixels along a side
 ) -> RunConfig:  # with steps an epoch, and ids that match tokenizer and data
-    "Fill in what depends on the data, and make the generator's sizes agree with the tokenizer's."
+    """Fill in what depends on the data, and make the generator's sizes agree with the tokenizer's.
+
+    Raises `InvalidValue` if there are fewer images than a batch, or `epochs` is less than a step.
+    """
     if TOKENIZERS[run.tokenizer.kind].fixed_sizes:  # works at any size, but not well
         require(image_size == run.tokenizer.image_size, 'image_size', image_size,
                 f"{run.tokenizer.image_size} for a run with {run.tokenizer.kind!r}: open the "
@@ -207,9 +210,6 @@ def resolve(
     model = replace(run.model, codebook_size=tokenizer.codebook_size,
                     num_tokens=tokenizer.num_tokens, num_classes=num_classes)
     train = replace(run.train, steps_per_epoch=steps_an_epoch(run.train, num_images))
-    require(train.total_steps > 0, 'epochs', train.epochs,
-            f"long enough for a step: at least {1 / train.steps(1):.2g}, as an epoch has "
-            f"{train.steps(1)} of them")
     num_samples = balance('num_samples', run.sample.num_samples, num_classes)
     sample = replace(run.sample, num_samples=num_samples)
     return replace(run, model=model, tokenizer=tokenizer, train=train, sample=sample)
