@@ -109,7 +109,8 @@ def check_old_torch(path: Path):
     "`check_torch` for the format before 2020: five pickles, then the numbers."
     with path.open('rb') as file:
         for _ in range(5):
-            check_pickle(file, path)
+            if file.peek(1):  # it may also be a plain pickle
+                check_pickle(file, path)
 
 
 CHECKS = {'safetensors': check_safetensors, 'torch': check_torch, 'old torch': check_old_torch}
