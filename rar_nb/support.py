@@ -365,7 +365,7 @@ def read_json(
 ):  # its content
     "Read a JSON file. Raises `InvalidValue` if it is missing, damaged, or something else."
     path = Path(path)
-    require(path.is_file(), 'file', str(path), f"an existing file; {remedy}")
+    require(os.path.isfile(path), 'file', str(path), f"an existing file; {remedy}")
     try:
         return pydantic.TypeAdapter(schema).validate_json(path.read_bytes(), strict=True)
     except OSError as error:

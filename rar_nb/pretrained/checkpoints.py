@@ -10,6 +10,7 @@ __all__ = ['Module', 'MAX_NAMES', 'MAX_CONTENTS', 'CHECKS', 'WRAPPERS', 'HUB_ADV
 
 # %% ../../nbs/30_checkpoints.ipynb #80a20bb4
 import json
+import os
 import pickle
 import pickletools
 import re
@@ -91,7 +92,7 @@ def check_pickle(file, path: Path):
 
 
 def check_torch(path: Path):
-    "Raise `InvalidValue` if a file of `torch.save` could be larger in memory than on the disk."
+    "Raise `InvalidValue` if a file of `torch.save` is damaged, or larger in memory than on disk."
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         pickles = [member for member in members if member.filename.endswith('.pkl')]
@@ -103,6 +104,9 @@ def check_torch(path: Path):
         for member in pickles:
             with archive.open(member) as file:
                 check_pickle(file, path)
+        damaged = archive.testzip()  # compares checksums, which torch doesn't
+        if damaged is not None:
+            raise InvalidValue(f"{path} is damaged in {damaged}: get another copy")
 
 
 def check_old_torch(path: Path):
@@ -118,7 +122,7 @@ CHECKS = {'safetensors': check_safetensors, 'torch': check_torch, 'old torch': c
 # %% ../../nbs/30_checkpoints.ipynb #e71ddf8f
 def open_weights(path: Path) -> Any:
     "The content of a file of weights, mapped into memory where its format allows it."
-    require(path.is_file(), 'weights', str(path), "an existing file")
+    require(os.path.isfile(path), 'weights', str(path), "an existing file")
     kind, size = file_kind(path), f'{path.stat().st_size:,} bytes'
     require(kind in CHECKS, f'content of {path}', f'{kind}, {size}',
             "safetensors or a torch file; download it again, as a file and whole")
@@ -315,15 +319,11 @@ def find_weights(
     filename: str,  # the file in the folder or repository
 ) -> Path:
     "Where the weights are; a hub's file is downloaded once. Raises `ValueError` with the remedy."
-    try:
-        path = Path(source).expanduser()
-        if path.is_file():
-            return path
-        if path.is_dir():
-            return in_folder(path, filename)
-    except (OSError, RuntimeError) as error:  # a name too long, or no home folder
-        raise InvalidValue(f"source = {str(source)[:99]!r} can't be read ({error}): give the path "
-                           "of a file or folder") from error
+    path = Path(os.path.expanduser(source))
+    if os.path.isfile(path):
+        return path
+    if os.path.isdir(path):
+        return in_folder(path, filename)
     is_repo = isinstance(source, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', source)
     require(bool(is_repo), 'source', str(source),
             f"an existing file, a folder with {filename}, or a hub repository as 'owner/name'")

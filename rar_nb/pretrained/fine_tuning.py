@@ -98,8 +98,6 @@ def start_from(
     sizes = model.config
     require(names is None or len(names) == sizes.num_classes, 'number of names',
             len(names or []), f"{sizes.num_classes}, the model's num_classes")
-    if preset is None and not Path(source).expanduser().exists():
-        preset = 'rar_b'
     path = find_weights(source, model_of(source, preset, filename)[1])
     found = sizes_of(read_weights(path, unwrap))
     if found is None:
