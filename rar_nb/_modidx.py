@@ -298,6 +298,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'rar_nb/pretrained/fine_tuning.py'),
                                                'rar_nb.pretrained.fine_tuning.describe_start': ( 'fine_tuning.html#describe_start',
                                                                                                  'rar_nb/pretrained/fine_tuning.py'),
+                                               'rar_nb.pretrained.fine_tuning.published_preset': ( 'fine_tuning.html#published_preset',
+                                                                                                   'rar_nb/pretrained/fine_tuning.py'),
                                                'rar_nb.pretrained.fine_tuning.shared_classes': ( 'fine_tuning.html#shared_classes',
                                                                                                  'rar_nb/pretrained/fine_tuning.py'),
                                                'rar_nb.pretrained.fine_tuning.source_classes': ( 'fine_tuning.html#source_classes',

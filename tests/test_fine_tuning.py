@@ -203,6 +203,26 @@ def test_the_bundled_run_starts_another_one():
     assert model.training  # ready to be trained
 
 
+def test_a_published_generator_is_found_by_its_sizes(tmp_path, monkeypatch):
+    asked = []
+
+    def no_hub(source, filename):
+        asked.append((source, filename))
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("rar_nb.pretrained.checkpoints.hf_hub_download", no_hub)
+    with torch.device("meta"):
+        large = RAR(dataclasses.replace(MODELS["rar_l"], num_classes=3, dropout=0.0))
+    with pytest.raises(InvalidValue, match="rar_l.bin can't be had from the hub"):
+        start_from(large, "yucornetto/RAR")
+    assert asked == [("yucornetto/RAR", "rar_l.bin")]
+    with pytest.raises(InvalidValue, match="no published generator .* rar_b or rar_l"):
+        start_from(new_model(1), "yucornetto/RAR")  # before anything is downloaded
+    with pytest.raises(InvalidValue, match="holds neither rar_l.bin"):
+        start_from(large, tmp_path)
+    assert len(asked) == 1
+
+
 def test_the_published_layout():
     """V tokens, the mask, C classes, the null class: the rows of RAR-B."""
     sizes = MODELS["rar_b"]

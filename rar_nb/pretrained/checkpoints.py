@@ -186,7 +186,8 @@ def read_weights(
     found = {name.removeprefix(start): tensor.detach() for name, tensor in pairs
              if isinstance(tensor, torch.Tensor) and name.startswith(start)}
     where = f" under unwrap = {unwrap!r}" if unwrap else ""
-    require(bool(found), f'content of {path}', describe(content),
+    is_empty = not content and unwrap is None  # as for a tokenizer without parameters
+    require(is_empty or bool(found), f'content of {path}', describe(content),
             f"a dictionary from names to tensors{where}")
     return found
 
