@@ -89,9 +89,8 @@ def published_preset(sizes: ModelConfig, source: Path | str) -> str | None:
     "The published generator of these sizes, whatever its classes; None if `source` is a file."
     if os.path.isfile(source):
         return None
-    same = dict(num_classes=sizes.num_classes, dropout=sizes.dropout)
     for name, other in MODELS.items():
-        if replace(other, **same) == sizes:
+        if replace(other, num_classes=sizes.num_classes, dropout=sizes.dropout) == sizes:
             return name
     raise InvalidValue(f"no published generator in {source} has the sizes of this model: make the "
                        f"new run with the preset {' or '.join(MODELS)}, or give the folder of a "
