@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from .support import require
+from .support import require, require_key
 
 # %% ../nbs/02_orders.ipynb #c396859c
 def permute(
@@ -79,8 +79,7 @@ def random_ratio(
     schedule: str = 'linear',  # a key of `ANNEAL_SCHEDULES`
 ) -> float:  # r, from 0 to 1
     "Probability of a random order at `step` (equation 5); raises `InvalidValue`."
-    require(schedule in ANNEAL_SCHEDULES, 'anneal_schedule', schedule,
-            "one of " + ", ".join(ANNEAL_SCHEDULES))
+    require_key('anneal_schedule', schedule, ANNEAL_SCHEDULES)
     if step < start:
         return 1.0
     if step >= end:
@@ -154,7 +153,7 @@ def scan_order(
     grid_size: int,  # tokens along a side
 ) -> torch.Tensor:  # int64 [1, grid_size²], raster indices by step
     "A scan order by name (the paper's six: supplement, Figure 1); raises `InvalidValue`."
-    require(name in SCAN_ORDERS, 'scan order', name, "one of " + ", ".join(SCAN_ORDERS))
+    require_key('scan order', name, SCAN_ORDERS)
     order = SCAN_ORDERS[name](grid_size)
     require(sorted(order) == list(range(grid_size**2)), f'scan order {name!r}', order,
             f"a permutation of 0 … {grid_size**2 - 1}")

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from .orders import permute, raster_order, unpermute
 from .support import (
-    check_choice, check_classes, check_codebook, check_distribution, check_known, check_logits,
+    check_classes, check_codebook, check_distribution, check_known, check_logits,
     check_noise, check_orders, check_pixels, checked, choose_precision, config, float32_products,
-    require, require_int)
+    require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, ModelConfig
 
@@ -64,7 +64,7 @@ def guidance_weight(
     schedule: str = 'pow_cosine',  # a key of `GUIDANCE_SCHEDULES`
 ) -> float:
     "The weight of guidance at step `k`: w = 1 + (g − 1)·s (supplement, Table 1)."
-    check_choice('guidance_schedule', schedule, GUIDANCE_SCHEDULES)
+    require_key('guidance_schedule', schedule, GUIDANCE_SCHEDULES)
     s = GUIDANCE_SCHEDULES[schedule](k / num_tokens, power)
     return 1 + (scale - 1) * s
 
@@ -85,7 +85,7 @@ class SampleConfig:
     guidance_schedule: str = 'pow_cosine'  # a key of `GUIDANCE_SCHEDULES`
 
     def __post_init__(self):
-        check_choice('guidance_schedule', self.guidance_schedule, GUIDANCE_SCHEDULES)
+        require_key('guidance_schedule', self.guidance_schedule, GUIDANCE_SCHEDULES)
 
 # %% ../nbs/06_sampler.ipynb #09b1290d
 @checked

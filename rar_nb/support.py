@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Configuration', 'Function', 'ALLOWED', 'TRY_AGAIN', 'UNFINISHED', 'REMEDIES', 'InvalidValue', 'require',
-           'require_int', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first',
-           'config', 'checked', 'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program',
-           'flush', 'writing', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision',
-           'float32_products', 'check_convolutions', 'check_images', 'check_tokens', 'check_inputs', 'check_classes',
-           'check_orders', 'check_choice', 'check_noise', 'check_known', 'check_codebook', 'check_distribution',
+           'require_int', 'require_key', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared',
+           'raise_first', 'config', 'checked', 'refuse_argument', 'plain', 'reject_unknown', 'check_parameters',
+           'Stopped', 'program', 'flush', 'writing', 'make_folder', 'write_beside', 'write_json', 'read_json',
+           'choose_precision', 'float32_products', 'check_convolutions', 'check_images', 'check_tokens', 'check_inputs',
+           'check_classes', 'check_orders', 'check_noise', 'check_known', 'check_codebook', 'check_distribution',
            'check_pixels', 'check_logits', 'check_image_sets', 'check_labels', 'check_statistics', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
@@ -63,6 +63,18 @@ def require_int(name: str, value, low: int, high: int | None = None):
         limit += f" and at most {high}"
     in_range = is_int and value >= low and (high is None or value <= high)
     require(in_range, name, value, limit)
+
+
+def require_key(
+    name: str,  # such as 'anneal_schedule'
+    value,
+    registry: dict,
+    called: str | None = None,  # the registry's name; None: as 'ANNEAL_SCHEDULES'
+):
+    "Raise unless `value` is a key of a registry; the message says how a new one is added."
+    called = called or f"{name.replace(' ', '_').upper()}S"
+    require(isinstance(value, str) and value in registry, name, value, "one of "
+            + ", ".join(registry) + f"; a new one is registered first, {called}[{value!r}] = …")
 
 
 def require_number(name: str, value, low: float, high: float = math.inf, above: bool = False):
@@ -369,7 +381,7 @@ def read_json(
 ):  # its content
     "Read a JSON file. Raises `InvalidValue` if it is missing, damaged, or something else."
     path = Path(path)
-    require(path.is_file(), 'file', str(path), f"an existing file; {remedy}")
+    require(os.path.isfile(path), 'file', str(path), f"an existing file; {remedy}")
     try:
         return pydantic.TypeAdapter(schema).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
@@ -497,12 +509,6 @@ def check_orders(
     return orders
 
 # %% ../nbs/09_support.ipynb #chktens4
-def check_choice(name: str, value, choices):
-    "Raise `InvalidValue` unless `value` is one of the names in `choices`."
-    require(isinstance(value, str) and value in choices, name, value,
-            "one of " + ", ".join(choices))
-
-
 def check_noise(noise: torch.Tensor, shape: tuple):
     "Raise `InvalidValue` unless `noise` has this shape, and all of it lies in [0, 1)."
     require(noise.shape == shape and noise.numel() > 0, 'shape of noise', tuple(noise.shape),

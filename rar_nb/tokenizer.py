@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .support import (
-    check_convolutions, check_images, check_tokens, choose_precision, config, require)
+    check_convolutions, check_images, check_tokens, choose_precision, config, require, require_key)
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 def psnr(
@@ -161,12 +161,12 @@ class TokenizerConfig:
     "Sizes and training of a tokenizer. Raises `InvalidValue` if they do not fit together."
 
     kind: str = 'conv_vq'  # a key of `TOKENIZERS`
-    image_size: PositiveInt = 28  # pixels along a side
+    image_size: Annotated[int, Field(ge=1, le=2**14)] = 28  # pixels along a side
     channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
-    stride: PositiveInt = 4  # pixels along a side of the patch that one token stands for
-    codebook_size: Annotated[int, Field(ge=2)] = 256  # V, entries of the codebook
-    codebook_dim: PositiveInt = 16  # numbers in an entry of the codebook
-    width: PositiveInt = 64  # channels of the convolutions at the finest resolution
+    stride: Annotated[int, Field(ge=1, le=2**14)] = 4  # pixels along a side of a token's patch
+    codebook_size: Annotated[int, Field(ge=2, le=2**20)] = 256  # V, entries of the codebook
+    codebook_dim: Annotated[int, Field(ge=1, le=2**12)] = 16  # numbers in an entry of the codebook
+    width: Annotated[int, Field(ge=1, le=2**11)] = 64  # channels at the finest resolution
     shifts: NonNegativeInt = 0  # pixels by which 8 further crops are moved; 0 for none
     vq_steps: NonNegativeInt = 500  # optimizer steps
     vq_batch_size: PositiveInt = 64  # images a step
@@ -174,7 +174,7 @@ class TokenizerConfig:
     vq_precision: Literal['bf16', 'no', 'auto'] = 'auto'  # autocast, float32, what is fast
 
     def __post_init__(self):
-        require(self.kind in TOKENIZERS, 'kind', self.kind, "one of " + ", ".join(TOKENIZERS))
+        require_key('kind', self.kind, TOKENIZERS, 'TOKENIZERS')
         require(self.image_size % self.stride == 0, 'image_size', self.image_size,
                 f"a multiple of the tokenizer's stride, {self.stride}")
         require(self.shifts < self.image_size, 'shifts', self.shifts,

@@ -21,7 +21,7 @@ from torch import nn
 
 from .embeddings import drop_classes
 from .orders import ANNEAL_SCHEDULES, random_ratio, sample_orders
-from .support import choose_precision, config, require
+from .support import choose_precision, config, require, require_key
 from .transformer import RAR, ModelConfig, rar_loss
 
 # %% ../nbs/05_trainer.ipynb #a3276923
@@ -58,8 +58,10 @@ class TrainConfig:
                 f"at least anneal_start = {self.anneal_start}")
         require(self.min_learning_rate <= self.learning_rate, 'min_learning_rate',
                 self.min_learning_rate, f"at most learning_rate = {self.learning_rate}")
-        require(self.anneal_schedule in ANNEAL_SCHEDULES, 'anneal_schedule',
-                self.anneal_schedule, "one of " + ", ".join(ANNEAL_SCHEDULES))
+        require_key('anneal_schedule', self.anneal_schedule, ANNEAL_SCHEDULES)
+        steps = self.steps_per_epoch or math.inf
+        require(self.epochs * steps > 0.5, 'epochs', self.epochs,
+                f"at least {1 / steps:.2g}, for one of the {steps} steps of an epoch")
 
     def steps(self, epochs: float) -> int:
         "Optimizer steps in `epochs`, rounded; raises `InvalidValue` before `resolve` has run."
