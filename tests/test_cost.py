@@ -69,7 +69,7 @@ def loss(model, batch):
         torch.randint(0, config.codebook_size, (batch, config.num_tokens)),
         sample_orders(batch, config.num_tokens, 1.0),
     )
-    condition = config.condition_id(torch.arange(batch) % (config.num_classes + 1))
+    condition = config.condition_id(0) + torch.arange(batch) % (config.num_classes + 1)
     return rar_loss(model(tokens, condition, orders), tokens, orders)
 
 
