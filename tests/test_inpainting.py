@@ -131,11 +131,11 @@ def test_a_click_erases_and_the_button_fills():
     def num_images():
         return len(panel.figure.findobj(Pixels))
 
-    panel.pressed(None, dict(x=0.02, y=0.12, drag=False), None)  # the top left cell
+    panel.canvas.press(0.02, 0.12)  # the top left cell
     assert hole.value == (*BAND, 0) and num_images() == 2  # not filled yet
     fill.click()
     assert num_images() == 2 + 12
-    panel.pressed(None, dict(x=0.02, y=0.12, drag=False), None)
+    panel.canvas.press(0.02, 0.12)
     fill.click()
     assert panel.canvas.png == first
     hole.value = ()

@@ -256,8 +256,8 @@ def test_an_order_of_ones_own(panels):
     assert cells.value[:13] == (*begun, 0, 1, 2)
     size.value = 4
     assert cells.value == ()
-    own.pressed(None, dict(x=0.01, y=0.02, drag=False), None)
-    own.pressed(None, dict(x=0.47, y=0.97, drag=False), None)
+    own.canvas.press(0.01, 0.02)
+    own.canvas.press(0.47, 0.97)
     assert cells.value == (0, 15)
     panels["clear"].click()
     assert (cells.value, own.message.value) == ((), "")
