@@ -12,8 +12,9 @@ __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed'
            'choose_precision', 'float32_products', 'check_sizes', 'check_model_sizes', 'check_convolutions',
            'check_tensor', 'check_range', 'check_images', 'check_tokens', 'check_same_shape', 'check_indices',
            'check_image_data', 'usable_device', 'check_inputs', 'check_labels', 'check_logits', 'check_length',
-           'check_share', 'check_data', 'check_classes', 'check_order', 'check_rows', 'check_tables', 'check_orders',
-           'check_shapes', 'check_eval', 'check_loss', 'check_pairs', 'check_known', 'import_torchvision']
+           'check_share', 'check_data', 'check_classes', 'check_order', 'check_path', 'check_rows', 'check_tables',
+           'check_orders', 'check_shapes', 'check_eval', 'check_loss', 'check_pairs', 'check_known',
+           'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import errno
@@ -25,7 +26,7 @@ import os
 import reprlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType, UnionType
@@ -286,7 +287,12 @@ def checked(function: Function) -> Function:
     "Let a function check the types of its arguments; `InvalidValue` names the first wrong one."
     signature = inspect.signature(function)
     rules = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-    check = pydantic.validate_call(config=rules)(function)
+
+    @functools.wraps(function)
+    def inner(*args, **kwargs):  # pydantic takes functions only, and `lru_cache` makes another thing
+        return function(*args, **kwargs)
+
+    check = pydantic.validate_call(config=rules)(inner)
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -699,6 +705,16 @@ def check_order(name: str, order, length: int) -> list[int]:
     require(numbers and sorted(order) == list(range(length)), name, order,
             f"a permutation of 0 … {length - 1}")
     return order
+
+
+def check_path(order, grid_size: int) -> list[int]:
+    "Cells of an order, or of its beginning; `InvalidValue` unless each is a cell and comes once."
+    listed = isinstance(order, (Sequence, np.ndarray, torch.Tensor)) and np.ndim(order) == 1
+    cells = np.asarray(order).tolist() if listed else []
+    whole = all(isinstance(cell, int) and 0 <= cell < grid_size**2 for cell in cells)
+    require(listed and whole and len(set(cells)) == len(cells), 'order', order,
+            f"a list of different cells, each from 0 to {grid_size**2 - 1}")
+    return cells
 
 
 def check_rows(x: torch.Tensor, orders: torch.Tensor):
