@@ -88,7 +88,7 @@ def learning_rate(
 # %% ../nbs/05_trainer.ipynb #1cc0a0bd
 @checked
 def learning_rate_at(
-    step: NonNegativeInt,  # optimizer steps done
+    step: NonNegativeFloat,  # optimizer steps done
     train: TrainConfig,
 ) -> float:
     "The learning rate at `step` of the run that `train` describes."
@@ -99,7 +99,7 @@ def learning_rate_at(
 # %% ../nbs/05_trainer.ipynb #05bb475c
 @checked
 def random_ratio_at(
-    step: NonNegativeInt,  # optimizer steps done
+    step: NonNegativeFloat,  # optimizer steps done
     train: TrainConfig,
 ) -> float:  # from 0 to 1
     "r at `step` of the run that `train` describes (equation 5)."
