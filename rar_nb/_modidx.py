@@ -508,6 +508,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'rar_nb.runs.cost': { 'rar_nb.runs.cost.Device': ('cost.html#device', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.activation_bytes': ('cost.html#activation_bytes', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.amount': ('cost.html#amount', 'rar_nb/runs/cost.py'),
+                                  'rar_nb.runs.cost.as_text': ('cost.html#as_text', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.assumptions': ('cost.html#assumptions', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.best_rate': ('cost.html#best_rate', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.block_bytes': ('cost.html#block_bytes', 'rar_nb/runs/cost.py'),

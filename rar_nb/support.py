@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed', 'Workers', 'ValueRange', 'UInt8Tensor',
            'FloatTensor', 'FloatImages', 'Int64Tensor', 'Labels', 'Orders', 'Permutations', 'Length', 'GridSize',
-           'Count', 'UNFINISHED', 'REMEDIES', 'InvalidValue', 'Shown', 'show_tensor', 'require', 'require_int',
-           'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first', 'config', 'only',
-           'readable', 'numbers_within', 'is_permuted', 'checked', 'refuse_argument', 'plain', 'reject_unknown',
-           'check_parameters', 'program', 'flush', 'writing', 'make_folder', 'write_beside', 'write_json', 'read_json',
-           'choose_precision', 'float32_products', 'check_sizes', 'check_model_sizes', 'check_convolutions',
-           'check_tensor', 'check_range', 'check_images', 'check_tokens', 'check_same_shape', 'check_indices',
-           'check_image_data', 'usable_device', 'check_inputs', 'check_labels', 'check_logits', 'check_length',
-           'check_share', 'check_data', 'check_classes', 'check_order', 'check_path', 'check_rows', 'check_tables',
-           'check_orders', 'check_shapes', 'check_eval', 'check_loss', 'check_pairs', 'check_known',
+           'Utilisation', 'Count', 'UNFINISHED', 'REMEDIES', 'InvalidValue', 'Shown', 'show_tensor', 'require',
+           'require_int', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first',
+           'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'checked', 'refuse_argument', 'plain',
+           'reject_unknown', 'check_parameters', 'program', 'flush', 'writing', 'make_folder', 'write_beside',
+           'write_json', 'read_json', 'choose_precision', 'float32_products', 'check_sizes', 'check_model_sizes',
+           'check_convolutions', 'check_tensor', 'check_range', 'check_images', 'check_tokens', 'check_same_shape',
+           'check_indices', 'check_image_data', 'usable_device', 'check_inputs', 'check_labels', 'check_logits',
+           'check_length', 'check_share', 'check_data', 'check_classes', 'check_order', 'check_path', 'check_rows',
+           'check_tables', 'check_orders', 'check_shapes', 'check_eval', 'check_loss', 'check_pairs', 'check_known',
            'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
@@ -262,6 +262,7 @@ Permutations = Annotated[
     Orders, only(lambda x: not readable(x) or is_permuted(x), "permutations of 0 … L - 1")]
 Length = Annotated[int, pydantic.Field(ge=1, le=2**20)]  # of a sequence
 GridSize = Annotated[int, pydantic.Field(ge=1, le=2**10)]
+Utilisation = Annotated[float, pydantic.Field(gt=0, le=1)]  # share of what is possible
 Count = Annotated[int, pydantic.Field(ge=0, le=2**20)]
 
 
@@ -289,7 +290,7 @@ def checked(function: Function) -> Function:
     rules = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
     @functools.wraps(function)
-    def inner(*args, **kwargs):  # pydantic takes functions only, and `lru_cache` makes another thing
+    def inner(*args, **kwargs):  # a function, as pydantic wants; what `lru_cache` makes is none
         return function(*args, **kwargs)
 
     check = pydantic.validate_call(config=rules)(inner)
