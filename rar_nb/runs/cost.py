@@ -612,4 +612,5 @@ def assumptions(device: Device, devices: int, utilisation: float, price: float |
     cost = '' if price is None else f', at {price:g} dollars an hour each'
     return (f"{devices} × {as_text(device.name)} ({device.source}), assumed to reach "
             f"{utilisation:.0%} of {', '.join(peaks[:-1])} and {peaks[-1]}{cost}. Products of "
-            "matrices are counted exactly. Estimates leave out evaluation, reading data, and whatever else runs.")
+            "matrices are counted exactly. Estimates leave out evaluation, reading data, and "
+            "whatever else runs.")
