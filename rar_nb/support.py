@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed', 'Workers', 'ValueRange', 'UInt8Tensor',
            'FloatTensor', 'FloatImages', 'Int64Tensor', 'Labels', 'Orders', 'Permutations', 'Length', 'GridSize',
-           'Utilisation', 'Count', 'UNFINISHED', 'REMEDIES', 'InvalidValue', 'Shown', 'show_tensor', 'require',
-           'require_int', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first',
-           'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'checked', 'refuse_argument', 'plain',
-           'reject_unknown', 'check_parameters', 'program', 'flush', 'writing', 'make_folder', 'write_beside',
-           'write_json', 'read_json', 'choose_precision', 'float32_products', 'check_sizes', 'check_model_sizes',
-           'check_convolutions', 'check_tensor', 'check_range', 'check_images', 'check_tokens', 'check_same_shape',
-           'check_indices', 'check_image_data', 'usable_device', 'check_inputs', 'check_labels', 'check_logits',
-           'check_length', 'check_share', 'check_data', 'check_classes', 'check_order', 'check_path', 'check_rows',
-           'check_tables', 'check_orders', 'check_shapes', 'check_eval', 'check_loss', 'check_pairs', 'check_known',
-           'import_torchvision']
+           'Utilisation', 'Count', 'TRY_AGAIN', 'UNFINISHED', 'REMEDIES', 'InvalidValue', 'Shown', 'show_tensor',
+           'require', 'require_int', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared',
+           'raise_first', 'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'checked', 'refuse_argument',
+           'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing', 'make_folder',
+           'write_beside', 'write_json', 'read_json', 'choose_precision', 'float32_products', 'check_sizes',
+           'check_model_sizes', 'check_convolutions', 'check_tensor', 'check_range', 'check_images', 'check_tokens',
+           'check_same_shape', 'check_indices', 'check_image_data', 'usable_device', 'check_inputs', 'check_labels',
+           'check_logits', 'check_length', 'check_share', 'check_data', 'check_classes', 'check_order', 'check_path',
+           'check_rows', 'check_tables', 'check_orders', 'check_shapes', 'check_eval', 'check_loss', 'check_pairs',
+           'check_known', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import errno
@@ -354,6 +354,16 @@ def check_parameters(
         notebook[name] = as_declared(name, notebook[name], optional)
 
 # %% ../nbs/09_support.ipynb #b91d6a24
+class Stopped(Exception):
+    "Work that ended early, with everything saved. IPython shows it as one line."
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+TRY_AGAIN = 75  # exit status of a program that was stopped and can go on
+
+
 def program(
     main,  # a function that `fastcore.script.call_parse` makes a command-line program of
 ):  # like `main`
@@ -367,6 +377,11 @@ def program(
                 raise
             print(f'error: {error}', file=sys.stderr)
             raise SystemExit(2) from None
+        except Stopped as stopped:
+            if not is_cli():
+                raise
+            print(stopped)
+            raise SystemExit(TRY_AGAIN) from None
 
     return run
 
