@@ -697,11 +697,13 @@ def check_data(config, data):
     """
     check_length(config, data)
     require(len(data) > 0, 'number of images', len(data), "at least 1")
-    index, arrays = getattr(data, 'index', {}), getattr(data, 'arrays', [])
-    for part, (name, limit) in enumerate([('codebook_size', config.codebook_size),
-                                          ('num_classes', config.num_classes)]):
-        found = [int(shard[part].max()) + 1 for shard in arrays if shard is not None]
-        needed = index.get(name) or max(found, default=0)
+    index, shards = getattr(data, 'index', {}), getattr(data, 'shards', [])
+    limits = dict(codebook_size=('tokens', config.codebook_size),
+                  num_classes=('labels', config.num_classes))
+    for name, (part, limit) in limits.items():
+        needed = index.get(name)
+        if needed is None:
+            needed = max((int(getattr(shard, part).max()) + 1 for shard in shards), default=0)
         require(needed <= limit, f'{name} of the data', needed,
                 f"at most {limit}, the model's {name}")
 

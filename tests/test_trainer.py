@@ -384,8 +384,9 @@ def test_data_in_files_is_taken_at_its_word(tmp_path, data):
     """Nothing is read from the disk to find that the numbers of codes or classes do not suit."""
     run = small_run(data)
     saved = data.save(tmp_path / "tokens", codebook_size=8, num_classes=11)
+    for file in (tmp_path / "tokens").glob("*.npy"):
+        file.unlink()
     refuses(lambda: train(new_model(run), saved, run.train), "num_classes of the data = 11")
-    assert saved.arrays == [None]
 
 
 @pytest.mark.parametrize(
