@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .support import (
-    check_image_sets, check_labels, check_statistics, checked, import_torchvision)
+    check_image_sets, check_image_labels, check_statistics, checked, import_torchvision)
 from .tokenizer import Tokenizer, psnr, reconstruct, stack_images
 
 import_torchvision()  # before torch-fidelity, which imports it
@@ -90,7 +90,7 @@ def train_classifier(
     device: torch.device | str = 'cpu',
 ) -> SmallCNN:  # in eval mode
     "Train a `SmallCNN` on real images."
-    images, labels = images.to(device), check_labels(images, labels, num_classes, device)
+    images, labels = images.to(device), check_image_labels(images, labels, num_classes, device)
     torch.manual_seed(seed)
     classifier = SmallCNN(images.shape[1], num_classes).to(device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.01)
@@ -177,7 +177,7 @@ def evaluate_samples(
     progress: bool = False,
 ) -> tuple[dict[str, float | int], SmallCNN]:  # numbers by name, and the classifier
     "Class agreement, proxy FID and nearest distances, each beside the figure of real images."
-    classes = check_labels(samples, classes, len(train_images.classes))
+    classes = check_image_labels(samples, classes, len(train_images.classes))
     real, labels = some_images(train_images, most)
     unseen, unseen_labels = some_images(validation_images, most)
     check_image_sets(samples, real, unseen)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .orders import permute, raster_order, unpermute
 from .support import (
-    check_classes, check_codebook, check_distribution, check_known, check_logits,
+    check_classes, check_codebook, check_distribution, check_known, check_finite_logits,
     check_noise, check_orders, check_pixels, checked, choose_precision, config, float32_products,
     require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
@@ -208,7 +208,7 @@ class SamplingState:
 
     def check(self):
         "Raise `InvalidValue` if logits so far were NaN or infinite; waits for the device."
-        check_logits(self.finite, self.model, self.sample)
+        check_finite_logits(self.finite, self.model, self.sample)
 
     def autocast(self, enabled: bool = True) -> torch.autocast:
         "bf16 inside the block, if that is the precision."

@@ -78,10 +78,9 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
 
 
 def test_only_unfinished_files_are_removed(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        with write_beside(tmp_path / "a.json") as beside:
-            left = beside.read_bytes(), beside.name
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), write_beside(tmp_path / "a.json") as beside:
+        left = beside.read_bytes(), beside.name
+        raise KeyboardInterrupt
     names = [left[1], ".run.lock", "notes.part", ".a-1.part", "a.json"]
     for name in names:
         (tmp_path / name).write_bytes(left[0])

@@ -21,7 +21,7 @@ from typing import Annotated, NotRequired
 import numpy as np
 import torch
 from accelerate import PartialState
-from fastcore.script import call_parse, is_cli
+from fastcore.script import call_parse
 from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
@@ -35,12 +35,13 @@ from ..pretrained.vq_models import PUBLISHED
 from .devices import end_with_parent
 from .launch import launch_command, run_child
 from .run_folders import SET_FILES, keep_request, open_run, remove_files
-from .safekeeping import TRY_AGAIN, Stopped, StopRequest, hold
+from .safekeeping import StopRequest, hold
 from ..sampler import SampleConfig, balanced_classes, sample_batch
 from ..style import is_whole_png, save_png
 from rar_nb.support import (
     UNFINISHED,
     InvalidValue,
+    Stopped,
     check_classes,
     check_codebook,
     checked,
@@ -349,10 +350,9 @@ def main(
         generate(generator.to(state.device), opened_tokenizer.to(state.device), folder, sample,
                  seed, share, progress=state.is_main_process, classes=chosen)
     except Stopped as stopped:
-        if not is_cli():
+        if state.num_processes == 1:
             raise
-        print(stopped)
-        raise SystemExit(TRY_AGAIN) from None
+        state.print(stopped)  # the launcher would call any status but 0 a failure
     finally:
         state.destroy_process_group()
 
