@@ -9,13 +9,13 @@ __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed'
            'require', 'require_int', 'require_key', 'require_number', 'kinds_of', 'read_text', 'allowed_by',
            'as_declared', 'raise_first', 'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'checked',
            'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing',
-           'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision', 'float32_products',
-           'check_sizes', 'check_model_sizes', 'check_convolutions', 'check_tensor', 'check_range', 'check_images',
-           'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data', 'usable_device', 'check_inputs',
-           'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data', 'check_classes', 'check_order',
-           'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_noise', 'check_eval', 'check_loss',
-           'check_pairs', 'check_known', 'check_codebook', 'check_distribution', 'check_pixels', 'check_finite_logits',
-           'check_image_sets', 'check_image_labels', 'check_statistics', 'import_torchvision']
+           'usable_path', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision',
+           'float32_products', 'check_sizes', 'check_model_sizes', 'check_convolutions', 'check_tensor', 'check_range',
+           'check_images', 'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data', 'usable_device',
+           'check_inputs', 'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data', 'check_classes',
+           'check_order', 'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_noise', 'check_eval',
+           'check_loss', 'check_pairs', 'check_known', 'check_codebook', 'check_distribution', 'check_pixels',
+           'check_finite_logits', 'check_image_sets', 'check_image_labels', 'check_statistics', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import errno
@@ -439,6 +439,18 @@ def writing(path: Path | str):
                            "space, and go on") from error
 
 
+def usable_path(value: Path | str, name: str = 'path') -> Path:
+    "An absolute path, with ~ expanded; raises `InvalidValue` if nothing can be called that."
+    path = os.path.abspath(os.path.expanduser(value))
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # a good name
+    except (OSError, ValueError) as error:  # too long, or with a character of code 0
+        require(False, name, str(value), f"a path that this machine can have ({error})")
+    return Path(path)
+
+
 def make_folder(path: Path | str) -> Path:
     "Make a folder, and those above it, unless it is there. Raises `InvalidValue` if it can't be."
     with writing(path):
@@ -453,8 +465,10 @@ def write_beside(
     """Write a file in one step: the body writes beside `path`, and a rename puts it there.
 
     Raises `InvalidValue` with the remedy if the disk is full, or the place can't be written to."""
-    path = Path(path)
+    path = usable_path(path)
     make_folder(path.parent)
+    require(path.is_file() or not path.exists(), 'path', str(path),
+            "a file's; there is something else of that name, so choose another one")
     with writing(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}-', suffix='.part')
         os.close(handle)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOKENIZERS', 'COMMITMENT', 'psnr', 'stack_images', 'nearest_code', 'Codebook', 'Tokenizer', 'TokenizerConfig',
            'make_tokenizer', 'to_float', 'to_uint8', 'grid_side', 'GreyTokenizer', 'VQTokenizer', 'TrainableTokenizer',
-           'ResBlock', 'halve', 'double', 'ConvVQ', 'image_batches', 'start_codebook', 'vq_optimizer',
+           'ResBlock', 'halve', 'double', 'ConvVQ', 'image_batches', 'start_codebook', 'vq_optimizer', 'vq_step',
            'train_tokenizer', 'reconstruct']
 
 # %% ../nbs/01_tokenizer.ipynb #798f158e
@@ -21,11 +21,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from rar_nb.support import (
+from .support import (
     FloatImages, Seed, UInt8Tensor, ValueRange, Workers, check_convolutions, check_image_data,
     check_images, check_indices, check_loss, check_same_shape, check_sizes, check_tokens, checked,
-    choose_precision, config, require, require_key,
-    usable_device)
+    choose_precision, config, require, require_key, usable_device)
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 @checked
@@ -360,12 +359,12 @@ class ConvVQ(TrainableTokenizer):
 TOKENIZERS['conv_vq'] = ConvVQ
 
 # %% ../nbs/01_tokenizer.ipynb #c540df5e
-def image_batches(tokenizer, data, seed, device, workers):
+def image_batches(tokenizer, data, seed, device, workers, start=0):
     "Batches of float images [B, C, S, S] on `device`: one to start from, then one a step."
     config = tokenizer.config
     shape = (config.vq_steps + 1, config.vq_batch_size)
     indices = np.random.default_rng(seed).integers(len(data), size=shape)
-    loader = DataLoader(data, batch_sampler=indices.tolist(), num_workers=workers)
+    loader = DataLoader(data, batch_sampler=indices[start:].tolist(), num_workers=workers)
     for images, _ in loader:
         yield to_float(images.to(device), tokenizer.value_range)
 
@@ -387,10 +386,24 @@ def vq_optimizer(tokenizer, config):
         optimizer, config.vq_learning_rate, steps, pct_start=0.1)
     return optimizer, schedule
 
-# %% ../nbs/01_tokenizer.ipynb #a20f55f0
+# %% ../nbs/01_tokenizer.ipynb #vqstep01
 COMMITMENT = 0.25  # β in equation 3 of van den Oord et al. (2017)
 
 
+def vq_step(tokenizer, optimizer, schedule, images, autocast) -> float:
+    "Take one step; the reconstruction error (mean squared, pixels in [0, 1]) before it."
+    low, high = tokenizer.value_range
+    with autocast:
+        decoded, commitment = tokenizer(images)
+    reconstruction = F.mse_loss(decoded.float(), images) / (high - low) ** 2
+    optimizer.zero_grad()
+    (reconstruction + COMMITMENT * commitment).backward()
+    nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    return reconstruction.item()
+
+# %% ../nbs/01_tokenizer.ipynb #a20f55f0
 @checked
 def train_tokenizer(
     tokenizer: TrainableTokenizer,  # trained in place
@@ -402,7 +415,6 @@ def train_tokenizer(
 ) -> list[float]:  # reconstruction error (mean squared, pixels in [0, 1]) of every step
     "Train `tokenizer` as its configuration says; raises `InvalidValue` if the error diverges."
     config, device = tokenizer.config, usable_device(device)
-    low, high = tokenizer.value_range
     check_image_data(config, data)
     torch.manual_seed(seed)
     batches = image_batches(tokenizer, data, seed, device, workers)
@@ -414,15 +426,7 @@ def train_tokenizer(
     losses = []
     bar = tqdm(batches, 'tokenizer', config.vq_steps, mininterval=1, disable=not progress)
     for images in bar:
-        with autocast:
-            decoded, commitment = tokenizer(images)
-        reconstruction = F.mse_loss(decoded.float(), images) / (high - low) ** 2
-        optimizer.zero_grad()
-        (reconstruction + COMMITMENT * commitment).backward()
-        nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(reconstruction.item())
+        losses.append(vq_step(tokenizer, optimizer, schedule, images, autocast))
         check_loss(losses[-1], len(losses) - 1, "lower vq_learning_rate")
         bar.set_postfix(mse=f'{np.mean(losses[-50:]):.4f}', refresh=False)
     tokenizer.eval()

@@ -31,8 +31,7 @@ from .transformer import RAR, ModelConfig, rar_loss
 class TrainConfig:
     """How the generator is trained. The defaults are the published run (supplement, Table 1).
 
-    Raises `InvalidValue`, which names the field, if a value is out of range or contradicts another.
-    """
+    Raises `InvalidValue`, which names the field, if a value is out of range or contradicts another."""
 
     epochs: PositiveFloat = 400  # length of the run
     warmup_epochs: NonNegativeFloat = 100  # the learning rate rises linearly from 0
@@ -186,8 +185,7 @@ def make_batch(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens in raster order, condition and orders of one step: int64 [B, L], [B] and [B, L].
 
-    Raises `InvalidValue` if the data's images have another number of tokens than the model.
-    """
+    Raises `InvalidValue` if the data's images have another number of tokens than the model."""
     check_share(model, data, train.batch_size, rank, processes)
     size, generator = train.batch_size, step_generator(seed, step)
     share = slice(rank * size // processes, (rank + 1) * size // processes)
@@ -222,8 +220,7 @@ def train(
 ) -> list[float]:  # loss of every step, in nats a token
     """Train on one device (section 3; supplement, Table 1).
 
-    Raises `InvalidValue` if the loss is no longer finite, or if data and model don't fit.
-    """
+    Raises `InvalidValue` if the loss is no longer finite, or if data and model don't fit."""
     device = model.lm_head.weight.device
     bf16 = choose_precision(config.precision, device) == 'bf16'
     check_data(model.config, data)

@@ -27,8 +27,7 @@ from .support import (FloatTensor, Int64Tensor, Orders, check_inputs, check_labe
 class ModelConfig:
     """Sizes of the generator. The defaults are RAR-B for ImageNet at 256 px (supplement, Table 1).
 
-    Raises `InvalidValue` unless `num_tokens` is a square and `num_heads` divides `hidden_size`.
-    """
+    Raises `InvalidValue` unless `num_tokens` is a square and `num_heads` divides `hidden_size`."""
 
     codebook_size: Annotated[int, Field(ge=1, le=2**20)] = 1024  # V, ids an image token can take
     num_tokens: Annotated[int, Field(ge=1, le=2**16)] = 256  # L, image tokens, a square grid

@@ -50,9 +50,9 @@ def other_job(tmp_path):
 
 
 def test_a_held_folder_is_refused_until_its_holder_is_gone(tmp_path, other_job):
-    with pytest.raises(InvalidValue, match=f"in use by process {other_job.pid} on .* since"):
-        with hold(tmp_path):
-            pytest.fail("entered")
+    in_use = f"in use by process {other_job.pid} on .* since"
+    with pytest.raises(InvalidValue, match=in_use), hold(tmp_path):
+        pytest.fail("entered")
     with hold(tmp_path, "evaluation"):
         pass  # another lock
     other_job.kill()  # SIGKILL: it can't tidy up
@@ -72,9 +72,9 @@ def test_a_process_may_take_its_lock_again(tmp_path):
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InvalidValue, match="can't be written .*name another place"):
-            with hold(place):
-                pass
+        message = "can't be written .*name another place"
+        with pytest.raises(InvalidValue, match=message), hold(place):
+            pytest.fail("entered")
 
 
 def test_only_unfinished_files_are_removed(tmp_path):
