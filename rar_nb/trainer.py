@@ -31,7 +31,7 @@ from .transformer import RAR, ModelConfig, rar_loss
 class TrainConfig:
     """How the generator is trained. The defaults are the published run (supplement, Table 1).
 
-    Raises `InvalidValue`, which names the field, if a value is out of range or contradicts another."""
+    Raises `InvalidValue` with the field's name for values out of range, or in contradiction."""
 
     epochs: PositiveFloat = 400  # length of the run
     warmup_epochs: NonNegativeFloat = 100  # the learning rate rises linearly from 0
