@@ -273,7 +273,7 @@ def test_an_order_of_ones_own(panels):
     "call, words",
     [
         (lambda: named_order("random", 0), "grid_size = 0"),
-        (lambda: named_order("zigzag", 4), "order = 'zigzag' is not allowed: it must be one of"),
+        (lambda: named_order("zigzag", 4), "scan order = 'zigzag' is not allowed: it must be"),
         (lambda: named_order("raster", 4, -1), "seed = -1"),
         (lambda: jumps([0, 0], 4), "a list of different cells, each from 0 to 15"),
         (lambda: jumps([16], 4), "order = [16]"),

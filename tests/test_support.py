@@ -250,3 +250,25 @@ def test_a_checked_function_stays_what_it_was():
 
     with pytest.raises(pydantic.ValidationError):
         broken(1)
+
+
+def test_a_class_that_a_notebook_defines_again_is_the_same_class():
+    """As 04_transformer's own ModelConfig is, to the rest of the library; no other class is."""
+
+    class Size:
+        pass
+
+    class Again:
+        pass
+
+    Again.__name__, Again.__module__ = "Size", "__main__"
+    Size.__module__ = "rar_nb.transformer"
+
+    @checked
+    def area(size: Size | None):
+        return size
+
+    assert area(Size()) and area(Again()) and area(None) is None
+    Again.__module__ = "elsewhere"
+    with pytest.raises(InvalidValue, match="size = "):
+        area(Again())

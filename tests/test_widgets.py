@@ -17,6 +17,7 @@ from rar_nb.play.widgets import (
     Pixels,
     cell_at,
     cell_box,
+    choice,
     darken,
     draw_cells,
     figure_png,
@@ -30,6 +31,7 @@ from rar_nb.play.widgets import (
 )
 from rar_nb.style import COLORS
 from rar_nb.support import require
+from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
 
@@ -293,3 +295,26 @@ def test_whole_and_real_sliders_and_a_player_with_their_limits():
     play = player(whole)
     whole.max = 30
     assert (play.min, play.max) == (0, 30)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: slider("step", 9, 0, 8), "step = 9 is not allowed: it must be from 0 to 8"),
+        (lambda: slider("step", "5", 0, 8), "value = '5' is not allowed: it must be of type"),
+        (lambda: slider("step", 5, 0, 8, 0), "step = 0 is not allowed: it must be above 0"),
+        (lambda: choice("order", []), "options = [] is not allowed"),
+        (lambda: choice("order", ["a", "b"], "c"), "order = 'c' is not allowed: it must be one of"),
+        (lambda: choice("order", [("A", 1)], 2), "order = 2 is not allowed"),
+        (lambda: player("step"), "steps = 'step'"),
+        (lambda: Panel(print, dict(step=5)), "control 'step' = 5 is not allowed"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)
+
+
+def test_a_message_is_text():
+    panel = build_panels("15_widgets")["panel"]
+    panel.say("<script>alert(1)</script> $a_{$")
+    assert "<script>" not in panel.message.value and "&lt;script&gt;" in panel.message.value

@@ -37,7 +37,7 @@ def named_order(
     seed: Seed = 0,  # decides 'random'; the others don't depend on it
 ) -> tuple[int, ...]:  # raster indices by step
     "A scan order, or a random one."
-    require(name in order_names(), 'order', name, "one of " + ", ".join(order_names()))
+    require(name in order_names(), 'scan order', name, "one of " + ", ".join(order_names()))
     if name != 'random':
         return tuple(scan_order(name, grid_size)[0].tolist())
     generator = torch.Generator().manual_seed(seed)

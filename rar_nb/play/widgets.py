@@ -27,9 +27,10 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 from PIL import Image
+from pydantic import PositiveInt
 
 from ..style import COLORS
-from ..support import require
+from ..support import checked, require
 
 # %% ../../nbs/15_widgets.ipynb #7fcfbf7d
 def new_figure(
@@ -408,6 +409,9 @@ class Panel(ipywidgets.VBox):
         on_click: Callable[[int, bool], None] | None = None,  # called with (cell, dragged)
         grid_size: int | None = None,  # of the grid that is clicked, if no control is `grid_size`
     ):
+        for name, control in controls.items():
+            usable = isinstance(control, traitlets.HasTraits) and control.has_trait('value')
+            require(usable, f'control {name!r}', control, "a widget with a value, or `Cells`")
         self.draw, self.controls = draw, controls
         self.on_click, self.grid_size = on_click, grid_size
         self.paused = False  # while several controls are being set
@@ -527,34 +531,42 @@ LOOK = dict(
 )
 
 
+@checked
 def slider(
     name: str,  # shown on its left
-    value,
-    low,
-    high,
-    step=1,
+    value: int | float,
+    low: int | float,
+    high: int | float,
+    step: int | float = 1,
     slow: bool = False,  # report only where it is let go
 ) -> ipywidgets.Widget:
     "A slider for whole numbers, or for real ones if `step` is no whole number."
+    require(step > 0, 'step', step, "above 0")
+    require(low <= value <= high, name, value, f"from {low} to {high}")
     whole = isinstance(step, int)
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     return kind(value=value, min=low, max=high, step=step, description=name,
                 continuous_update=not slow, readout_format='d' if whole else '.2f', **LOOK)
 
 
+@checked
 def choice(
     name: str,  # shown on its left
     options,  # values, or pairs of label and value
     value=None,  # None: the first
 ) -> ipywidgets.Dropdown:
     "A list to choose from."
+    values = [option[1] if isinstance(option, tuple) else option for option in options]
+    require(len(values) > 0, 'options', options, "at least one")
+    require(value is None or value in values, name, value, "one of " + ", ".join(map(str, values)))
     chosen = {} if value is None else dict(value=value)
     return ipywidgets.Dropdown(options=options, description=name, **LOOK, **chosen)
 
 
+@checked
 def player(
     steps: ipywidgets.IntSlider,
-    interval: int = 150,  # milliseconds a step
+    interval: PositiveInt = 150,  # milliseconds a step
 ) -> ipywidgets.Play:
     "A play button that moves the slider `steps` in the browser."
     play = ipywidgets.Play(min=steps.min, max=steps.max, value=steps.value, interval=interval,

@@ -133,7 +133,7 @@ def test_a_drag_arrives_in_order(driver, lab, project):
     clear = panel.find_element("xpath", ".//button[contains(., 'clear')]")
     boxes = functools.partial(cell_box, plot_comparison((), 8), grid_size=8)
     rng, wrong = random.Random(0), []
-    for _ in range(int(os.environ.get("DRAGS", 10))):
+    for _ in range(int(os.environ.get("DRAGS", 5))):
         clear.click()
         empty = np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison((), 8)))))
         wait(lambda empty=empty: same(picture(driver, panel), empty), 60, "an empty grid")
