@@ -105,6 +105,7 @@ def perform(case: Case, seed: int, root: Path, limit: float = TIME, debug: bool 
     before = signal.signal(signal.SIGALRM, time_is_up)
     signal.setitimer(signal.ITIMER_REAL, limit)
     try:
+        os.chdir(room.folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             answer = case.act(room)
@@ -131,6 +132,7 @@ def perform(case: Case, seed: int, root: Path, limit: float = TIME, debug: bool 
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        os.chdir(root)
         shutil.rmtree(room.folder, ignore_errors=True)
     return dict(name=case.name, module=case.module, call=case.call) | found
 

@@ -58,9 +58,9 @@ SIZES = {  # no machine has memory for a generator or tokenizer with more than t
 
 def as_value(field: str, value):
     """A value as its field reads it: text stands for a number, a truth or nothing."""
-    if not isinstance(value, str) or field in TEXTS or isinstance(CHOICES.get(field, "x")[0], str):
-        if field in CHOICES or field in TEXTS or not isinstance(value, str):
-            return value
+    is_word = field in TEXTS or isinstance(CHOICES.get(field, [0])[0], str)
+    if is_word or not isinstance(value, str):
+        return value
     word = value.lower()
     if word in ("none", "null"):
         return None if field in OPTIONAL_INTS else value
@@ -82,12 +82,17 @@ def is_number(value) -> bool:
         return False
 
 
+def too_large(field: str, value) -> bool:
+    """Whether no machine can build what has this size."""
+    return field in SIZES and is_int(value) and value > SIZES[field]
+
+
 def allowed(field: str, value) -> bool:
     """Whether a field may have a value, seen by itself."""
     if field in POSITIVE_INTS:
-        return is_int(value) and 1 <= value <= SIZES.get(field, math.inf)
+        return is_int(value) and 1 <= value
     if field in OTHER_INTS:
-        return is_int(value) and OTHER_INTS[field] <= value <= SIZES.get(field, math.inf)
+        return is_int(value) and OTHER_INTS[field] <= value
     if field in OPTIONAL_INTS:
         return value is None or (is_int(value) and value >= 1)
     if field in POSITIVE:
