@@ -49,6 +49,13 @@ def check(name: str, given: dict) -> dict:
     return namespace
 
 
+def import_all(notebook: str):
+    """Import what a notebook imports, here and not within the time of a case."""
+    for source, code in cells(notebook):
+        if source.startswith("given = "):
+            exec(code, {})
+
+
 def no_picture(*arguments, **options):
     """Instead of a figure, which takes its time."""
 
@@ -239,6 +246,7 @@ def declared(notebook: str) -> dict:
 
 def parameters() -> Iterator[Case]:
     for notebook in WORK:
+        import_all(notebook)
         found = declared(notebook)
         for name, kind in found["__annotations__"].items():
             for value in values_of(name, kind):
