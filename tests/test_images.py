@@ -1,11 +1,14 @@
 """Images in, whatever they come from: modes, files, crops, folders and torchvision's formats."""
 
 import hashlib
+import io
+import json
 import os
 import pickle
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import warnings
 import zlib
@@ -13,6 +16,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 import rar_nb.data.images as images_module
@@ -20,9 +25,12 @@ from rar_nb.data.images import (
     Digits,
     ImageData,
     center_crop,
+    check_readable,
     find_images,
+    images_hash,
     load_rgb,
     open_data,
+    open_folder,
     split_validation,
     ten_crop,
     ten_crop_size,
@@ -30,6 +38,7 @@ from rar_nb.data.images import (
     torchvision,
 )
 from rar_nb.pretrained.presets import get_preset, resolve
+from rar_nb.support import InvalidValue
 from rar_nb.tokenizer import stack_images
 
 
@@ -352,6 +361,128 @@ def test_a_large_photograph_is_no_bomb(tmp_path, monkeypatch):
         assert load_rgb(tmp_path / "x.png").size == (40, 30)
 
 
+ENDINGS = dict(JPEG="jpg", PNG="png", PPM="ppm", BMP="bmp", TIFF="tif", WEBP="webp", GIF="gif")
+
+
+def file_of(kind, width=20, height=10, **options):
+    """The bytes of a picture in one of the formats."""
+    file = io.BytesIO()
+    picture(width, height).save(file, kind, **options)
+    return file.getvalue()
+
+
+def enlarged(kind):
+    """A file whose header claims some 65,000 x 65,000 pixels, or the most its format can."""
+    content = file_of(kind) if kind != "WEBP" else animation(kind)
+    if kind == "PPM":
+        return content.replace(b"20 10", b"65000 65000")
+    side = {"JPEG": ">HH", "GIF": "<HH", "BMP": "<ii"}
+    places = {"JPEG": b"\x00\x0a\x00\x14", "GIF": b"\x14\0\x0a\0", "BMP": b"\x14\0\0\0\x0a\0\0\0"}
+    if kind in places:
+        return content.replace(places[kind], struct.pack(side[kind], 65000, 65000))
+    if kind == "PNG":
+        header = b"IHDR" + struct.pack(">IIBBBBB", 65000, 65000, 8, 2, 0, 0, 0)
+        start = content.index(b"IHDR")
+        return (
+            content[:start] + header + struct.pack(">I", zlib.crc32(header)) + content[start + 21 :]
+        )
+    if kind == "TIFF":
+        for tag in (256, 257):  # width and height
+            start = content.index(struct.pack("<HHI", tag, 4, 1)) + 8
+            content = content[:start] + struct.pack("<I", 65000) + content[start + 4 :]
+        return content
+    start = content.index(b"VP8X") + 12
+    return content[:start] + (16382).to_bytes(3, "little") * 2 + content[start + 6 :]
+
+
+def animation(kind, frames=50):
+    file = io.BytesIO()
+    pictures = [picture(20, 10, seed) for seed in range(frames)]
+    pictures[0].save(file, kind, save_all=True, append_images=pictures[1:])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", images_module.FORMATS)
+def test_the_limit_holds_for_every_format(tmp_path, monkeypatch, kind):
+    name = tmp_path / f"x.{ENDINGS[kind]}"
+    name.write_bytes(file_of(kind))
+    assert load_rgb(name).size == (20, 10)
+    name.write_bytes(enlarged(kind))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # ours holds by itself
+    with pytest.raises(InvalidValue, match=f"{name.name} has more than 178,956,970 pixels"):
+        load_rgb(name)
+
+
+def test_tiles_that_are_larger_than_the_image(tmp_path):
+    """Each tile of a TIFF is unpacked whole: here half a gigabyte for 10 x 10 pixels."""
+    tile = zlib.compress(bytes(1000))
+    numbers = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1, 322: 2**15, 323: 2**14}
+    numbers |= {324: 8 + 2 + 12 * 10 + 4, 325: len(tile)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in numbers.items())
+    content = b"II*\0" + struct.pack("<IH", 8, len(numbers)) + entries + bytes(4) + tile
+    (tmp_path / "x.tif").write_bytes(content)
+    with pytest.raises(InvalidValue, match="x.tif has more than 178,956,970 pixels"):
+        load_rgb(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_of_an_animation_only_the_first_picture_is_read(tmp_path, monkeypatch, kind):
+    (tmp_path / "x").write_bytes(animation(kind))
+    with Image.open(tmp_path / "x") as image:
+        assert image.n_frames == 50
+        monkeypatch.setattr(type(image), "seek", lambda *a: pytest.fail("another frame was read"))
+    ours = np.asarray(load_rgb(tmp_path / "x")).astype(int)
+    assert np.abs(ours - np.asarray(picture(20, 10))).mean() < 12  # a GIF has 256 colours
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_text_that_unpacks_to_gigabytes(tmp_path, kind):
+    """A hundred megabytes of zeros beside the pixels, in 100 kB."""
+    packed = zlib.compress(bytes(10**8))
+    content = kind + {b"iTXt": b"a\0\1\0\0\0"}.get(kind, b"a\0\0") + packed
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    image = file_of("PNG")
+    (tmp_path / "x.png").write_bytes(image[:33] + chunk + image[33:])
+    with pytest.raises(InvalidValue, match="x.png can't be read as an image .*too large"):
+        load_rgb(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", [*images_module.FORMATS, "EPS", "PDF", "ICO", "TGA", "damaged"])
+def test_no_image_starts_a_program(tmp_path, monkeypatch, kind):
+    fail = lambda *a, **k: pytest.fail("a program was started")
+    for module, name in ((subprocess, "Popen"), (os, "system"), (os, "popen"), (os, "posix_spawn")):
+        monkeypatch.setattr(module, name, fail)
+    content = file_of("JPEG")[:300] if kind == "damaged" else file_of(kind)
+    for ending in ENDINGS.values():
+        (tmp_path / f"x.{ending}").write_bytes(content)
+        if kind in images_module.FORMATS:  # whatever it is called
+            assert load_rgb(tmp_path / f"x.{ending}").size == (20, 10)
+        else:
+            with pytest.raises(InvalidValue, match=f"x.{ending} can't be read as an image"):
+                load_rgb(tmp_path / f"x.{ending}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(images_module.FORMATS))
+def test_damaged_images_are_errors_of_ours(tmp_path_factory, data, kind):
+    """A changed file is an image of at most the limit, or is named."""
+    content = bytearray(file_of(kind))
+    for _ in range(data.draw(st.integers(1, 5))):
+        place = data.draw(st.integers(0, min(len(content), 120) - 1))  # mostly headers
+        content[place] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(1, len(content)))]
+    name = tmp_path_factory.mktemp("fuzz") / f"x.{ENDINGS[kind]}"
+    name.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = load_rgb(name)
+        except InvalidValue as error:
+            assert str(name) in str(error)
+            return
+    assert image.mode == "RGB" and image.width * image.height <= images_module.MAX_PIXELS
+
+
 # Folders
 
 
@@ -541,8 +672,6 @@ def test_only_regular_files_are_opened(tmp_path, kind, no_waiting, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has file names of any bytes")
 def test_names_that_are_not_utf8(tmp_path):
-    from rar_nb.runs.pretokenizer import list_hash
-
     name = os.fsdecode(b"caf\xe9")  # Latin-1
     train, validation = open_data(
         str(arrange(tmp_path, *many(f"{name}/{name}", "dog")).joinpath(name)), image_size=16
@@ -550,7 +679,7 @@ def test_names_that_are_not_utf8(tmp_path):
     assert train.classes == ["caf\\xe9"] and len(stack_images(train)) == 2
     bad = arrange(tmp_path / "data", *many("dog", name), f"dog/{name}.png") / "dog" / f"{name}.png"
     train, _ = open_data(str(tmp_path / "data"), image_size=16)
-    assert train.classes == ["caf\\xe9", "dog"] and len(list_hash(train)) == 64
+    assert train.classes == ["caf\\xe9", "dog"] and len(images_hash(train)) == 64
     bad.write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"caf.xe9.png can't be read as an image") as error:
         load_rgb(bad)
@@ -651,9 +780,158 @@ def test_corrupt_image_in_a_folder(tmp_path):
 
 
 def test_class_with_one_image(tmp_path):
-    save_folder(tmp_path, count=1)
-    with pytest.raises(ValueError, match="more than 1"):
+    save_folder(tmp_path, count=3)
+    for i in (0, 1):
+        (tmp_path / "cat" / f"{i}.png").unlink()
+    with pytest.raises(InvalidValue, match="class 'cat' = 1 .*more than 1.*last 1.*add images"):
         open_data(str(tmp_path), image_size=16)
+    save_folder(tmp_path / "split" / "train", count=1)
+    save_folder(tmp_path / "split" / "val", count=1)
+    assert len(open_data(str(tmp_path / "split"), image_size=16)[0]) == 2  # nothing is set aside
+
+
+@pytest.mark.parametrize("counts", [(2, 9, 10), (19, 20, 21), (100, 2, 35), (3,)])
+def test_a_tenth_of_each_class_is_set_aside(tmp_path, counts):
+    """Of each class its own tenth, whatever the sizes of the others; at least one image."""
+    for c, count in enumerate(counts):
+        (tmp_path / str(c)).mkdir()
+        for i in range(count):
+            Image.new("RGB", (2, 2), (c, i, 0)).save(tmp_path / str(c) / f"{i:03d}.bmp")
+    train, validation = open_data(str(tmp_path), image_size=2)
+    expected = [max(1, count // 10) for count in counts]
+    assert np.bincount(validation.targets).tolist() == expected
+    assert np.bincount(train.targets).tolist() == [n - m for n, m in zip(counts, expected)]
+    last = [(c, i) for c, (n, m) in enumerate(zip(counts, expected)) for i in range(n - m, n)]
+    assert [tuple(image[:2, 0, 0].tolist()) for image, _ in validation] == last
+
+
+NAMES = [
+    "$a_{$",
+    "<script>alert(1)<",
+    "a\nb\x1b[31m",
+    "%s{0}",
+    "x" * 250,
+    "ü\u200d🦊",
+    "'\"`",
+    "-rf",
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems forbid some of these names")
+def test_names_that_mean_something_elsewhere(tmp_path):
+    """Each is one line of text that can be printed, and a class of its own."""
+    data = open_data(str(save_folder(tmp_path, classes=NAMES)), image_size=16)[0]
+    assert len(set(data.classes)) == len(NAMES) and "x" * 250 in data.classes
+    for i in range(len(data)):
+        data.name(i).encode()
+    text = "".join(data.classes) + "".join(data.name(i) for i in range(len(data)))
+    assert not set(text) & set(map(chr, range(32)))
+    (tmp_path / NAMES[2] / "0.png").write_bytes(b"torn")
+    with pytest.raises(InvalidValue, match="x0ab.x1b") as error:
+        check_readable(data)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_images_are_found_before_a_run(tmp_path, capsys):
+    save_folder(tmp_path, count=20)
+    parts = open_data(str(tmp_path), image_size=16)
+    for part in parts:
+        check_readable(part)
+        check_readable(part, workers=2, progress=True)
+    assert "check" in capsys.readouterr().err
+    for i in (15, 16, 18, 19, 8):
+        (tmp_path / "dog" / f"{i}.png").write_bytes(b"torn")
+    with pytest.raises(InvalidValue) as error:
+        check_readable(parts[0])
+    first, *others = (str(tmp_path / "dog" / f"{i}.png") for i in (15, 16, 18, 19))
+    assert str(error.value).startswith(
+        f"4 of 36 images can't be used. The first is {first}: can't be read as an image"
+    )
+    assert all(name in str(error.value) for name in others)
+    with pytest.raises(InvalidValue) as parallel:
+        check_readable(parts[0], workers=2)
+    assert str(parallel.value) == str(error.value)
+    with pytest.raises(InvalidValue, match="^1 of 4 images can't be used. .*dog/8.png"):
+        check_readable(parts[1])
+
+
+def test_images_of_other_sizes_are_found_too(tmp_path):
+    save_folder(tmp_path, classes=["cat"], size=(16, 16))
+    picture(15, 16).save(tmp_path / "cat" / "00.png")  # the second
+    with pytest.raises(InvalidValue, match="00.png.*give image_size"):
+        check_readable(open_data(str(tmp_path))[0])
+
+
+def test_images_hash_by_hand(tmp_path):
+    """Values of existing runs must stay: classes as JSON, then a line for each image."""
+    train, _ = open_data(str(save_folder(tmp_path / "one")), image_size=16)
+    lines = "".join(f"{c} {i}.png\n" for c in (0, 1) for i in (0, 1))
+    expected = hashlib.sha256((json.dumps(["cat", "dog"]) + lines).encode()).hexdigest()
+    assert images_hash(train) == expected
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved, _ = open_data(str(tmp_path / "two"), image_size=32)  # elsewhere, and scaled otherwise
+    assert images_hash(moved) == expected
+    (tmp_path / "two" / "cat" / "0.png").rename(tmp_path / "two" / "cat" / "00.png")
+    others = [open_data(str(tmp_path / "two"), image_size=16)[0], moved.data]
+    (tmp_path / "two" / "dog").rename(tmp_path / "two" / "wolf")
+    others.append(open_data(str(tmp_path / "two"), image_size=16)[0])
+    assert len({expected, *map(images_hash, others)}) == 4
+    assert len({images_hash(part) for part in open_data("digits")}) == 2
+
+
+WRONG_TYPES = [
+    lambda: open_data(3),
+    lambda: open_data(None),
+    lambda: open_data(["digits"]),
+    lambda: open_data("digits", image_size="big"),
+    lambda: open_data("digits", image_size=2.5),
+    lambda: open_data("digits", image_size=True),
+    lambda: open_data("digits", image_size=0),
+    lambda: open_data("digits", image_size=10**9),
+    lambda: open_data("digits", root=5),
+    lambda: open_data("mnist", download="no"),
+    lambda: open_data("digits", 28, "data", False, "more"),
+    lambda: open_data("digits", sizes=28),
+    lambda: open_data("a\0b"),
+    lambda: open_data("x" * 5000),
+    lambda: open_data(""),
+    lambda: open_folder(None),
+    lambda: open_folder("x" * 5000),
+    lambda: open_folder("/dev/null"),
+    lambda: load_rgb("x" * 5000),
+    lambda: load_rgb("/"),
+    lambda: ImageData([]),
+    lambda: ImageData("digits"),
+    lambda: ImageData(Digits(), "28"),
+    lambda: ImageData(Digits(), channels=2),
+    lambda: split_validation(ImageData(Digits()), "a tenth"),
+    lambda: split_validation(ImageData(Digits()), 0),
+    lambda: check_readable("digits"),
+    lambda: check_readable(ImageData(Digits()), workers=-1),
+    lambda: check_readable(ImageData(Digits()), workers="all"),
+    lambda: images_hash(None),
+    lambda: images_module.Part(ImageData(Digits()), [5000]),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG_TYPES)))
+def test_wrong_types_are_refused_in_one_line(number):
+    with pytest.raises(InvalidValue) as error:
+        WRONG_TYPES[number]()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("targets", [[0, 2], [-1, 0], [0], [[0], [1]]])
+def test_targets_must_be_classes(targets):
+    """A class above the others would be trained as the null class."""
+
+    class Two(list):
+        classes = ["a", "b"]
+
+    source = Two([(Image.new("L", (4, 4)), 0)] * 2)
+    source.targets = targets
+    with pytest.raises(InvalidValue, match="targets"):
+        ImageData(source)
 
 
 def test_stride_that_does_not_divide():
@@ -810,8 +1088,6 @@ def test_unknown_names_and_missing_downloads(tmp_path):
 
 def test_errors_are_one_line_in_a_notebook(tmp_path):
     """`InvalidValue` has a rendering of its own; a plain `ValueError` would show its traceback."""
-    from rar_nb.support import InvalidValue
-
     (tmp_path / "x.png").write_bytes(b"torn")
     for action in (lambda: load_rgb(tmp_path / "x.png"), lambda: open_data("mnist", root=tmp_path)):
         with pytest.raises(InvalidValue):

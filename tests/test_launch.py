@@ -14,6 +14,7 @@ from rar_nb.pretrained.presets import get_preset, save_run_config
 from rar_nb.runs.devices import PARENT
 from rar_nb.runs.launch import follow, launch_command
 from rar_nb.runs.run_folders import open_tokens, read_metrics, resolve_tokens
+from rar_nb.runs.safekeeping import newest_checkpoint
 from rar_nb.support import PROJECT
 from tests.tools.runs import save_made_up_tokens
 
@@ -29,12 +30,15 @@ TIMES = ("images_per_second",)  # all that two equal runs may differ in
 STUCK = """
 import sys, time
 import rar_nb.runs.training as training
-step_once = training.train_step
+step_once, note_signal, signals = training.train_step, training.StopRequest.note, []
+def note(self, number, frame):
+    signals.append(number)
+    note_signal(self, number, frame)
 def train_step(accelerator, model, optimizer, run, data, step):
-    while step == 33:
-        time.sleep(1)
+    while step == 33 and not signals:
+        time.sleep(0.2)
     return step_once(accelerator, model, optimizer, run, data, step)
-training.train_step = train_step
+training.train_step, training.StopRequest.note = train_step, note
 training.main()
 """
 NOTEBOOK = """
@@ -90,7 +94,7 @@ def rows_without_times(folder):
 
 
 def kill_in_step_33(command, script, folder, victim, how):
-    """Start a run that gets stuck there, past its checkpoint at 20, and kill one of its parents."""
+    """Start a run whose step 33 waits for a signal, and kill one of its parents."""
     environment, started = os.environ | {"PYTHONPATH": str(PROJECT)}, []
     words = [sys.executable, "-c", NOTEBOOK, json.dumps(command), str(folder)]
     with script.with_name("notebook.log").open("w") as log:
@@ -131,6 +135,7 @@ def test_a_killed_run_ends_everywhere_and_goes_on(tokens, undisturbed, tmp_path,
     command[at - 1 : at + 1] = [str(script)]  # in place of -m rar_nb.runs.training
     kill_in_step_33(command, script, folder, victim, how)
     assert not (folder / "model.safetensors").exists()
+    assert newest_checkpoint(folder / "checkpoints").step == 34  # nothing is lost
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3')  # as if killed in the midst of a line
     follow(two(tokens, folder, resume=True), folder, progress=False)
@@ -139,7 +144,7 @@ def test_a_killed_run_ends_everywhere_and_goes_on(tokens, undisturbed, tmp_path,
         assert mine.read_bytes() == theirs.read_bytes()
     whole = rows_without_times(undisturbed)
     assert rows_without_times(folder) == whole and whole[-1]["step"] == 50
-    assert not (folder / "checkpoint.safetensors").exists()
+    assert not (folder / "checkpoints").exists()
 
 
 def test_a_program_whose_notebook_is_gone_does_nothing(tmp_path):

@@ -82,7 +82,7 @@ def config(run, images, tmp_path):
 
 
 def content(folder):
-    return {p.name: p.read_bytes() for p in Path(folder).iterdir()}
+    return {p.name: p.read_bytes() for p in Path(folder).glob("[!.]*")}  # without the lock
 
 
 def expected(run, images, kind):
@@ -278,9 +278,9 @@ def test_damaged_shard_is_made_again(config):
 
 def test_finished_folder_is_only_opened(config):
     pretokenize_folder(config(), progress=False)
-    before = {p: p.stat().st_mtime_ns for p in Path(config().out).iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in Path(config().out).glob("[!.]*")}
     assert len(pretokenize_folder(config(), progress=False)) == 22
-    assert {p: p.stat().st_mtime_ns for p in Path(config().out).iterdir()} == before
+    assert {p: p.stat().st_mtime_ns for p in Path(config().out).glob("[!.]*")} == before
 
 
 def test_one_process_opens_everything_once(config, monkeypatch):
@@ -341,10 +341,10 @@ def test_other_images_or_tokenizer_in_the_same_folder(run, images, config, tmp_p
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(data="/no/such"), "data = '/no/such' is not allowed"),
+        (dict(data="/no/such/data"), "data = '/no/such/data' is not allowed"),
         (
-            dict(tokenizer="/no/such"),
-            "tokenizer = '/no/such' is not allowed: it must be one of maskgit_vq, ",
+            dict(tokenizer="/no/such/run"),
+            "tokenizer = '/no/such/run' is not allowed: it must be one of maskgit_vq, ",
         ),
         (dict(tokenizer="maskgit_vq", weights="/no/such.bin"), "no/such.bin"),
         (
@@ -551,8 +551,9 @@ def test_leftovers_of_a_killed_process_go_and_other_files_stay(config):
         ".shard-00000.json-a1b2c3d4.part",
         ".pretokenize.json-abcdefgh.part",
     ]
-    theirs = [".notes.txt-abcdefgh.part", ".tokens-00007.npy", "mine.part", ".hidden"]
+    theirs = [".notes.txt-mine.part", ".tokens-00007.npy", "mine.part", ".hidden"]
     for name in ours + theirs:
         (folder / name).write_bytes(b"half")
     prepare(config())
-    assert sorted(p.name for p in folder.iterdir()) == sorted(["pretokenize.json", *theirs])
+    kept = ["pretokenize.json", ".pretokenize.lock", *theirs]
+    assert sorted(p.name for p in folder.iterdir()) == sorted(kept)

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from rar_nb.pretrained.checkpoints import save_weights
-from rar_nb.pretrained.presets import get_preset, override, save_run_config
+from rar_nb.pretrained.presets import (
+    get_preset,
+    load_run_config,
+    override,
+    save_run_config,
+)
 from rar_nb.runs.run_folders import (
     RUN_FILES,
     Metrics,
@@ -16,18 +20,25 @@ from rar_nb.runs.run_folders import (
     check_trackers,
     curve,
     flat_config,
+    go_on,
     has_run,
+    keep_identity,
     keep_request,
     load_latest,
     new_run_folder,
     open_run,
     open_tokens,
+    read_identity,
     read_metrics,
     remove_files,
     resolve_tokens,
-    save_tensors,
+    save_tokenizer,
     save_tokens,
+    seal,
+    verify_tokens,
 )
+from rar_nb.runs.safekeeping import write_checkpoint
+from rar_nb.support import write_json
 from rar_nb.tokenizer import GreyTokenizer, make_tokenizer
 from rar_nb.transformer import RAR
 from tests.tools.runs import rar_train, save_made_up_tokens
@@ -42,6 +53,11 @@ OF_A_RUN = [
     "tokenizer.safetensors",
     "before_annealing.safetensors",
     "checkpoint.safetensors",
+    "checkpoints/step_001000.json",
+    "checkpoints/step_001000.safetensors",
+    "tokenizer_checkpoints/step_000100.json",
+    "identity.json",
+    "changes.jsonl",
     "samples/step_000000.png",
     "samples/step_001000.png",
     "samples/progress.png",
@@ -281,22 +297,22 @@ def test_metrics_survive_a_kill(tmp_path):
         read_metrics(tmp_path / "none.jsonl")
 
 
+@pytest.mark.parametrize("torn", ['{"step": 3', '{"step": 3}x\n', "\0" * 50, "\0" * 50 + "\n"])
+def test_a_torn_end_is_left_out_and_a_damaged_line_is_named(tmp_path, torn, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "loss": 1.5}\n' + torn)
+    assert read_metrics(path) == [dict(step=1), dict(step=2, loss=1.5)]
+    assert capsys.readouterr().out == ""
+    path.write_text('{"step": 1}\n["step"]\n{"step": 3}\n')
+    assert read_metrics(path) == [dict(step=1), dict(step=3)]
+    assert f"line 2 of {path} is damaged and left out" in capsys.readouterr().out
+
+
 def test_metrics_in_memory_keep_no_rows_of_a_file():
     """In every process but the first there is no file, whatever the checkpoint counts."""
     metrics = Metrics(None, keep=7)
     metrics.log(step=8)
     assert metrics.rows == [dict(step=8)]
-
-
-def test_tensors_and_their_metadata(tmp_path):
-    path = tmp_path / "x.safetensors"
-    save_tensors(dict(a=torch.arange(6).view(2, 3).T), path, step=3)
-    with safe_open(path, "pt") as file:
-        assert file.metadata() == dict(step="3") and file.get_tensor("a").tolist() == [
-            [0, 3],
-            [1, 4],
-            [2, 5],
-        ]
 
 
 def test_flat_config_names_every_field():
@@ -314,29 +330,96 @@ def test_trackers_that_are_not_installed(monkeypatch):
             check_trackers([name])
 
 
-def test_a_run_is_opened_and_recognised(tmp_path):
+def test_a_run_is_opened_and_recognised(tmp_path, capsys):
     run = get_preset("tiny", steps_per_epoch=5)
     model, tokenizer = RAR(run.model), make_tokenizer(run.tokenizer)
     folder = new_run_folder(tmp_path / "mine")
     assert not has_run(folder, run)
     save_run_config(run, folder / "config.json")
-    save_weights(tokenizer, folder / "tokenizer.safetensors")
-    save_tensors(
-        {f"model.{name}": t for name, t in model.state_dict().items()},
-        folder / "checkpoint.safetensors",
-    )
+    save_tokenizer(tokenizer, folder)
+    with pytest.raises(ValueError, match="neither model.safetensors nor a checkpoint"):
+        load_latest(RAR(run.model), folder)
+    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+    write_checkpoint(folder / "checkpoints", 3, tensors, {})
     assert torch.equal(load_latest(RAR(run.model), folder).lm_head.weight, model.lm_head.weight)
-    with pytest.raises(ValueError, match="model.safetensors"):
+    with pytest.raises(ValueError, match="is not finished: resume it"):
         open_run(folder)
     save_weights(model, folder / "model.safetensors")
     again, _, opened = open_run(folder)
     assert again == run and not opened.training
     assert torch.equal(opened.lm_head.weight, model.lm_head.weight)
     assert has_run(folder, override(run, compile=True, device_batch_size=4))
-    with pytest.raises(
-        ValueError, match="train.batch_size = 16 is not allowed: it must be 32, as in"
-    ):
-        has_run(folder, override(run, batch_size=16))
+    assert capsys.readouterr().out == ""
+
+
+def test_all_differences_are_named_and_some_are_allowed(tmp_path, capsys):
+    run = get_preset("tiny", steps_per_epoch=5)
+    save_run_config(run, tmp_path / "config.json")
+    with pytest.raises(ValueError) as error:
+        has_run(tmp_path, override(run, batch_size=16, seed=43, learning_rate=1e-3))
+    assert "seed = 42 there, 43 here" in str(error.value)
+    assert "train.batch_size = 32 there, 16 here" in str(error.value)
+    assert "learning_rate" not in str(error.value)
+    slower = override(run, learning_rate=1e-3, min_learning_rate=0.0, guidance_scale=3.0)
+    assert has_run(tmp_path, slower)
+    assert "train.learning_rate: 0.004 until now, 0.001 from here on" in capsys.readouterr().out
+    go_on(tmp_path, run)  # nothing changes, so nothing is noted
+    assert not (tmp_path / "changes.jsonl").exists()
+    go_on(tmp_path, slower)
+    row = json.loads((tmp_path / "changes.jsonl").read_text())
+    assert row["step"] == 0 and row["changes"]["sample.guidance_scale"] == [2.0, 3.0]
+    assert load_run_config(tmp_path / "config.json") == slower
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.safetensors"])
+def test_one_flipped_bit_in_a_finished_run_is_noticed(tmp_path, name):
+    run = get_preset("tiny", steps_per_epoch=5)
+    save_run_config(run, tmp_path / "config.json")
+    save_tokenizer(make_tokenizer(run.tokenizer), tmp_path)
+    save_weights(RAR(run.model), tmp_path / "model.safetensors")
+    seal(tmp_path / "model.safetensors")
+    open_run(tmp_path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-3] ^= 4
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} has changed since it was written"):
+        open_run(tmp_path)
+
+
+def test_a_run_knows_what_it_learns_from(tmp_path):
+    keep_identity(tmp_path, classes=["cat", "dog"], images="a" * 64, tokens=None)
+    keep_identity(tmp_path, classes=["cat", "dog"], tokens="b" * 64)
+    assert read_identity(tmp_path) == dict(
+        classes=["cat", "dog"], images="a" * 64, tokens="b" * 64
+    )
+    with pytest.raises(ValueError, match="gone: dog; new: dogs; 2 then, 2 now"):
+        keep_identity(tmp_path, classes=["cat", "dogs"])
+    with pytest.raises(ValueError, match="the tokens are others .bbbbbbbbbbbb… then, cccccccccccc"):
+        keep_identity(tmp_path, tokens="c" * 64)
+    (tmp_path / "identity.json").write_text('{"classes": 3}')
+    with pytest.raises(ValueError, match="identity.json does not hold what it should .classes"):
+        keep_identity(tmp_path, tokens="b" * 64)
+
+
+@pytest.mark.parametrize("what", ["another tokenizer", "a flipped bit"])
+def test_tokens_are_verified_before_a_run(tmp_path, what):
+    run, tokenizer = get_preset("tiny", steps_per_epoch=5), GreyTokenizer()
+    save_made_up_tokens(tmp_path / "made", 64)
+    data, validation = open_tokens(tmp_path / "made")
+    save_tokens(tmp_path / "tokens", run, tokenizer, data, validation)
+    verify_tokens(tmp_path, *open_tokens(tmp_path / "tokens"))
+    if what == "another tokenizer":
+        keep = {"tokenizer": "f" * 64}
+        write_json(read_identity(tmp_path) | keep, tmp_path / "identity.json")
+        message = "the tokenizer are others"
+    else:
+        shard = tmp_path / "tokens" / "val" / "tokens-00000.npy"
+        content = bytearray(shard.read_bytes())
+        content[-2] ^= 1
+        shard.write_bytes(content)
+        message = "SHA-256"
+    with pytest.raises(ValueError, match=message):
+        verify_tokens(tmp_path, *open_tokens(tmp_path / "tokens"))
 
 
 def test_tokens_of_another_run_are_not_taken_for_this_ones(tmp_path):

@@ -6,6 +6,7 @@ for FSDP a small script makes it take the two CPU processes for GPUs; the rest i
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -15,19 +16,20 @@ import torch
 from safetensors.torch import load_file
 
 import rar_nb.runs.training as training
+from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.checkpoints import load_weights
 from rar_nb.pretrained.presets import get_preset, load_run_config, override
-from rar_nb.runs.devices import make_accelerator, prepare
+from rar_nb.runs.devices import make_accelerator
 from rar_nb.runs.launch import follow, launch_command
 from rar_nb.runs.run_folders import (
     curve,
-    load_checkpoint,
     open_tokens,
     read_metrics,
     resolve_tokens,
 )
+from rar_nb.runs.safekeeping import SIGNALS, check_finite, markers, newest_checkpoint
 from rar_nb.runs.training import shared_validation_loss, train_run
-from rar_nb.support import PROJECT, InvalidValue
+from rar_nb.support import PROJECT, InvalidValue, Stopped
 from rar_nb.trainer import train, validation_loss
 from rar_nb.transformer import RAR
 from tests.tools.runs import rar_train, save_made_up_tokens
@@ -47,9 +49,9 @@ PartialState(cpu=True)
 PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 import rar_nb.runs.training as training
 save = training.save_checkpoint
-def save_and_stop(*args, **metadata):
-    save(*args, **metadata)
-    if metadata["step"] == 40:
+def save_and_stop(*args):
+    save(*args)
+    if args[4] == 40:
         sys.exit(0)
 training.save_checkpoint = save_and_stop
 training.main()
@@ -133,13 +135,14 @@ def test_fsdp_equals_one_and_is_resumed_by_one(tokens, one, tmp_path):
     done = subprocess.run(
         [*launcher, str(script), *words], capture_output=True, text=True, env=environment
     )
-    assert (folder / "checkpoint.safetensors").exists(), done.stderr[-3000:]
+    newest = newest_checkpoint(folder / "checkpoints")
+    assert newest is not None and newest.step == 40, done.stderr[-3000:]
     assert "FSDP" in done.stderr  # its warning about views
     assert not (folder / "model.safetensors").exists()
     rar_train(*command(tokens, folder, "--resume"))
     same_curves(one, folder, 1e-5)
     same_names(folder)
-    assert not (folder / "checkpoint.safetensors").exists()
+    assert not (folder / "checkpoints").exists()
 
 
 def test_interrupted_equals_uninterrupted(tokens, one, tmp_path, monkeypatch):
@@ -156,7 +159,7 @@ def test_interrupted_equals_uninterrupted(tokens, one, tmp_path, monkeypatch):
         rar_train(*command(tokens, run, "--device_batch_size", "32"))
     assert read_metrics(run / "metrics.jsonl")[-1]["step"] == 33
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="without checkpoint.safetensors; go on with --resume"):
+    with pytest.raises(ValueError, match="without step_000020.json; go on with --resume"):
         rar_train(*command(tokens, run))
     rar_train(*command(tokens, run, "--device_batch_size", "32", "--resume"))
     same_curves(one, run, 0)
@@ -172,9 +175,8 @@ def test_a_time_limit_stops_with_a_checkpoint(tokens, tmp_path):
     data = open_tokens(tokens)[0]
     run = resolve_tokens(get_preset("tiny", epochs=1, log_every=2), data)
     rows = train_run(run, RAR(run.model), data, folder=tmp_path, max_minutes=0, cpu=True).rows
-    assert rows == [] and [p.name for p in tmp_path.glob("*.safetensors")] == [
-        "checkpoint.safetensors"
-    ]
+    assert rows == [] and newest_checkpoint(tmp_path / "checkpoints").step == 0
+    assert not list(tmp_path.glob("*.safetensors"))
     with pytest.raises(ValueError, match="folder = None is not allowed: it must be given"):
         train_run(run, RAR(run.model), data, max_minutes=0, cpu=True)
 
@@ -200,7 +202,11 @@ def test_no_weights_of_before_annealing_where_there_is_no_before(tokens, tmp_pat
     run = get_preset("tiny", epochs=10, steps_per_epoch=1, anneal_start=start, anneal_end=end)
     run = resolve_tokens(run, data)
     train_run(run, RAR(run.model), data, folder=tmp_path, progress=False, cpu=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "model.safetensors"]
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == [
+        "identity.json",
+        "metrics.jsonl",
+        "model.safetensors",
+    ]
 
 
 def losses(data, **changes):
@@ -255,29 +261,210 @@ def test_batch_is_found_before_the_run(tokens, capsys):
     assert torch.allclose(torch.tensor(found), expected, rtol=0, atol=2e-6)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tokens):
+def poisoned(steps):
+    """`train_step` whose gradients are not finite in some steps."""
+    step_once = training.train_step
+
+    def poison(accelerator, model, optimizer, run, data, step):
+        if step not in steps:
+            return step_once(accelerator, model, optimizer, run, data, step)
+        handles = [p.register_hook(lambda g: g * float("nan")) for p in model.parameters()]
+        try:
+            return step_once(accelerator, model, optimizer, run, data, step)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    return poison
+
+
+def test_a_step_with_gradients_that_are_not_finite_is_skipped(tokens, tmp_path, monkeypatch):
+    """Its images are lost and nothing else; the last step counts, too, and resuming is exact."""
+    data = open_tokens(tokens)[0]
+    run = resolve_tokens(get_preset("tiny", epochs=2, log_every=2, checkpoint_every=4), data)
+    monkeypatch.setattr(training, "train_step", poisoned({2, 3, 6, 9}))
+
+    def trained(**options):
+        torch.manual_seed(0)
+        model = RAR(run.model)
+        rows = train_run(run, model, data, progress=False, cpu=True, **options).rows
+        return model, rows
+
+    model, rows = trained()
+    assert [row.get("skipped") for row in rows] == [None, 2, 2, 3, 4]
+    assert "loss" not in rows[1] and "loss" in rows[3]
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+    def stop(step, model):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = override(run, eval_every=5)
+    with pytest.raises(Stopped, match="stopped after 6 of 10 steps .SIGTERM.; everything is saved"):
+        trained(folder=tmp_path, on_eval=stop)
+    resumed, resumed_rows = trained(folder=tmp_path, resume=True)
+    assert all(map(torch.equal, model.parameters(), resumed.parameters()))
+    assert [row.get("skipped") for row in resumed_rows] == [None, 2, 2, 3, 4]
+
+
+@pytest.mark.parametrize("changes", [dict(learning_rate=1e30, min_learning_rate=1e30), dict()])
+def test_a_poisoned_model_is_never_saved(tokens, tmp_path, monkeypatch, changes):
+    """Neither as a checkpoint nor as the result; and lowering the learning rate is possible."""
+    data = open_tokens(tokens)[0]
+    run = get_preset("tiny", epochs=4, checkpoint_every=1, warmup_epochs=0, **changes)
+    run = resolve_tokens(run, data)
+    if not changes:
+        monkeypatch.setattr(training, "train_step", poisoned(range(5, 20)))
+    model = RAR(run.model)
+    with pytest.raises(InvalidValue, match="has not been for 10 steps, up to step 1.: lower lear"):
+        train_run(run, model, data, folder=tmp_path, progress=False, cpu=True)
+    assert not (tmp_path / "model.safetensors").exists()
+    newest = newest_checkpoint(tmp_path / "checkpoints")
+    if changes:
+        assert newest is None  # the first step was wrong already
+    else:
+        assert newest.step == 5
+        check_finite(newest.load())
+        monkeypatch.undo()
+    calmer = override(run, learning_rate=1e-3, min_learning_rate=0.0)
+    rows = train_run(calmer, RAR(run.model), data, folder=tmp_path, resume=True, progress=False,
+                     cpu=True).rows
+    assert rows[-1]["step"] == 20 and rows[-1]["loss"] < 2.2
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_finishes_the_step_and_loses_nothing(tokens, one, tmp_path, monkeypatch, name):
+    step_once, run = training.train_step, tmp_path / "run"
+
+    def signalled(accelerator, model, optimizer, run, data, step):
+        if step == 33:
+            os.kill(os.getpid(), getattr(signal, name))
+        return step_once(accelerator, model, optimizer, run, data, step)
+
+    monkeypatch.setattr(training, "train_step", signalled)
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(Stopped, match=f"after 34 of 50 steps .{name}.*--resume"):
+        rar_train(*command(tokens, run, "--device_batch_size", "32"))
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    steps = []
+
+    def count(accelerator, model, optimizer, run, data, step):
+        steps.append(step)
+        return step_once(accelerator, model, optimizer, run, data, step)
+
+    monkeypatch.setattr(training, "train_step", count)
+    rar_train(*command(tokens, run, "--device_batch_size", "32", "--resume"))
+    assert steps == list(range(34, 50))  # none is repeated
+    same_curves(one, run, 0)
+    assert (run / "model.safetensors").read_bytes() == (one / "model.safetensors").read_bytes()
+
+
+def test_a_time_limit_ends_the_program_with_status_75(tokens, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "rar_nb.runs.training", *command(tokens, tmp_path / "run")]
+        + ["--max_minutes", "0"],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 75 and "Traceback" not in done.stderr
+    assert done.stdout.strip().splitlines()[-1].startswith("stopped after 0 of 50 steps")
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tokens, one, tmp_path, capsys):
+    (data, validation), config = open_tokens(tokens), load_run_config(one / "config.json")
+    run = override(config, device_batch_size=32, checkpoint_every=5)
+
+    def trained(**options):
+        torch.manual_seed(run.seed)
+        model = RAR(run.model)
+        train_run(run, model, data, validation, tmp_path, progress=False, cpu=True, **options)
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(on_eval=interrupt_at(25))
+    folder = tmp_path / "checkpoints"
+    assert [path.stem for path in markers(folder)] == ["step_000025", "step_000020"]
+    newest = folder / "step_000025.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    model = trained(resume=True)
+    assert "step_000025 is passed over, as it is damaged" in capsys.readouterr().out
+    expected = load_weights(RAR(run.model), one / "model.safetensors")
+    assert all(map(torch.equal, model.parameters(), expected.parameters()))
+
+
+def interrupt_at(when):
+    def on_eval(step, model):
+        if step == when:
+            raise KeyboardInterrupt
+
+    return on_eval
+
+
+@pytest.mark.parametrize("what", ["seed", "tokens", "model"])
+def test_train_run_does_not_go_on_as_another_run(tokens, tmp_path, what):
     data = open_tokens(tokens)[0]
     run = resolve_tokens(get_preset("tiny", epochs=1), data)
-    model = RAR(run.model)
-    torch.nn.init.constant_(model.lm_head.weight, float("nan"))
-    with pytest.raises(
-        ValueError, match="loss = nan is not allowed: it must be finite, but at step 0"
-    ):
-        train_run(run, model, data, progress=False, cpu=True)
-
-
-def test_a_checkpoint_of_another_model_is_refused(tokens, tmp_path):
-    data, file = open_tokens(tokens)[0], tmp_path / "checkpoint.safetensors"
-    run = resolve_tokens(get_preset("tiny", epochs=1), data)
     train_run(run, RAR(run.model), data, folder=tmp_path, max_minutes=0, progress=False, cpu=True)
-    other = override(run, num_layers=3)
-    model = RAR(other.model)
-    _, optimizer, _ = prepare(make_accelerator("no", cpu=True), model, other)
-    with pytest.raises(ValueError, match="it must be the .* of this run's generator"):
-        load_checkpoint(model, optimizer, file)
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(InvalidValue, match="is damaged or cut off"):
-        load_checkpoint(model, optimizer, file)
+    message = "can't go on with other tokens"
+    if what == "tokens":
+        ids, labels = data.tokens, data.labels
+        ids[0, 0, 0] = 7 - ids[0, 0, 0]
+        data = TokenData(ids, labels)
+    else:
+        run = override(run, seed=43) if what == "seed" else override(run, num_layers=3)
+        message = "seed = 42 there, 43 here" if what == "seed" else "num_layers = 2 there, 3 here"
+    with pytest.raises(InvalidValue, match=message):
+        train_run(run, RAR(run.model), data, folder=tmp_path, resume=True, cpu=True)
+
+
+def test_a_finished_run_is_not_trained_once_more(tokens, tmp_path, monkeypatch):
+    data = open_tokens(tokens)[0]
+    run = resolve_tokens(get_preset("tiny", epochs=1), data)
+    first = RAR(run.model)
+    rows = train_run(run, first, data, folder=tmp_path, progress=False, cpu=True).rows
+    monkeypatch.setattr(training, "train_step", None)
+    again = RAR(run.model)
+    assert train_run(run, again, data, folder=tmp_path, resume=True, cpu=True).rows == rows
+    assert all(map(torch.equal, first.parameters(), again.parameters()))
+
+
+def test_a_second_job_is_kept_out(tokens, tmp_path):
+    holder = (
+        "import sys, time\nfrom rar_nb.runs.safekeeping import hold\n"
+        "with hold(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert child.stdout.readline() == b"held\n"
+        with pytest.raises(InvalidValue, match=f"is in use by process {child.pid} on"):
+            rar_train(*command(tokens, tmp_path / "run"))
+        assert not (tmp_path / "run" / "config.json").exists()
+    finally:
+        child.kill()
+        child.wait()
+    rar_train(*command(tokens, tmp_path / "run", "--max_minutes", "60"))
+
+
+def test_the_split_of_the_batch_is_kept(tokens, tmp_path, capsys):
+    """With dropout it decides about the masks; the notice comes if it can't be kept."""
+    data = open_tokens(tokens)[0]
+    run = resolve_tokens(get_preset("tiny", epochs=1, dropout=0.1, device_batch_size=8), data)
+    train_run(run, RAR(run.model), data, folder=tmp_path, max_minutes=0, cpu=True)
+    free = override(run, {"device_batch_size": None})
+    model, whole = RAR(run.model), RAR(run.model)
+    train_run(free, model, data, folder=tmp_path, resume=True, cpu=True)
+    printed = capsys.readouterr().out
+    assert printed.count("× 8 images × 4 micro-steps") == 2 and "dropout" not in printed
+    other = tmp_path / "other"
+    train_run(run, whole, data, folder=other, max_minutes=0, cpu=True)
+    train_run(override(run, device_batch_size=16), whole, data, folder=other, resume=True, cpu=True)
+    assert "dropout masks depend on how a batch is split" in capsys.readouterr().out
 
 
 WRONG = [
@@ -320,7 +507,7 @@ def test_a_folder_keeps_its_run(tokens, one, tmp_path):
     with pytest.raises(ValueError, match="one with a config.json; or else give --preset"):
         rar_train("--run_dir", tmp_path / "none", "--tokens", tokens)
     with pytest.raises(
-        ValueError, match="train.epochs = 3.0 is not allowed: it must be 10.0, as in the"
+        ValueError, match="train.epochs = 10.0 there, 3.0 here"
     ):
         rar_train(*command(tokens, one), "--resume", "--changes", '{"epochs": 3}')
 

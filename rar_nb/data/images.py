@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['torchvision', 'DATA', 'DIGITS', 'DIGITS_SHA256', 'FORMATS', 'MAX_PIXELS', 'GREY_MODES', 'IMAGE_ENDINGS', 'LITTER',
            'ARRANGEMENT', 'VALIDATION', 'SPLITS', 'TORCHVISION', 'Digits', 'on_white', 'grey_16', 'to_rgb', 'printable',
-           'file_type', 'open_image', 'upright', 'load_rgb', 'center_crop', 'ten_crop_size', 'ten_crop', 'ImageData',
-           'Part', 'split_validation', 'is_hidden', 'named_as_image', 'list_folder', 'find_images', 'some',
-           'class_images', 'ImageFolder', 'split_folders', 'open_folder', 'open_torchvision', 'open_data']
+           'file_type', 'open_image', 'upright', 'load_rgb', 'center_crop', 'ten_crop_size', 'ten_crop',
+           'check_targets', 'ImageData', 'Part', 'split_validation', 'is_hidden', 'named_as_image', 'list_folder',
+           'find_images', 'some', 'class_images', 'ImageFolder', 'split_folders', 'open_folder', 'open_torchvision',
+           'open_data', 'Readable', 'failures', 'check_readable', 'images_hash']
 
 # %% ../../nbs/20_images.ipynb #f2eac919
 import hashlib
 import io
+import json
+import math
 import os
 import stat
 import warnings
@@ -19,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from torch.utils.data import Dataset
+from PIL import ExifTags, Image, ImageOps
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from ..support import PROJECT, InvalidValue, import_torchvision, require, require_int
+from ..support import PROJECT, InvalidValue, checked, import_torchvision, require, require_int
 
 torchvision = import_torchvision()
 DATA = PROJECT / 'data'  # bundled data, and torchvision's downloads
@@ -67,12 +71,15 @@ def on_white(image: Image.Image) -> Image.Image:
 
 def grey_16(image: Image.Image) -> Image.Image:
     "Grey of 16 bits scaled by 255/65535, as mode 'L'; the transparent value becomes white."
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     span = int(values.min()), int(values.max())
     require(span[0] >= 0 and span[1] < 2**16, 'range of the pixels', span,
             "from 0 to 65,535 (16 bits)")
-    values[values == image.info.get('transparency', -1)] = 2**16 - 1
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    scaled = ((np.arange(2**16) * 255 + 32767) // 65535).astype(np.uint8)
+    transparent = image.info.get('transparency')
+    if isinstance(transparent, int) and 0 <= transparent < 2**16:
+        scaled[transparent] = 255
+    return Image.fromarray(scaled[values])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -91,8 +98,9 @@ MAX_PIXELS = 178_956_970  # in one image; above this Pillow suspects a decompres
 
 
 def printable(path: Path | str) -> str:
-    "A file name as text that can be printed and saved: bytes that are not UTF-8 become `\\xff`."
-    return os.fsencode(path).decode('utf-8', 'backslashreplace')
+    "A file name as one line of text: bytes that are not UTF-8, and line breaks, become `\\xff`."
+    text = os.fsencode(path).decode('utf-8', 'backslashreplace')
+    return text.translate({code: f'\\x{code:02x}' for code in (*range(32), 127)})
 
 
 def file_type(path: Path | str) -> str:
@@ -115,7 +123,10 @@ def open_image(file) -> Image.Image:
     with warnings.catch_warnings():  # Pillow warns at half the limit
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         image = Image.open(file, formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
+    # A TIFF may be made of tiles, each of which is unpacked whole, even if the image is smaller.
+    tags = getattr(image, 'tag_v2', {})
+    tile = tags.get(ExifTags.Base.TileWidth, 0), tags.get(ExifTags.Base.TileLength, 0)
+    if max(image.width * image.height, tile[0] * tile[1]) > MAX_PIXELS:
         raise Image.DecompressionBombError(image.size)
     return image
 
@@ -188,6 +199,15 @@ def ten_crop(
 GREY_MODES = ('1', 'L', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')  # Pillow's, without colour
 
 
+def check_targets(targets: np.ndarray, num_images: int, num_classes: int):
+    "Raise `InvalidValue` unless there is one class from 0 to `num_classes` - 1 for each image."
+    require(targets.shape == (num_images,), 'shape of targets', targets.shape,
+            f"({num_images},), one class an image")
+    span = int(targets.min()), int(targets.max())
+    require(0 <= span[0] and span[1] < num_classes, 'range of targets', span,
+            f"from 0 to {num_classes - 1}, as there are {num_classes} classes")
+
+
 class ImageData(Dataset):
     "Images of one size: item i is (uint8 tensor [channels, size, size], class from 0 to C - 1)."
 
@@ -197,13 +217,19 @@ class ImageData(Dataset):
         size: int | None = None,  # pixels along a side; None: the images are squares of one size
         channels: int | None = None,  # 1 or 3; None: 1 if one image of each class is grey
     ):
+        described = hasattr(source, 'classes') and hasattr(source, 'targets')
+        require(described, 'source', type(source).__name__,
+                "a data set with classes and targets, as torchvision's have")
         require(len(source) > 0, 'number of images', 0, "at least 1")
+        require(channels in (None, 1, 3), 'channels', channels, "1, 3 or None")
         self.source = source
         self.classes = list(source.classes)
         self.targets = np.asarray(source.targets, dtype=np.int64)
+        check_targets(self.targets, len(source), len(self.classes))
         self.resize = size is not None
+        if size is not None:
+            require_int('image_size', size, 1, math.isqrt(MAX_PIXELS))
         self.size: int = source[0][0].width if size is None else size
-        require_int('image_size', self.size, 1)
         self.channels = channels or (1 if self.is_grey() else 3)
 
     def is_grey(self) -> bool:
@@ -243,7 +269,10 @@ class Part(Dataset):
         indices,  # int [n], which images of `data`
     ):
         self.data = data
-        self.indices = np.asarray(indices)
+        self.indices = np.asarray(indices, dtype=np.int64)
+        inside = self.indices.size == 0 or (self.indices.min() >= 0
+                                            and self.indices.max() < len(data))
+        require(inside, 'indices', indices, f"from 0 to {len(data) - 1}")
         self.targets = data.targets[self.indices]
         self.classes, self.channels, self.size = data.classes, data.channels, data.size
 
@@ -260,15 +289,21 @@ class Part(Dataset):
 
 def split_validation(
     data: ImageData,
-    per_class: int,  # validation images of each class
+    per_class: int | None = None,  # validation images of each class; None: a tenth of the class
 ) -> tuple[Part, Part]:  # (training, validation)
-    "Set the last `per_class` images of every class aside; `InvalidValue` if a class has no more."
+    """Set the last images of every class aside. A tenth is rounded down, but is at least 1 image.
+
+    Raises `InvalidValue` for a class of which nothing would be left to learn from."""
+    if per_class is not None:
+        require_int('per_class', per_class, 1)
     in_validation = np.zeros(len(data), dtype=bool)
     for c, name in enumerate(data.classes):
         members = np.flatnonzero(data.targets == c)
-        require(len(members) > per_class, f'number of images of class {name!r}', len(members),
-                f"more than {per_class}, which are set aside for validation")
-        in_validation[members[len(members) - per_class:]] = True
+        count = max(1, len(members) // 10) if per_class is None else per_class
+        require(len(members) > count, f'number of images of class {name!r}', len(members),
+                f"more than {count}, as the last {count} of each class are set aside for "
+                "validation; add images to that class, or remove it")
+        in_validation[members[len(members) - count:]] = True
     return Part(data, np.flatnonzero(~in_validation)), Part(data, np.flatnonzero(in_validation))
 
 # %% ../../nbs/20_images.ipynb #8bdeac7b
@@ -385,6 +420,7 @@ def split_folders(
     return by_name['train'], validation[0] if validation else by_name.get('test')
 
 
+@checked
 def open_folder(
     folder: Path | str,
     image_size: int | None = None,  # scale and crop to this side; None: squares of one size already
@@ -392,12 +428,12 @@ def open_folder(
     """RGB images of a folder of class folders, as `load_rgb` reads them.
 
     Validation images come from val, valid or validation, or else from test, or else from a tenth
-    of each class. Raises `InvalidValue` that says what was found for any other arrangement."""
+    of each class, as `split_validation` takes it. Raises `InvalidValue` that says what was found
+    for any other arrangement."""
     train_folder, validation_folder = split_folders(Path(folder))
     train = ImageFolder(train_folder)
     if validation_folder is None:
-        data = ImageData(train, image_size, channels=3)
-        return split_validation(data, max(1, int(np.bincount(data.targets).min()) // 10))
+        return split_validation(ImageData(train, image_size, channels=3))
     validation = ImageFolder(validation_folder)
     require(train.names == validation.names, f"classes of {printable(validation_folder)}",
             validation.classes, f"those of {printable(train_folder)}, {train.classes}")
@@ -424,8 +460,9 @@ def open_torchvision(
     return ImageData(train, image_size), ImageData(test, image_size)
 
 
+@checked
 def open_data(
-    data: str,  # 'digits', a key of `TORCHVISION`, or a folder as for `open_folder` (~ is expanded)
+    data: Path | str,  # 'digits', a key of `TORCHVISION`, or a folder (~ is expanded)
     image_size: int | None = None,  # scale and crop to this side; None: squares of one size already
     root: Path | str = DATA,  # where torchvision's data sets are or go
     download: bool = False,  # let torchvision fetch what is missing
@@ -437,6 +474,60 @@ def open_data(
         return open_torchvision(data, image_size, root, download)
     folder = os.path.expanduser(data)
     names = "'digits', " + ', '.join(map(repr, TORCHVISION))
-    require(os.path.isdir(folder), 'data', data,
+    require(os.path.isdir(folder), 'data', str(data),
             f"{names} or an existing folder with one subfolder a class")
     return open_folder(folder, image_size)
+
+# %% ../../nbs/20_images.ipynb #imgchk02
+class Readable(Dataset):
+    "Item i of `data`, or what was wrong with it."
+
+    def __init__(self, data: Dataset):
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, i: int) -> tuple:  # (image, class, None), or (None, None, what was wrong)
+        try:
+            image, label = self.data[i]
+        except (ValueError, OSError) as error:
+            return None, None, dict(file=self.data.name(i), reason=str(error))
+        return image, label, None
+
+
+def failures(items: list[tuple]) -> list[dict]:
+    "What was wrong with the images of a batch of `Readable`."
+    return [failure for *_, failure in items if failure is not None]
+
+
+@checked
+def check_readable(
+    data: Dataset,  # an `ImageData` or a `Part` of one
+    workers: int | None = None,  # processes; None: one a core for more than 1,000 images, else 0
+    progress: bool = False,  # show a bar
+):
+    "Open every image once. Raises `InvalidValue` that names the first ones that can't be used."
+    if workers is None:
+        workers = (os.cpu_count() or 1) if len(data) > 1000 else 0
+    require_int('workers', workers, 0)
+    loader = DataLoader(Readable(data), batch_size=16, num_workers=workers, collate_fn=failures)
+    found = [failure for batch in tqdm(loader, desc='check, 16 images', mininterval=1,
+                                       disable=not progress) for failure in batch]
+    if found:
+        reason = found[0]['reason'].removeprefix(found[0]['file']).lstrip()
+        more = [failure['file'] for failure in found[1:]]
+        others = f". The others: {some(more)}" if more else ''
+        raise InvalidValue(f"{len(found)} of {len(data)} images can't be used. "
+                           f"The first is {found[0]['file']}: {reason}{others}")
+
+# %% ../../nbs/20_images.ipynb #imghash2
+@checked
+def images_hash(
+    data: Dataset,  # an `ImageData` or a `Part` of one
+) -> str:  # hexadecimal
+    "SHA-256 over classes, and labels and file names (without folders) of the images in order."
+    digest = hashlib.sha256(json.dumps(list(data.classes)).encode())
+    for i, label in enumerate(data.targets.tolist()):
+        digest.update(f'{label} {os.path.basename(data.name(i))}\n'.encode())
+    return digest.hexdigest()

@@ -51,7 +51,8 @@ class DeviceConfig:
     strategy: Literal['ddp', 'fsdp', 'auto'] = 'auto'  # copies of the weights, or shares of them
     compile: bool = False  # compile the blocks with torch.compile
     checkpointing: bool = False  # recompute activations: less memory, a third more work
-    checkpoint_every: NonNegativeInt = 1000  # steps between two checkpoints; 0: none
+    checkpoint_every: NonNegativeInt = 1000  # steps between two checkpoints; 0: only when stopped
+    keep_every: NonNegativeInt = 0  # checkpoints at its multiples stay; 0: only the newest two do
     trackers: str = ''  # where metrics also go: names out of `TRACKERS`, separated by commas
 
     def __post_init__(self):
@@ -77,6 +78,7 @@ class RunConfig:
     preset: str  # the name in `PRESETS` that this run started from
     data: Annotated[str, Field(min_length=1)] = 'digits'  # a data set's name, or a folder
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42  # of weights, data order, orders, dropout
+    init_from: str | None = None  # trained generator that the weights start from; None: afresh
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -99,7 +101,7 @@ PRESETS = {
                           steps_per_epoch=None, batch_size=64, learning_rate=4e-3,
                           precision='auto', eval_every=70),
         sample=SampleConfig(4.0, 0.5, 1.0, num_samples=1000, sample_batch_size=250),
-        devices=DeviceConfig(checkpoint_every=0)),
+        devices=DeviceConfig(checkpoint_every=100)),
     'tiny': RunConfig(
         'tiny',
         model=ModelConfig(8, 49, 10, hidden_size=32, num_layers=2, num_heads=2,

@@ -8,7 +8,9 @@ __all__ = ['PARENT', 'accumulation', 'is_sharded', 'sharding', 'make_accelerator
            'end_with_parent']
 
 # %% ../../nbs/40_devices.ipynb #c343ca43
+import math
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -220,8 +222,8 @@ def train_step(
     run: RunConfig,
     data,  # tokenized images, as for `make_batch`
     step: int,  # from 0
-) -> tuple[torch.Tensor, torch.Tensor]:  # loss of this share in nats a token, gradient norm
-    "Take one optimizer step; both results stay on the device, and the norm is before clipping."
+) -> tuple[torch.Tensor, float]:  # loss of this share in nats a token, norm before clipping
+    "Take one optimizer step, or skip it if the gradients' norm, the same everywhere, isn't finite."
     rank, micro_steps = accelerator.process_index, accelerator.gradient_accumulation_steps
     seed_dropout(run.seed, step, rank)
     set_learning_rate(optimizer, learning_rate_at(step, run.train))
@@ -230,7 +232,7 @@ def train_step(
     if accelerator.device.type == 'cuda':  # then the next batch is made while the GPU computes
         batch = [part.pin_memory() for part in batch]
     batch = send_to_device(batch, accelerator.device, non_blocking=True)
-    loss = 0.0
+    loss, norm = torch.zeros((), device=accelerator.device), 0.0
     for tokens, condition, orders in zip(*(part.chunk(micro_steps) for part in batch)):
         with accelerator.accumulate(model):
             with accelerator.autocast():
@@ -238,7 +240,9 @@ def train_step(
             accelerator.backward(part_loss)  # divides by the number of micro-steps
             if accelerator.sync_gradients:
                 norm = accelerator.clip_grad_norm_(model.parameters(), run.train.max_grad_norm)
-            optimizer.step()  # this and the next line wait for the last micro-step
+                norm = float(norm.full_tensor() if hasattr(norm, 'full_tensor') else norm)  # FSDP
+            if math.isfinite(norm):  # or else the weights would be lost
+                optimizer.step()  # this and the next line wait for the last micro-step
             optimizer.zero_grad()
         loss = loss + part_loss.detach() / micro_steps
     return loss, norm
@@ -257,6 +261,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 def end_with_parent(
     interval: float = 1,  # seconds between two checks
+    grace: float = 60,  # seconds in which the process may finish what it is doing
 ):
     "In a child process of a notebook: end as soon as the launcher or the notebook is gone."
     if PARENT not in os.environ:
@@ -270,6 +275,8 @@ def end_with_parent(
     def watch():
         while os.getppid() == launcher and is_alive(parent):
             time.sleep(interval)
-        os._exit(1)  # at once, before anything else is written
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
