@@ -115,7 +115,9 @@ def perform(case: Case, seed: int, root: Path, limit: float = TIME, debug: bool 
             answer = case.act(room)
             found = dict(outcome=case.judge(answer), detail=f"returned {answer!r}"[:300])
     except TimeUp as error:
-        found = dict(outcome="hang", detail=f"more than {limit:g} s of work", where=place_of(error)[0])
+        found = dict(
+            outcome="hang", detail=f"more than {limit:g} s of work", where=place_of(error)[0]
+        )
     except Wrong as error:
         found = dict(outcome="silent", detail=str(error)[:300])
     except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
@@ -193,7 +195,7 @@ def run_cases(
                 os._exit(0)
         os.close(writing)
         current, done = None, 0
-        for line in lines_of(reading, PATIENCE * limit + 10):
+        for line in lines_of(reading, (PATIENCE + 2) * limit):
             value = json.loads(line)
             if isinstance(value, int):
                 current = value
