@@ -46,6 +46,7 @@ CHOICES = {
 }
 TEXTS = {"preset", "data", "devices.trackers"}
 OPTIONAL_TEXTS = {"init_from"}
+LATER = {"sample.guidance_schedule", "sample.sample_precision", "train.anneal_schedule"}  # younger
 SIZES = {  # no machine has memory for a generator or tokenizer with more than this
     "model.codebook_size": 10**9,
     "model.num_tokens": 10**9,
