@@ -241,6 +241,9 @@ def equal(a, b) -> bool:
         return a.tobytes() == b.tobytes()
     if isinstance(a, float) and isinstance(b, (float, int)):
         return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6) or (math.isnan(a) and math.isnan(b))
+    if dataclasses.is_dataclass(a):
+        names = [f.name for f in dataclasses.fields(a)]
+        return type(a) is type(b) and all(equal(getattr(a, n), getattr(b, n)) for n in names)
     if type(a).__eq__ is object.__eq__:
         return type(a) is type(b)
     return bool(a == b)

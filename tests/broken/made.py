@@ -15,6 +15,7 @@ from PIL import Image
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import get_preset, resolve, save_run_config
+from rar_nb.runs import run_folders
 from rar_nb.runs.safekeeping import write_checkpoint
 from rar_nb.runs.training import train_run
 from rar_nb.tokenizer import make_tokenizer
@@ -112,7 +113,11 @@ def finished() -> Path:
     (folder / "samples").mkdir(parents=True)
     save_run_config(run(), folder / "config.json")
     torch.manual_seed(0)
-    save_weights(make_tokenizer(run().tokenizer), folder / "tokenizer.safetensors")
+    tokenizer = make_tokenizer(run().tokenizer)
+    if hasattr(run_folders, "save_tokenizer"):
+        run_folders.save_tokenizer(tokenizer, folder)
+    else:
+        save_weights(tokenizer, folder / "tokenizer.safetensors")
     data, validation = TokenData.open(tokens() / "train"), TokenData.open(tokens() / "val")
     train_run(run(), RAR(run().model), data, validation, folder, progress=False, cpu=True)
     return folder
