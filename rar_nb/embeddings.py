@@ -9,30 +9,34 @@ __all__ = ['position_ids', 'target_ids', 'position_embedding', 'conditioning', '
 import torch
 import torch.nn.functional as F
 
-from .support import require
+from .support import Count, FloatTensor, Labels, Orders, Probability, check_tables, checked
 
 # %% ../nbs/03_embeddings.ipynb #7c7c40f6
+@checked
 def position_ids(
-    orders: torch.Tensor,  # int64 [B, L]: the raster index visited at each step
+    orders: Orders,  # int64 [B, L]: the raster index visited at each step
 ) -> torch.Tensor:  # int64 [B, L + 2], values from 0 to L + 1
     "Rows of `pos_embed` along the sequence: 0 (cls), 1 (class), then 2 + each raster index."
     start = torch.tensor([0, 1], device=orders.device).expand(len(orders), -1)
     return torch.cat([start, orders + 2], 1)
 
 # %% ../nbs/03_embeddings.ipynb #emb-target-ids
+@checked
 def target_ids(
-    orders: torch.Tensor,  # int64 [B, L]: the raster index visited at each step
+    orders: Orders,  # int64 [B, L]: the raster index visited at each step
 ) -> torch.Tensor:  # int64 [B, L + 2]; 0 at cls and at the last token, which predict nothing
     "Rows of `target_aware_pos_embed` along the sequence: the place that is predicted next."
     return F.pad(orders + 2, (1, 1))
 
 # %% ../nbs/03_embeddings.ipynb #65801dbf
+@checked
 def position_embedding(
-    orders: torch.Tensor,  # int64 [B, L]: the raster index visited at each step
-    pos_embed: torch.Tensor,  # float [1, at least L + 2, D]
-    target_aware_pos_embed: torch.Tensor,  # float [1, at least L + 2, D]
+    orders: Orders,  # int64 [B, L]: the raster index visited at each step
+    pos_embed: FloatTensor,  # float [1, at least L + 2, D]
+    target_aware_pos_embed: FloatTensor,  # float [1, at least L + 2, D]
 ) -> torch.Tensor:  # float [B, L + 2, D], to be added to the embedded sequence
     "Each entry's own position plus the position it must predict next (section 3.3, equation 4)."
+    check_tables(orders, pos_embed, target_aware_pos_embed)
     own = F.embedding(position_ids(orders), pos_embed[0])
     targets = target_ids(orders)
     target = F.embedding(targets, target_aware_pos_embed[0])
@@ -48,13 +52,13 @@ def conditioning(
     return condition[:, None] + timesteps_embeddings[:, :length]
 
 # %% ../nbs/03_embeddings.ipynb #72aa4886
+@checked
 def drop_classes(
-    condition: torch.Tensor,  # int64 [B], rows of the embedding table
-    null_id: int,  # the null class's row
-    probability: float,  # from 0 to 1; the published models use 0.1
+    condition: Labels,  # int64 [B], rows of the embedding table
+    null_id: Count,  # the null class's row
+    probability: Probability,  # the published models use 0.1
     generator: torch.Generator | None = None,  # source of randomness, on the CPU
 ) -> torch.Tensor:  # int64 [B]
     "Replace each condition by the null class with `probability`; `InvalidValue` outside [0, 1]."
-    require(0 <= probability <= 1, 'probability', probability, "from 0 to 1")
     dropped = torch.rand(len(condition), generator=generator) < probability
     return torch.where(dropped, null_id, condition)

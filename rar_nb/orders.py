@@ -11,21 +11,25 @@ from collections.abc import Callable
 
 import torch
 
-from .support import require
+from .support import (Count, GridSize, Length, Orders, Permutations, Probability, check_order,
+                            check_rows, checked, require, require_key)
 
 # %% ../nbs/02_orders.ipynb #c396859c
+@checked
 def permute(
     x: torch.Tensor,  # [B, L] or [B, L, ...], in raster order
-    orders: torch.Tensor,  # int64 [B, L] or [1, L]: the raster index visited at each step
+    orders: Orders,  # int64 [B, L] or [1, L]: the raster index visited at each step
 ) -> torch.Tensor:  # like x; entry k is the one that is predicted at step k
     "Bring `x` from raster order into `orders`."
+    check_rows(x, orders)
     index = orders.expand(len(x), -1)
     index = index.view(*index.shape, *[1] * (x.ndim - 2))
     return x.gather(1, index.expand_as(x))
 
 # %% ../nbs/02_orders.ipynb #687940e8
+@checked
 def inverse(
-    orders: torch.Tensor,  # int64 [B, L], permutations of 0 … L - 1
+    orders: Permutations,  # int64 [B, L], permutations of 0 … L - 1
 ) -> torch.Tensor:  # int64 [B, L]
     "The inverse permutations: entry [b, i] is the step that visits raster index i, its *rank*."
     return orders.argsort(1)
@@ -33,28 +37,29 @@ def inverse(
 # %% ../nbs/02_orders.ipynb #5d5d29de
 def unpermute(
     x: torch.Tensor,  # [B, L] or [B, L, ...], in the order of `orders`
-    orders: torch.Tensor,  # int64 [B, L] or [1, L]
+    orders: Orders,  # int64 [B, L] or [1, L]
 ) -> torch.Tensor:  # like x, in raster order
     "Bring `x` back from `orders` to raster order; undoes `permute`."
     return permute(x, inverse(orders))
 
 # %% ../nbs/02_orders.ipynb #4f7117e4
+@checked
 def raster_order(
-    num_tokens: int,  # L
+    num_tokens: Length,  # L
     device: torch.device | None = None,
 ) -> torch.Tensor:  # int64 [1, L]
     "The order 0, 1, …, L - 1: row by row, left to right."
     return torch.arange(num_tokens, device=device)[None]
 
 # %% ../nbs/02_orders.ipynb #7cedc1e8
+@checked
 def sample_orders(
-    batch_size: int,  # B
-    num_tokens: int,  # L
-    r: float,  # probability, from 0 to 1, that an image's order is random
+    batch_size: Count,  # B
+    num_tokens: Length,  # L
+    r: Probability,  # that an image's order is random
     generator: torch.Generator | None = None,  # source of randomness, on the CPU
 ) -> torch.Tensor:  # int64 [B, L], on the CPU
     "Orders of a batch: a uniform permutation with probability `r`, else raster (section 3.2)."
-    require(0 <= r <= 1, 'r', r, "a probability from 0 to 1")
     scores = torch.rand(batch_size, num_tokens, generator=generator)
     is_random = torch.rand(batch_size, generator=generator) < r
     orders = raster_order(num_tokens).repeat(batch_size, 1)
@@ -72,6 +77,7 @@ ANNEAL_SCHEDULES: dict[str, Callable[[float], float]] = dict(
 )  # name: function from progress (0 at the start of the annealing, 1 at its end) to r
 
 # %% ../nbs/02_orders.ipynb #14238bf4
+@checked
 def random_ratio(
     step: float,  # optimizer steps done (or epochs, if start and end are epochs)
     start: float,  # step at which r leaves 1
@@ -79,8 +85,8 @@ def random_ratio(
     schedule: str = 'linear',  # a key of `ANNEAL_SCHEDULES`
 ) -> float:  # r, from 0 to 1
     "Probability of a random order at `step` (equation 5); raises `InvalidValue`."
-    require(schedule in ANNEAL_SCHEDULES, 'anneal_schedule', schedule,
-            "one of " + ", ".join(ANNEAL_SCHEDULES))
+    require_key('anneal_schedule', schedule, ANNEAL_SCHEDULES)
+    require(start <= end, 'end', end, f"at least start = {start}")
     if step < start:
         return 1.0
     if step >= end:
@@ -140,22 +146,17 @@ def subsample(g: int) -> list[int]:
 
 # %% ../nbs/02_orders.ipynb #1518503a
 SCAN_ORDERS: dict[str, Callable[[int], list[int]]] = dict(
-    raster=raster,
-    spiral_in=spiral_in,
-    spiral_out=spiral_out,
-    z_curve=z_curve,
-    subsample=subsample,
-    alternate=alternate,
+    raster=raster, spiral_in=spiral_in, spiral_out=spiral_out,
+    z_curve=z_curve, subsample=subsample, alternate=alternate,
 )  # name: function from the grid's side to the raster index visited at each step
 
 # %% ../nbs/02_orders.ipynb #e35fbb10
+@checked
 def scan_order(
     name: str,  # a key of `SCAN_ORDERS`
-    grid_size: int,  # tokens along a side
+    grid_size: GridSize,  # tokens along a side
 ) -> torch.Tensor:  # int64 [1, grid_size²], raster indices by step
     "A scan order by name (the paper's six: supplement, Figure 1); raises `InvalidValue`."
-    require(name in SCAN_ORDERS, 'scan order', name, "one of " + ", ".join(SCAN_ORDERS))
+    require_key('scan order', name, SCAN_ORDERS)
     order = SCAN_ORDERS[name](grid_size)
-    require(sorted(order) == list(range(grid_size**2)), f'scan order {name!r}', order,
-            f"a permutation of 0 … {grid_size**2 - 1}")
-    return torch.tensor([order])
+    return torch.tensor([check_order(f'scan order {name!r}', order, grid_size**2)])

@@ -21,17 +21,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .support import (
-    check_convolutions, check_images, check_tokens, choose_precision, config, require)
+from rar_nb.support import (
+    FloatImages, Seed, UInt8Tensor, ValueRange, Workers, check_convolutions, check_image_data,
+    check_images, check_indices, check_loss, check_same_shape, check_sizes, check_tokens, checked,
+    choose_precision, config, require, require_key,
+    usable_device)
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
-def psnr(
-    a: torch.Tensor,  # uint8
-    b: torch.Tensor,  # uint8, of the same shape
-) -> float:  # in dB
-    "Peak signal-to-noise ratio of two batches over all their pixels; infinite if they are equal."
-    require(a.dtype == b.dtype == torch.uint8, 'dtypes', (a.dtype, b.dtype), "uint8 for both")
-    require(a.shape == b.shape, 'shapes', (tuple(a.shape), tuple(b.shape)), "the same for both")
+@checked
+def psnr(a: UInt8Tensor, b: UInt8Tensor) -> float:  # in dB
+    "Peak signal-to-noise ratio over all pixels of two equally large batches; inf if equal."
+    check_same_shape(a, b)
     mse = F.mse_loss(a.double() / 255, b.double() / 255).item()
     return -10 * math.log10(mse) if mse > 0 else math.inf
 
@@ -41,8 +41,7 @@ def stack_images(
     indices=None,  # which images; None for all
 ) -> torch.Tensor:  # uint8 [N, C, H, W]
     "Several images of a data set as one tensor."
-    indices = range(len(data)) if indices is None else indices
-    return torch.stack([data[int(i)][0] for i in indices])
+    return torch.stack([data[i][0] for i in check_indices(data, indices)])
 
 # %% ../nbs/01_tokenizer.ipynb #638b4656
 def nearest_code(
@@ -161,12 +160,12 @@ class TokenizerConfig:
     "Sizes and training of a tokenizer. Raises `InvalidValue` if they do not fit together."
 
     kind: str = 'conv_vq'  # a key of `TOKENIZERS`
-    image_size: PositiveInt = 28  # pixels along a side
+    image_size: Annotated[int, Field(ge=1, le=2**14)] = 28  # pixels along a side
     channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
-    stride: PositiveInt = 4  # pixels along a side of the patch that one token stands for
-    codebook_size: Annotated[int, Field(ge=2)] = 256  # V, entries of the codebook
-    codebook_dim: PositiveInt = 16  # numbers in an entry of the codebook
-    width: PositiveInt = 64  # channels of the convolutions at the finest resolution
+    stride: Annotated[int, Field(ge=1, le=2**14)] = 4  # pixels along a side of a token's patch
+    codebook_size: Annotated[int, Field(ge=2, le=2**20)] = 256  # V, entries of the codebook
+    codebook_dim: Annotated[int, Field(ge=1, le=2**12)] = 16  # numbers in an entry of the codebook
+    width: Annotated[int, Field(ge=1, le=2**11)] = 64  # channels at the finest resolution
     shifts: NonNegativeInt = 0  # pixels by which 8 further crops are moved; 0 for none
     vq_steps: NonNegativeInt = 500  # optimizer steps
     vq_batch_size: PositiveInt = 64  # images a step
@@ -174,11 +173,8 @@ class TokenizerConfig:
     vq_precision: Literal['bf16', 'no', 'auto'] = 'auto'  # autocast, float32, what is fast
 
     def __post_init__(self):
-        require(self.kind in TOKENIZERS, 'kind', self.kind, "one of " + ", ".join(TOKENIZERS))
-        require(self.image_size % self.stride == 0, 'image_size', self.image_size,
-                f"a multiple of the tokenizer's stride, {self.stride}")
-        require(self.shifts < self.image_size, 'shifts', self.shifts,
-                f"below image_size = {self.image_size}")
+        require_key('kind', self.kind, TOKENIZERS, 'TOKENIZERS')
+        check_sizes(self)
         TOKENIZERS[self.kind].check_config(self)
 
     @property
@@ -187,31 +183,34 @@ class TokenizerConfig:
         return (self.image_size // self.stride) ** 2
 
 # %% ../nbs/01_tokenizer.ipynb #c2e4d2f7
+@checked
 def make_tokenizer(config: TokenizerConfig) -> Tokenizer:
     "A new, untrained tokenizer of the kind that `config` names."
     return TOKENIZERS[config.kind](config)
 
 # %% ../nbs/01_tokenizer.ipynb #e00e843c
+@checked
 def to_float(
-    images: torch.Tensor,  # uint8
-    value_range: tuple[float, float],  # of black and full brightness
+    images: UInt8Tensor,  # pixels from 0 to 255
+    value_range: ValueRange,  # of black and full brightness
 ) -> torch.Tensor:  # float32
     "uint8 pixels to float32 in `value_range`."
-    require(images.dtype == torch.uint8, 'dtype of images', images.dtype, "uint8, from 0 to 255")
     low, high = value_range
     return images.float() / 255 * (high - low) + low
 
 # %% ../nbs/01_tokenizer.ipynb #09237efb
+@checked
 def to_uint8(
-    images: torch.Tensor,  # float
-    value_range: tuple[float, float],  # of black and full brightness
+    images: FloatImages,
+    value_range: ValueRange,  # of black and full brightness
 ) -> torch.Tensor:  # uint8
     "Float pixels to uint8: scaled to [0, 1], clamped, times 255, fraction dropped (as released)."
     low, high = value_range
     return (((images - low) / (high - low)).clamp(0, 1) * 255).to(torch.uint8)
 
 # %% ../nbs/01_tokenizer.ipynb #92b5af79
-def grid_side(num_tokens: int) -> int:
+@checked
+def grid_side(num_tokens: NonNegativeInt) -> int:
     "Tokens along a side of a square grid of `num_tokens`; raises `InvalidValue` otherwise."
     side = math.isqrt(num_tokens)
     require(side**2 == num_tokens, 'number of tokens', num_tokens, "a square number")
@@ -221,18 +220,15 @@ def grid_side(num_tokens: int) -> int:
 class GreyTokenizer(Tokenizer):
     "A token is the mean brightness of a patch, in `codebook_size` levels from black (0) to white."
 
+    @checked
     def __init__(self, config: TokenizerConfig | None = None):  # None: stride 4, 8 levels, grey
         super().__init__()
         config = config or TokenizerConfig('grey', codebook_size=8)
-        self.stride = config.stride
+        self.stride, self.channels = config.stride, config.channels
         self.codebook_size = config.codebook_size
-        self.channels = config.channels
 
     def encode(self, images):
-        check_images(self, images)
-        if images.numel() > 0:
-            low, high = (float(pixel) for pixel in images.aminmax())
-            require(0 <= low and high <= 1, 'range of images', (low, high), "within 0 to 1")
+        check_images(self, images, *self.value_range)
         means = F.avg_pool2d(images.mean(1, keepdim=True), self.stride)
         return (means * (self.codebook_size - 1)).round().long().flatten(1)
 
@@ -283,12 +279,12 @@ class VQTokenizer(Tokenizer):
 class TrainableTokenizer(VQTokenizer):
     "A VQ tokenizer that `train_tokenizer` can train."
 
+    @checked
     def __init__(self, config: TokenizerConfig):
         super().__init__()
         self.config = config
-        self.stride = config.stride
+        self.stride, self.channels = config.stride, config.channels
         self.codebook_size = config.codebook_size
-        self.channels = config.channels
         self.codebook = Codebook(config.codebook_size, config.codebook_dim)
 
     def codes(self):
@@ -386,9 +382,7 @@ def start_codebook(tokenizer, images, autocast):
 def vq_optimizer(tokenizer, config):
     "AdamW and its learning rate: up in the first tenth of the steps, then down along a cosine."
     optimizer = torch.optim.AdamW(tokenizer.parameters(), config.vq_learning_rate, weight_decay=0)
-    steps = max(2, config.vq_steps)
-    if steps == 10:
-        steps = 11  # OneCycleLR divides by zero if its rise takes exactly one step
+    steps = 11 if config.vq_steps == 10 else max(2, config.vq_steps)  # 10 would divide by zero
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.vq_learning_rate, steps, pct_start=0.1)
     return optimizer, schedule
@@ -397,20 +391,19 @@ def vq_optimizer(tokenizer, config):
 COMMITMENT = 0.25  # β in equation 3 of van den Oord et al. (2017)
 
 
+@checked
 def train_tokenizer(
     tokenizer: TrainableTokenizer,  # trained in place
     data: Dataset,  # images of the tokenizer's `size` and `channels`
-    seed: int = 42,  # of batches and codebook restarts
+    seed: Seed = 42,  # of batches and codebook restarts
     device: torch.device | str = 'cpu',
     progress: bool = True,  # show a bar with the loss and the time left
-    workers: int = 0,  # processes that read images ahead; 0 reads in this one
+    workers: Workers = 0,  # processes that read images ahead; 0 reads in this one
 ) -> list[float]:  # reconstruction error (mean squared, pixels in [0, 1]) of every step
     "Train `tokenizer` as its configuration says; raises `InvalidValue` if the error diverges."
-    config, device = tokenizer.config, torch.device(device)
+    config, device = tokenizer.config, usable_device(device)
     low, high = tokenizer.value_range
-    require((data.channels, data.size) == (config.channels, config.image_size),
-            "channels and size of the data's images", (data.channels, data.size),
-            f"those of the tokenizer, {(config.channels, config.image_size)}")
+    check_image_data(config, data)
     torch.manual_seed(seed)
     batches = image_batches(tokenizer, data, seed, device, workers)
     bf16 = choose_precision(config.vq_precision, device) == 'bf16'
@@ -430,18 +423,18 @@ def train_tokenizer(
         optimizer.step()
         schedule.step()
         losses.append(reconstruction.item())
-        require(math.isfinite(losses[-1]), 'reconstruction error', losses[-1],
-                f"finite, but at step {len(losses) - 1} it isn't: lower vq_learning_rate")
+        check_loss(losses[-1], len(losses) - 1, "lower vq_learning_rate")
         bar.set_postfix(mse=f'{np.mean(losses[-50:]):.4f}', refresh=False)
     tokenizer.eval()
     return losses
 
 # %% ../nbs/01_tokenizer.ipynb #22f26b13
+@checked
 @torch.no_grad()
 def reconstruct(
     tokenizer: Tokenizer,
-    images: torch.Tensor,  # uint8 [B, C, H, W]
-    batch_size: int = 250,
+    images: UInt8Tensor,  # [B, C, H, W]
+    batch_size: PositiveInt = 250,
 ) -> torch.Tensor:  # uint8, like images, on the CPU
     "Encode and decode images."
     parts = []

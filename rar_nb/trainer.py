@@ -16,12 +16,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
 from .embeddings import drop_classes
 from .orders import ANNEAL_SCHEDULES, random_ratio, sample_orders
-from .support import choose_precision, config, require
+from .support import (Probability, Seed, check_data, check_loss, check_pairs, check_share,
+                            checked, choose_precision, config, require, require_key)
 from .transformer import RAR, ModelConfig, rar_loss
 
 # %% ../nbs/05_trainer.ipynb #a3276923
@@ -52,14 +53,12 @@ class TrainConfig:
     eval_every: PositiveInt = 5000  # steps between two validation losses and samples
 
     def __post_init__(self):
-        require(self.warmup_epochs <= self.epochs, 'warmup_epochs', self.warmup_epochs,
-                f"at most epochs = {self.epochs}")
-        require(self.anneal_start <= self.anneal_end, 'anneal_end', self.anneal_end,
-                f"at least anneal_start = {self.anneal_start}")
-        require(self.min_learning_rate <= self.learning_rate, 'min_learning_rate',
-                self.min_learning_rate, f"at most learning_rate = {self.learning_rate}")
-        require(self.anneal_schedule in ANNEAL_SCHEDULES, 'anneal_schedule',
-                self.anneal_schedule, "one of " + ", ".join(ANNEAL_SCHEDULES))
+        check_pairs(self, warmup_epochs='epochs', anneal_start='anneal_end',
+                    min_learning_rate='learning_rate')
+        require_key('anneal_schedule', self.anneal_schedule, ANNEAL_SCHEDULES)
+        steps = self.steps_per_epoch or math.inf
+        require(self.epochs * steps > 0.5, 'epochs', self.epochs,
+                f"at least {1 / steps:.2g}, for one of the {steps} steps of an epoch")
 
     def steps(self, epochs: float) -> int:
         "Optimizer steps in `epochs`, rounded; raises `InvalidValue` before `resolve` has run."
@@ -74,12 +73,13 @@ class TrainConfig:
         return self.steps(self.epochs)
 
 # %% ../nbs/05_trainer.ipynb #3f334fc6
+@checked
 def learning_rate(
-    step: float,  # s, optimizer steps done
-    warmup: float,  # w, steps of warm-up
-    total: float,  # S, steps of the run
-    peak: float,  # η_max
-    minimum: float,  # η_min, at the last step
+    step: NonNegativeFloat,  # s, optimizer steps done
+    warmup: NonNegativeFloat,  # w, steps of warm-up
+    total: NonNegativeFloat,  # S, steps of the run
+    peak: NonNegativeFloat,  # η_max
+    minimum: NonNegativeFloat,  # η_min, at the last step
 ) -> float:
     "Linear warm-up from 0 to `peak`, then a cosine to `minimum` (supplement, Table 1)."
     if step < warmup:
@@ -88,8 +88,9 @@ def learning_rate(
     return minimum + (peak - minimum) * (1 + math.cos(math.pi * progress)) / 2
 
 # %% ../nbs/05_trainer.ipynb #1cc0a0bd
+@checked
 def learning_rate_at(
-    step: int,  # optimizer steps done
+    step: NonNegativeFloat,  # optimizer steps done
     train: TrainConfig,
 ) -> float:
     "The learning rate at `step` of the run that `train` describes."
@@ -98,8 +99,9 @@ def learning_rate_at(
                          train.min_learning_rate)
 
 # %% ../nbs/05_trainer.ipynb #05bb475c
+@checked
 def random_ratio_at(
-    step: int,  # optimizer steps done
+    step: NonNegativeFloat,  # optimizer steps done
     train: TrainConfig,
 ) -> float:  # from 0 to 1
     "r at `step` of the run that `train` describes (equation 5)."
@@ -124,6 +126,7 @@ def parameter_groups(
     return [dict(params=decayed, weight_decay=weight_decay), dict(params=others, weight_decay=0.0)]
 
 # %% ../nbs/05_trainer.ipynb #6ecb8bd0
+@checked
 def make_optimizer(
     model: nn.Module,
     train: TrainConfig,
@@ -162,31 +165,30 @@ def batch_indices(
     return epoch_permutation(num_images, seed, epoch).take(positions, mode='wrap')
 
 # %% ../nbs/05_trainer.ipynb #51226100
+@checked
 def step_generator(
-    seed: int,  # of the run, from 0 to below 2³²
-    step: int,  # from 0 to below 2³²
+    seed: Seed,  # of the run, from 0 to below 2³²
+    step: Seed,  # from 0 to below 2³²
 ) -> torch.Generator:
     "The source of a step's random choices, on the CPU."
-    # torch's CPU generator reads 32 bits of its seed, so a large odd multiplier spreads the runs
-    # over them. The published seed, 42, is the offset: its steps start from 0, 1, 2, …
     return torch.Generator().manual_seed((step + 2654435769 * (seed - 42)) % 2**32)
 
 # %% ../nbs/05_trainer.ipynb #c9be50e1
+@checked
 def make_batch(
     data,  # tokenized images, such as `rar_nb.data.tokens.TokenData`
     model: ModelConfig,
     train: TrainConfig,
-    seed: int,
-    step: int,  # from 0
-    rank: int = 0,  # whose share of the batch, from 0
-    processes: int = 1,  # shares; each has B = batch_size / processes images
+    seed: Seed,
+    step: NonNegativeInt,  # from 0
+    rank: NonNegativeInt = 0,  # whose share of the batch, from 0
+    processes: PositiveInt = 1,  # shares; each has B = batch_size / processes images
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens in raster order, condition and orders of one step: int64 [B, L], [B] and [B, L].
 
     Raises `InvalidValue` if the data's images have another number of tokens than the model.
     """
-    require(data.num_tokens == model.num_tokens, 'num_tokens of the data', data.num_tokens,
-            f"{model.num_tokens}, the model's num_tokens")
+    check_share(model, data, train.batch_size, rank, processes)
     size, generator = train.batch_size, step_generator(seed, step)
     share = slice(rank * size // processes, (rank + 1) * size // processes)
     indices = batch_indices(step, len(data), size, train.steps(1), seed)
@@ -210,11 +212,12 @@ def seed_dropout(
     torch.manual_seed(step_generator((seed + rank) % 2**32, step).initial_seed())
 
 # %% ../nbs/05_trainer.ipynb #7eb31060
+@checked
 def train(
     model: RAR,  # trained in place, on its device
     data,  # tokenized images, as for `make_batch`
     config: TrainConfig,
-    seed: int = 42,
+    seed: Seed = 42,
     on_step: Callable[[int, float], None] | None = None,  # called with (steps done, loss)
 ) -> list[float]:  # loss of every step, in nats a token
     """Train on one device (section 3; supplement, Table 1).
@@ -223,6 +226,7 @@ def train(
     """
     device = model.lm_head.weight.device
     bf16 = choose_precision(config.precision, device) == 'bf16'
+    check_data(model.config, data)
     optimizer = make_optimizer(model, config)
     losses = []
     model.train()
@@ -238,29 +242,29 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        require(math.isfinite(losses[-1]), 'loss', losses[-1], f"finite, but at step {step} it "
-                "isn't: lower learning_rate, or use precision='no'")
+        check_loss(losses[-1], step, "lower learning_rate, or use precision='no'")
         if on_step is not None:
             on_step(step + 1, losses[-1])
     model.eval()
     return losses
 
 # %% ../nbs/05_trainer.ipynb #7a98dbc5
+@checked
 @torch.no_grad()
 def validation_loss(
     model: nn.Module,
     data,  # tokenized images that were not trained on
-    r: float,  # 0: raster order, 1: random orders
-    batch_size: int = 250,  # images at a time; the result doesn't depend on it
+    r: Probability,  # 0: raster order, 1: random orders
+    batch_size: PositiveInt = 250,  # images at a time; the result doesn't depend on it
 ) -> float:  # nats a token
     "Mean cross-entropy over the first crops of `data`, each with its own class."
+    check_data(model.config, data)
     was_training = model.training
     model.eval()
     total = 0.0
     orders = sample_orders(len(data), model.config.num_tokens, r, torch.Generator().manual_seed(0))
-    for start in range(0, len(data), batch_size):
-        indices = range(start, min(start + batch_size, len(data)))
-        total += batch_loss(model, data, indices, orders[start:start + batch_size])
+    for indices in torch.arange(len(data)).split(batch_size):
+        total += batch_loss(model, data, indices.tolist(), orders[indices])
     model.train(was_training)
     return total / len(data)
 
@@ -268,7 +272,7 @@ def validation_loss(
 def batch_loss(
     model: nn.Module,
     data,  # as for `validation_loss`
-    indices: range,  # which images
+    indices,  # int [B], which images
     orders: torch.Tensor,  # int64 [len(indices), L]
 ) -> float:
     "Sum over some images of their mean loss in nats a token."

@@ -13,12 +13,13 @@ from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import nn
 
 from .embeddings import conditioning, position_embedding
 from .orders import permute
-from .support import check_inputs, config, require
+from .support import (FloatTensor, Int64Tensor, Orders, check_inputs, check_labels,
+                            check_logits, check_model_sizes, checked, config)
 
 # %% ../nbs/04_transformer.ipynb #9a316358
 @config
@@ -29,20 +30,17 @@ class ModelConfig:
     Raises `InvalidValue` unless `num_tokens` is a square and `num_heads` divides `hidden_size`.
     """
 
-    codebook_size: PositiveInt = 1024  # V, ids an image token can take
-    num_tokens: PositiveInt = 256  # L, image tokens in the sequence, a square grid of them
-    num_classes: PositiveInt = 1000  # C, classes that can be asked for
-    hidden_size: PositiveInt = 768  # D, width of the transformer
-    num_layers: PositiveInt = 24  # transformer blocks
-    num_heads: PositiveInt = 16  # attention heads of a block
-    mlp_size: PositiveInt = 3072  # hidden width of a block's MLP
+    codebook_size: Annotated[int, Field(ge=1, le=2**20)] = 1024  # V, ids an image token can take
+    num_tokens: Annotated[int, Field(ge=1, le=2**16)] = 256  # L, image tokens, a square grid
+    num_classes: Annotated[int, Field(ge=1, le=2**20)] = 1000  # C, classes that can be asked for
+    hidden_size: Annotated[int, Field(ge=1, le=2**15)] = 768  # D, width of the transformer
+    num_layers: Annotated[int, Field(ge=1, le=1000)] = 24  # transformer blocks
+    num_heads: Annotated[int, Field(ge=1, le=2**15)] = 16  # attention heads of a block
+    mlp_size: Annotated[int, Field(ge=1, le=2**17)] = 3072  # hidden width of a block's MLP
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # in attention and MLPs while training
 
     def __post_init__(self):
-        require(self.grid_size**2 == self.num_tokens, 'num_tokens', self.num_tokens,
-                "a square number, such as 49 or 256")
-        require(self.hidden_size % self.num_heads == 0, 'hidden_size', self.hidden_size,
-                f"a multiple of num_heads = {self.num_heads}")
+        check_model_sizes(self)
 
     @property
     def grid_size(self) -> int:
@@ -64,6 +62,7 @@ class ModelConfig:
         classes,  # an int or an integer tensor, from 0 to C - 1
     ):  # like `classes`, from V + 1 to V + C
         "Rows of the embedding table for class labels."
+        check_labels(classes, self.num_classes)
         return classes + self.codebook_size + 1
 
 # %% ../nbs/04_transformer.ipynb #tf-attend
@@ -130,8 +129,6 @@ def modulate(
     return x * (1 + scale) + shift
 
 # %% ../nbs/04_transformer.ipynb #eab2850f
-# A NamedTuple and not a dataclass: FSDP2 looks for the tensors that a module is given in tuples,
-# lists and dicts only (torch's pytrees), and would miss those inside any other object.
 class Conditioning(NamedTuple):
     "The vectors c_s of a batch. Images of one class may share theirs, and the work of adaLN."
 
@@ -203,6 +200,7 @@ def init_parameter(
 class RAR(nn.Module):
     "The generator (section 3; supplement, Table 1), with the released parameter names."
 
+    @checked
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -270,17 +268,19 @@ class RAR(nn.Module):
         orders: torch.Tensor,  # int64 [B, L] or [1, L]
     ) -> torch.Tensor:  # [B, L + 1, V]; entry k predicts the token of step k, the last nothing
         "Logits of the whole sequence in `orders`; `InvalidValue` if the shapes don't match."
-        check_inputs(self.config, tokens, condition, orders)
+        check_inputs(self.config, tokens, condition, orders, self.cls_token.device)
         embedded = self.embeddings(permute(tokens, orders))
         x = torch.cat([self.start(condition), embedded], 1) + self.positions(orders)
         return self.lm_head(self.features(x, self.conditions(condition)))[:, 1:]
 
 # %% ../nbs/04_transformer.ipynb #6b445857
+@checked
 def rar_loss(
-    logits: torch.Tensor,  # [B, L + 1, V], from `RAR`
-    tokens: torch.Tensor,  # int64 [B, L], in raster order
-    orders: torch.Tensor,  # int64 [B, L] or [1, L]
+    logits: FloatTensor,  # [B, L + 1, V], from `RAR`
+    tokens: Int64Tensor,  # [B, L], in raster order
+    orders: Orders,  # int64 [B, L] or [1, L]
 ) -> torch.Tensor:  # float32 [], in nats a token
     "Mean cross-entropy over all L tokens (equation 3)."
+    check_logits(logits, tokens)
     targets = permute(tokens, orders)
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten())

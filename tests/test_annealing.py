@@ -7,6 +7,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import PathPatch
 
 from rar_nb.orders import ANNEAL_SCHEDULES
+from rar_nb.play import annealing
 from rar_nb.play.annealing import (
     are_random,
     batch_orders,
@@ -19,6 +20,7 @@ from rar_nb.play.widgets import figure_png
 from rar_nb.reports.published import TABLES
 from rar_nb.style import COLORS
 from rar_nb.trainer import TrainConfig, random_ratio_at
+from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
 PAPER = (200, 300, 400, 2048)
@@ -179,3 +181,20 @@ def test_controls_move_each_other(panels):
     assert is_at(100, 100, 100) and (epoch.max, epoch.value) == (100, 100)
     preset.value, epoch.value = (200, 300, 400), 240
     assert panel.canvas.png == panel.first
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: annealing.run_of(300, 200, 400, 64), "anneal_start = 300.0 is not allowed"),
+        (lambda: annealing.run_of(200, 300, 400, 0), "batch_size = 0"),
+        (lambda: annealing.run_of(200, 300, 400, 64, "steep"), "anneal_schedule = 'steep'"),
+        (lambda: annealing.schedules("rar_l"), "run = 'rar_l'"),
+        (lambda: annealing.batch_orders(annealing.run_of(0, 1, 400, 64), -1), "step = -1"),
+        (lambda: annealing.tile_orders(torch.zeros(2, 4), 2), "orders = float32 [2, 4]"),
+        (lambda: annealing.tile_orders(torch.arange(4)[None], 0), "columns = 0"),
+        (lambda: annealing.plot_annealing(0, 1, 400, 64, -1), "epoch = -1"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)

@@ -40,6 +40,7 @@ from rar_nb.runs.cost import (
 from rar_nb.sampler import KVCache, SampleConfig, image_noise, sample_tokens
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig, rar_loss
+from tests.doors import refuses
 
 H100 = known_device("NVIDIA H100 80GB HBM3")
 RAR_B = PRESETS["rar_b"]
@@ -69,7 +70,7 @@ def loss(model, batch):
         torch.randint(0, config.codebook_size, (batch, config.num_tokens)),
         sample_orders(batch, config.num_tokens, 1.0),
     )
-    condition = config.condition_id(torch.arange(batch) % (config.num_classes + 1))
+    condition = config.condition_id(0) + torch.arange(batch) % (config.num_classes + 1)
     return rar_loss(model(tokens, condition, orders), tokens, orders)
 
 
@@ -430,3 +431,38 @@ def test_how_numbers_are_written():
         "1.5 T",
         "2e+03 E",
     ]
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: costs(RAR_B, H100, price=float("inf")), "price = inf"),
+        (lambda: costs(RAR_B, H100, price="2 $"), "price = '2 $'"),
+        (lambda: costs("rar_b", H100), "run = 'rar_b' is not allowed: it must be a RunConfig"),
+        (lambda: cost_report([], H100), "at least one run"),
+        (lambda: cost_report(RAR_B, "H100"), "device = 'H100'"),
+        (lambda: cost_report(RAR_B, H100, devices=0), "devices = 0"),
+        (lambda: replace(H100, bf16=0.0), "bf16 = 0.0 is not allowed: it must be a number above 0"),
+        (lambda: replace(H100, memory=float("nan")), "memory = nan"),
+        (lambda: find_device("tpu9"), "one that this machine has"),
+        (lambda: known_device(None), "name = None"),
+        (lambda: train_flops(RAR_B.model, 0), "batch = 0"),
+        (lambda: duration(-1), "seconds = -1"),
+        (lambda: amount(float("nan")), "x = nan"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)
+
+
+def test_names_do_not_break_the_table():
+    """Whatever a preset or a device is called: one more column, and neither HTML nor formulas."""
+    odd = "a|b $x_{$ <script>alert(1)</script> `c` [d](e)\nf"
+    run, device = replace(RAR_B, preset=odd), replace(H100, name=odd)
+    report = cost_report(run, device, price=2.5)
+    table, sentence = report.split("\n\n")
+    head, *rows = table.splitlines()
+    assert {line.replace("\\|", "").count("|") for line in (head, *rows)} == {4}
+    for text in (head, sentence):
+        assert "<script>" not in text and "&lt;script&gt;" in text
+        assert r"a\|b \$x_{\$" in text and r"\`c\` \[d\](e) f" in text

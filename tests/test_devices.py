@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rar_nb.data.tokens import TokenData
-from rar_nb.pretrained.presets import DeviceConfig, get_preset
+from rar_nb.pretrained.presets import DeviceConfig, get_preset, override
 from rar_nb.runs.devices import (
     PARENT,
     accumulation,
@@ -19,12 +19,15 @@ from rar_nb.runs.devices import (
     halvings,
     is_sharded,
     make_accelerator,
+    prepare,
+    train_step,
     uncompiled,
     working_blocks,
 )
 from rar_nb.support import PROJECT
 from rar_nb.trainer import make_batch
 from rar_nb.transformer import RAR, rar_loss
+from tests.doors import refuses
 
 RUN = get_preset("tiny", steps_per_epoch=5)
 
@@ -174,3 +177,43 @@ def test_a_process_ends_when_its_parent_is_gone(status):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == ((1, "") if status else (0, "alive\n"))
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: accumulation(64, 0, 8), "processes = 0"),
+        (lambda: accumulation(64.0, 2, 8), "batch_size = 64.0"),
+        (lambda: accumulation(64, 2, -8), "device_batch_size = -8"),
+        (lambda: make_accelerator("fp8"), "precision = 'fp8' is not allowed: it must be 'bf16'"),
+        (lambda: is_sharded(None, 1), "config = None"),
+        (lambda: find_device_batch_size(None, None, 8), "model = None"),
+        (lambda: prepare(None, None, None), "accelerator = None"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)
+
+
+@pytest.mark.parametrize("dropout, largest", [(0.0, 1e-4), (0.1, 1.0)])
+def test_only_dropout_cares_how_a_batch_is_shared(dropout, largest):
+    """What the section on determinism says: rounding without dropout, other masks with it."""
+
+    def weights(device_batch_size):
+        run = override(RUN, dropout=dropout, device_batch_size=device_batch_size, batch_size=64)
+        torch.manual_seed(0)
+        accelerator, model = make_accelerator("no", cpu=True), RAR(run.model)
+        prepared, optimizer, _ = prepare(accelerator, model, run)
+        prepared.train()
+        for step in range(5, 10):
+            train_step(accelerator, prepared, optimizer, run, data, step)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    length = RUN.model.num_tokens
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(RUN.model.codebook_size, (320, 1, length), generator=generator)
+    data = TokenData(tokens, torch.arange(320) % RUN.model.num_classes)
+    whole = weights(64)
+    assert torch.equal(weights(64), whole)
+    difference = (weights(16) - whole).abs().max().item()
+    assert difference <= largest and (dropout == 0 or difference > 1e-4)

@@ -13,6 +13,7 @@ from rar_nb.embeddings import (
     target_ids,
 )
 from rar_nb.support import InvalidValue
+from tests.doors import refuses
 
 ours = settings(deadline=None, max_examples=40, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -112,7 +113,30 @@ def test_share_of_dropped_classes(seed, probability):
     assert abs(share - probability) <= 5 * (probability * (1 - probability) / n) ** 0.5
 
 
-@pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("probability", [-0.1, 1.1])
 def test_probability_is_checked(probability):
     with pytest.raises(InvalidValue, match="probability = .* from 0 to 1"):
         drop_classes(torch.arange(3), 99, probability)
+
+
+ORDERS, TABLE = torch.arange(9)[None], torch.zeros(1, 11, 4)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: position_ids([0, 1]), "orders = [0, 1] is not allowed: it must be a Tensor"),
+        (lambda: position_ids(torch.arange(9)), "an int64 tensor [B, L] or [1, L]"),
+        (lambda: target_ids(ORDERS - 1), "raster indices from 0 to L - 1"),
+        (lambda: position_embedding(ORDERS, TABLE, TABLE[:, :10]), "N of at least 11"),
+        (lambda: position_embedding(ORDERS, TABLE[0], TABLE), "shape of a table of positions"),
+        (lambda: position_embedding(ORDERS, TABLE.long(), TABLE), "a tensor of floats"),
+        (lambda: position_embedding(ORDERS.to("meta"), TABLE, TABLE), "device of orders = 'meta'"),
+        (lambda: drop_classes([1, 2], 9, 0.1), "condition = [1, 2]"),
+        (lambda: drop_classes(ORDERS, 9, 0.1), "an int64 tensor [B]"),
+        (lambda: drop_classes(ORDERS[0], -1, 0.1), "null_id = -1"),
+        (lambda: drop_classes(ORDERS[0], 9, float("nan")), "probability = nan"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)

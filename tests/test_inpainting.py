@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rar_nb.orders import raster_order
+from rar_nb.play import inpainting
 from rar_nb.play.inpainting import (
     HOW,
     MODELS,
@@ -22,6 +23,7 @@ from rar_nb.play.watch import BUNDLED, cached_run
 from rar_nb.play.widgets import Pixels
 from rar_nb.sampler import SampleConfig
 from rar_nb.tokenizer import to_uint8
+from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
 MIDDLE = tuple(7 * i + j for i in range(1, 6) for j in range(1, 6))
@@ -131,11 +133,11 @@ def test_a_click_erases_and_the_button_fills():
     def num_images():
         return len(panel.figure.findobj(Pixels))
 
-    panel.pressed(None, dict(x=0.02, y=0.12, drag=False), None)  # the top left cell
+    panel.canvas.press(0.02, 0.12)  # the top left cell
     assert hole.value == (*BAND, 0) and num_images() == 2  # not filled yet
     fill.click()
     assert num_images() == 2 + 12
-    panel.pressed(None, dict(x=0.02, y=0.12, drag=False), None)
+    panel.canvas.press(0.02, 0.12)
     fill.click()
     assert panel.canvas.png == first
     hole.value = ()
@@ -154,3 +156,36 @@ def test_the_panel_shows_what_fill_hole_makes():
     np.testing.assert_array_equal(filling.methods[0].images, images)
     guessed = cached_filling(110, BAND, "nearest first", 0, 2.0, True)
     assert guessed.label == filling.probabilities.argmax() and guessed.guessed
+
+
+# What the doors refuse
+
+WHOLE, FIRST_ORDER = torch.zeros(49, dtype=torch.long), torch.arange(49)[None]
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: inpainting.cached_model("best"), "model = 'best' is not allowed: it must be one"),
+        (lambda: inpainting.cached_model("annealed", "/no/such/run"), "/no/such/run"),
+        (lambda: inpainting.fill_order((49,), 7, "random"), "cell of the hole = 49"),
+        (lambda: inpainting.fill_order((1,), 7, "best first"), "how = 'best first'"),
+        (lambda: inpainting.fill_order([1], 7, "random"), "hole = [1] is not allowed"),
+        (lambda: inpainting.as_mask((-1,), 49), "cell of the hole = -1"),
+        (lambda: inpainting.fill_hole(None, WHOLE, (1,), None, 1, None, 0), "model = None"),
+        (
+            lambda: inpainting.hole_loss(ANY_ORDER, WHOLE[None], LABELS[:1], (), FIRST_ORDER),
+            "hole = () is not allowed: it must be at least one cell",
+        ),
+        (
+            lambda: inpainting.class_probabilities(ANY_ORDER, WHOLE, FIRST_ORDER, 50),
+            "num_known = 50",
+        ),
+        (
+            lambda: inpainting.plot_filling(np.zeros((28, 28), np.uint8), (1,), FIRST_ORDER),
+            "uint8 [C, S, S]",
+        ),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)

@@ -25,6 +25,7 @@ from rar_nb.orders import (
     unpermute,
 )
 from rar_nb.support import InvalidValue
+from tests.doors import refuses
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "scan_orders.json").read_text())
 
@@ -248,3 +249,43 @@ def test_an_order_that_is_no_permutation_is_refused(monkeypatch, wrong):
 def test_an_unknown_scan_order_is_refused_with_the_names_of_all():
     with pytest.raises(InvalidValue, match="'diagonal' is not allowed.*raster, spiral_in"):
         scan_order("diagonal", 4)
+
+
+# What the doors refuse
+
+TOKENS = torch.zeros(2, 4, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: scan_order("raster", -3), "grid_size = -3 is not allowed: it must be a number"),
+        (lambda: scan_order("raster", 2.0), "grid_size = 2.0"),
+        (lambda: scan_order("raster", 10**6), "at most 1024"),
+        (lambda: scan_order(None, 4), "name = None"),
+        (lambda: sample_orders(-1, 4, 0.5), "batch_size = -1"),
+        (lambda: sample_orders(2, 0, 0.5), "num_tokens = 0"),
+        (lambda: sample_orders(2, 4, 0.5, generator=7), "generator = 7"),
+        (lambda: raster_order(0), "num_tokens = 0"),
+        (lambda: random_ratio(5, 10, 3), "end = 3.0 is not allowed: it must be at least start"),
+        (lambda: random_ratio(math.nan, 0, 1), "step = nan is not allowed: it must be a finite"),
+        (lambda: random_ratio("5", 0, 1), "step = '5'"),
+        (lambda: permute([[1, 2]], TOKENS), "x = [[1, 2]]"),
+        (lambda: permute(TOKENS, torch.arange(4)), "an int64 tensor [B, L] or [1, L]"),
+        (lambda: permute(TOKENS, raster_order(4).float()), "orders = float32 [1, 4]"),
+        (lambda: permute(TOKENS, raster_order(9)), "shape of orders = (1, 9)"),
+        (lambda: permute(TOKENS, raster_order(4) + 1), "raster indices from 0 to L - 1"),
+        (lambda: permute(TOKENS, raster_order(4, torch.device("meta"))), "device of orders"),
+        (lambda: unpermute(TOKENS, torch.zeros(1, 4).long()), "permutations of 0 … L - 1"),
+        (lambda: inverse(torch.tensor([[0, 0, 1]])), "permutations of 0 … L - 1"),
+        (lambda: inverse([0, 1]), "orders = [0, 1]"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)
+
+
+@pytest.mark.parametrize("order", [lambda g: None, lambda g: ["a"] * g * g, lambda g: [0.5]])
+def test_a_registered_function_that_gives_no_order_is_named(monkeypatch, order):
+    monkeypatch.setitem(SCAN_ORDERS, "mine", order)
+    refuses(lambda: scan_order("mine", 2), "scan order 'mine' = ")

@@ -28,6 +28,7 @@ from rar_nb.play.scan_orders import (
 )
 from rar_nb.play.widgets import cell_at, figure_png
 from rar_nb.style import COLORS
+from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "scan_orders.json").read_text())
@@ -256,10 +257,51 @@ def test_an_order_of_ones_own(panels):
     assert cells.value[:13] == (*begun, 0, 1, 2)
     size.value = 4
     assert cells.value == ()
-    own.pressed(None, dict(x=0.01, y=0.02, drag=False), None)
-    own.pressed(None, dict(x=0.47, y=0.97, drag=False), None)
+    own.canvas.press(0.01, 0.02)
+    own.canvas.press(0.47, 0.97)
     assert cells.value == (0, 15)
     panels["clear"].click()
     assert (cells.value, own.message.value) == ((), "")
     size.value, cells.value = 8, begun
     assert own.canvas.png == own.first
+
+
+# What the doors refuse, and names that mean something elsewhere
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: named_order("random", 0), "grid_size = 0"),
+        (lambda: named_order("zigzag", 4), "order = 'zigzag' is not allowed: it must be one of"),
+        (lambda: named_order("raster", 4, -1), "seed = -1"),
+        (lambda: jumps([0, 0], 4), "a list of different cells, each from 0 to 15"),
+        (lambda: jumps([16], 4), "order = [16]"),
+        (lambda: known_neighbours("0123", 4), "order = '0123'"),
+        (lambda: statistics(None, 4), "order = None"),
+        (lambda: finished([0.5], 4), "order = [0.5]"),
+        (lambda: known_share(torch.zeros(1, 4).long(), 0), "permutations of 0 … L - 1"),
+        (lambda: known_share(torch.arange(4)[None], 4), "cell = 4"),
+        (lambda: plot_walk("raster", 65, 0, 0), "at most 64"),
+        (lambda: plot_walk("raster", 4, 0, 17), "step = 17"),
+        (lambda: plot_comparison((1, 1), 4), "order = (1, 1)"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)
+
+
+@pytest.mark.parametrize("name", ["$a_{$", "<script>alert(1)</script>", "$x$"])
+def test_names_are_text(monkeypatch, name):
+    """A formula that is none, and one that is: both are shown as they are written."""
+    monkeypatch.setitem(SCAN_ORDERS, name, SCAN_ORDERS["raster"])
+    figure = plot_figure_1(2)
+    figure_png(figure)  # matplotlib reads formulas here
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert name in titles and not figure.axes[-1]._left_title.get_parse_math()
+    figure_png(plot_walk(name, 2, 0, 1))
+    figure_png(plot_comparison((0, 1), 2))
+
+
+def test_the_smallest_grid_has_one_cell():
+    figure_png(plot_walk("raster", 1, 0, 1))

@@ -1,5 +1,7 @@
 """Errors of one line, files that appear whole or not at all, programs, precision."""
 
+import functools
+import inspect
 import json
 import math
 import os
@@ -7,12 +9,16 @@ import stat
 import subprocess
 import sys
 
+import numpy as np
+import pydantic
 import pytest
 import torch
+from pydantic import PositiveInt
 
 from rar_nb.support import (
     UNFINISHED,
     InvalidValue,
+    checked,
     choose_precision,
     float32_products,
     program,
@@ -174,3 +180,73 @@ def test_the_choice_of_products_ends_with_the_block():
         assert [backend.fp32_precision for backend in backends] == ["tf32", "tf32"]
         raise RuntimeError
     assert [backend.fp32_precision for backend in backends] == before
+
+
+# What a message shows
+
+
+@pytest.mark.parametrize(
+    "value, shown",
+    [
+        (torch.arange(10**6).view(1000, 1000), "int64 [1000, 1000] of 0, 1, 2, 3, …"),
+        (torch.tensor([0.123456, math.nan]), "float32 [2] of 0.1235, nan"),
+        (torch.zeros(3, device="meta"), "float32 [3] on meta"),
+        (np.full((2, 2), 7, np.uint8), "uint8 [2, 2] of 7, 7, 7, 7"),
+        (torch.nn.Linear(2, 2), "Linear(…)"),
+        (list(range(10**5)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ...]"),
+        ("text", "'text'"),
+        (None, "None"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_values_are_shown_in_short(value, shown):
+    with pytest.raises(InvalidValue, match="must be something else") as error:
+        require(False, "x", value, "something else")
+    assert str(error.value).startswith(f"x = {shown} is not allowed")
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, dict.fromkeys(range(99), "y" * 99), [[[[["z"]]]]]])
+def test_no_message_is_longer_than_a_few_lines(value):
+    with pytest.raises(InvalidValue) as error:
+        require(False, "x", value, "short")
+    assert len(str(error.value)) < 2000 and "\n" not in str(error.value)
+
+
+# Functions that check their arguments
+
+
+@checked
+@functools.lru_cache
+def area(width: PositiveInt, height: float = 1.0, unit: str | None = None) -> float:
+    "Of a rectangle."
+    return width * height
+
+
+@pytest.mark.parametrize(
+    "arguments, named, words",
+    [
+        ((0,), {}, "width = 0 is not allowed: it must be a number above 0"),
+        ((True,), {}, "width = True is not allowed: it must be a whole number"),
+        ((2, math.inf), {}, "height = inf is not allowed: it must be a finite number"),
+        ((2, 1.0, 7), {}, "unit = 7 is not allowed: it must be text"),
+        ((), {}, "area(width=…): missing required argument; it takes width, height, unit"),
+        ((2,), {"depth": 3}, "area(depth=…): unexpected keyword argument"),
+    ],
+)
+def test_arguments_are_checked(arguments, named, words):
+    with pytest.raises(InvalidValue) as error:
+        area(*arguments, **named)
+    assert str(error.value).startswith(words)
+
+
+def test_a_checked_function_stays_what_it_was():
+    """Also one that is cached, and errors from inside it go through."""
+    assert area(np.int64(3), height=2) == 6 and area.__doc__ == "Of a rectangle."
+    assert list(inspect.signature(area).parameters) == ["width", "height", "unit"]
+
+    @checked
+    def broken(x: int):
+        return pydantic.TypeAdapter(int).validate_python("no number")
+
+    with pytest.raises(pydantic.ValidationError):
+        broken(1)

@@ -9,6 +9,7 @@ import torch
 from matplotlib.colors import to_rgba
 
 from rar_nb.orders import SCAN_ORDERS, raster_order, scan_order
+from rar_nb.play import target_aware
 from rar_nb.play.target_aware import (
     fold_positions,
     plot_predictions,
@@ -20,6 +21,7 @@ from rar_nb.play.target_aware import (
 from rar_nb.play.widgets import figure_png
 from rar_nb.style import COLORS
 from rar_nb.transformer import RAR, ModelConfig
+from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
 # The shift
@@ -144,3 +146,21 @@ def test_the_ends_of_the_controls():
         assert predictions.message.value == ""
         panels["step"].value = getattr(panels["step"], end)
         assert panels["shift"].message.value == ""
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: target_aware.plot_shift([0, 1, 2], 0), "number of tokens"),
+        (lambda: target_aware.plot_shift([0, 0, 1, 2], 0), "a permutation of 0 … 3"),
+        (lambda: target_aware.plot_shift([0, 1, 2, 3], 4), "step = 4"),
+        (lambda: target_aware.train_on_page("yes"), "target_aware = 'yes'"),
+        (lambda: target_aware.train_on_page(True, 0), "steps = 0"),
+        (lambda: target_aware.predict_next(True, [0] * 9, 1), "a permutation of 0 … 8"),
+        (lambda: target_aware.two_orders(0, 9, 0, 0), "known = 9"),
+        (lambda: target_aware.two_orders(-1, 3, 0, 0), "seed = -1"),
+        (lambda: target_aware.fold_positions(None), "model = None"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)

@@ -29,6 +29,7 @@ from rar_nb.tokenizer import (
     to_uint8,
     train_tokenizer,
 )
+from tests.doors import refuses
 
 ours = settings(deadline=None, max_examples=40, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -60,9 +61,9 @@ def test_floats_out_of_range_are_clamped():
 
 
 def test_only_bytes_are_converted():
-    with pytest.raises(InvalidValue, match="torch.float32"):
+    with pytest.raises(InvalidValue, match="must be a uint8 tensor"):
         to_float(torch.rand(3), (0, 1))
-    with pytest.raises(InvalidValue, match="torch.float32"):
+    with pytest.raises(InvalidValue, match="must be a uint8 tensor"):
         reconstruct(GreyTokenizer(), torch.rand(1, 1, 28, 28))
 
 
@@ -244,7 +245,7 @@ def test_grey_tokens_are_levels_of_mean_brightness():
 
 
 def test_grey_refuses_pixels_of_another_range():
-    for images in (torch.full((1, 1, 8, 8), -1.0), torch.full((1, 1, 8, 8), math.nan)):
+    for images in (torch.full((1, 1, 8, 8), -1.0), torch.full((1, 1, 8, 8), 1.5)):
         with pytest.raises(InvalidValue, match=r"within 0 to 1"):
             GreyTokenizer().encode(images)
 
@@ -375,3 +376,59 @@ def test_data_of_another_size_is_refused():
     tokenizer = make_tokenizer(TokenizerConfig(image_size=32, channels=3, width=8))
     with pytest.raises(InvalidValue, match=r"\(1, 28\)"):
         train_tokenizer(tokenizer, ImageData(Digits()), progress=False)
+
+
+# What the doors refuse
+
+NAN = torch.full((1, 1, 28, 28), math.nan)
+PIXELS = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+GREY = GreyTokenizer()
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: make_tokenizer(None), "config = None is not allowed: it must be a TokenizerConf"),
+        (lambda: make_tokenizer({"kind": "grey"}), "it must be a TokenizerConfig"),
+        (lambda: ConvVQ("conv_vq"), "config = 'conv_vq' is not allowed"),
+        (lambda: GREY.encode([[0.5]]), "images = [[0.5]] is not allowed"),
+        (lambda: GREY.encode(PIXELS), "`to_float(images, tokenizer.value_range)` converts"),
+        (lambda: GREY.encode(NAN), "range of images = (nan, nan) is not allowed: it must be fin"),
+        (lambda: make_tokenizer(TokenizerConfig(width=8)).encode(NAN), "must be finite"),
+        (lambda: GREY.decode([[0] * 49]), "it must be an int64 tensor"),
+        (lambda: GREY.decode(torch.zeros(1, 49)), "dtype of tokens = torch.float32"),
+        (lambda: GREY.decode(torch.zeros(1, 0).long()), "number of tokens = 0"),
+        (lambda: to_uint8(NAN, (0, 1)), "free of NaN: something before went wrong"),
+        (lambda: to_uint8(torch.rand(3), (1, 1)), "(low, high) with low < high"),
+        (lambda: psnr(PIXELS[:0], PIXELS[:0]), "with at least one pixel"),
+        (lambda: psnr(None, PIXELS), "a = None is not allowed"),
+        (lambda: stack_images(ImageData(Digits()), []), "at least one number, each from 0 to 4"),
+        (lambda: stack_images(ImageData(Digits()), [10**9]), "each from 0 to"),
+        (lambda: stack_images(ImageData(Digits()), [0.5]), "a list of whole numbers"),
+        (lambda: stack_images(7), "a data set of images"),
+        (lambda: reconstruct(GREY, PIXELS, 0), "batch_size = 0"),
+        (lambda: reconstruct("grey", PIXELS), "it must be a Tokenizer"),
+        (lambda: grid_side(-1), "num_tokens = -1"),
+        (lambda: train_tokenizer(GREY, ImageData(Digits())), "must be a TrainableTokenizer"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(seed=-1), "seed = -1"),
+        (dict(seed=2.5), "seed = 2.5"),
+        (dict(device="tpu9"), "one that this machine has, such as 'cpu'"),
+        (dict(device=None), "device = None"),
+        (dict(workers=-1), "workers = -1"),
+        (dict(data=[]), "data = [] is not allowed: it must be a Dataset"),
+        (dict(data=Part(ImageData(Digits(), 16), np.arange(0))), "number of images = 0"),
+    ],
+)
+def test_training_a_tokenizer_is_a_door(change, words):
+    tokenizer = make_tokenizer(TokenizerConfig(image_size=16, width=8, vq_steps=1))
+    good = dict(tokenizer=tokenizer, data=ImageData(Digits(), 16), progress=False)
+    refuses(lambda: train_tokenizer(**good | change), words)

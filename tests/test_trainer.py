@@ -29,6 +29,7 @@ from rar_nb.trainer import (
     validation_loss,
 )
 from rar_nb.transformer import RAR, ModelConfig
+from tests.doors import refuses
 
 PAPER = TrainConfig()
 
@@ -59,7 +60,7 @@ def new_model(run):
     [
         (
             dict(anneal_start=300, anneal_end=200),
-            "anneal_end = 200.0 .* at least anneal_start = 300",
+            "anneal_start = 300.0 .* at most anneal_end = 200",
         ),
         (dict(warmup_epochs=401), "warmup_epochs = 401.0 .* at most epochs = 400"),
         (dict(min_learning_rate=1.0), "min_learning_rate = 1.0 .* at most learning_rate"),
@@ -339,3 +340,85 @@ def test_random_orders_of_validation_are_always_the_same(data):
 def test_step_generators_repeat():
     a, b, c = (torch.rand(5, generator=step_generator(1, step)) for step in (9, 9, 10))
     assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+# What the doors refuse
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(model="rar_b"), "model = 'rar_b' is not allowed: it must be a RAR"),
+        (dict(data=[1, 2]), "data = [1, 2] is not allowed: it must be tokenized images"),
+        (dict(config={"epochs": 1}), "it must be a TrainConfig"),
+        (dict(seed=-1), "seed = -1"),
+        (dict(seed=2**32), "seed = 4294967296"),
+        (dict(on_step="print"), "on_step = 'print'"),
+        (
+            dict(data=TokenData(torch.zeros(4, 1, 49).long(), torch.tensor([0, 1, 2, 10]))),
+            "num_classes of the data = 11 is not allowed: it must be at most 10",
+        ),
+        (
+            dict(data=TokenData(torch.full((4, 1, 49), 8), torch.zeros(4).long())),
+            "codebook_size of the data = 9 is not allowed: it must be at most 8",
+        ),
+        (
+            dict(data=TokenData(torch.zeros(4, 1, 16).long(), torch.zeros(4).long())),
+            "num_tokens of the data = 16",
+        ),
+    ],
+)
+def test_training_is_a_door(data, change, words):
+    """Nothing is trained on what does not suit the model, and the model is left alone."""
+    run = small_run(data)
+    good = dict(model=new_model(run), data=data, config=run.train)
+    before = good["model"].lm_head.weight.clone()
+    refuses(lambda: train(**good | change), words)
+    assert torch.equal(good["model"].lm_head.weight, before)
+    if "model" in change or "data" in change:
+        arguments = dict(model=good["model"], data=data) | change
+        refuses(lambda: validation_loss(**arguments, r=0.0), words.split(" = 'rar_b'")[0])
+
+
+def test_data_in_files_is_taken_at_its_word(tmp_path, data):
+    """Nothing is read from the disk to find that the numbers of codes or classes do not suit."""
+    run = small_run(data)
+    saved = data.save(tmp_path / "tokens", codebook_size=8, num_classes=11)
+    for file in (tmp_path / "tokens").glob("*.npy"):
+        file.unlink()
+    refuses(lambda: train(new_model(run), saved, run.train), "num_classes of the data = 11")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(step=-1), "step = -1"),
+        (dict(step=0.5), "step = 0.5"),
+        (dict(rank=2, processes=2), "rank = 2 is not allowed: it must be below processes = 2"),
+        (dict(processes=0), "processes = 0"),
+        (dict(processes=10**6), "processes = 1000000 is not allowed: it must be at most"),
+        (dict(model=None), "model = None"),
+        (dict(data=None), "data = None"),
+    ],
+)
+def test_a_batch_is_a_door(data, change, words):
+    run = small_run(data)
+    good = dict(data=data, model=run.model, train=run.train, seed=1, step=0)
+    refuses(lambda: make_batch(**good | change), words)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: learning_rate(-1, 1, 2, 1.0, 0.0), "step = -1"),
+        (lambda: learning_rate(1, 1, math.nan, 1.0, 0.0), "total = nan"),
+        (lambda: learning_rate_at("1", TrainConfig()), "step = '1'"),
+        (lambda: learning_rate_at(1, None), "it must be a TrainConfig"),
+        (lambda: random_ratio_at(-1, TrainConfig()), "step = -1"),
+        (lambda: step_generator(-1, 0), "seed = -1"),
+        (lambda: step_generator(1, 2**32), "step = 4294967296"),
+        (lambda: make_optimizer(None, TrainConfig()), "it must be a Module"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)

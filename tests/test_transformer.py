@@ -23,6 +23,7 @@ from rar_nb.transformer import (
     attend,
     rar_loss,
 )
+from tests.doors import refuses
 
 ours = settings(deadline=None, max_examples=30, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
@@ -54,7 +55,7 @@ def inputs(seed: int, batch: int, shared: bool = False):
     """Tokens, conditions (classes and the null class) and orders."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(V, (batch, L), generator=generator)
-    condition = CONFIG.condition_id(torch.randint(C + 1, (batch,), generator=generator))
+    condition = CONFIG.condition_id(0) + torch.randint(C + 1, (batch,), generator=generator)
     orders = torch.rand(1 if shared else batch, L, generator=generator).argsort(1)
     return tokens, condition, orders
 
@@ -74,7 +75,7 @@ def test_rows_of_the_embedding_table():
     [
         ("num_tokens", 50, "a square number"),
         ("num_heads", 7, "a multiple of num_heads = 7"),
-        ("codebook_size", 0, "above 0"),
+        ("codebook_size", 0, "at least 1"),
         ("hidden_size", 64.0, "a whole number"),
         ("dropout", 1.0, "below 1"),
         ("dropout", float("nan"), "must be"),
@@ -370,3 +371,57 @@ def test_parameter_counts(name, millions):
     )
     final = 2 * (d * d + d) + config.codebook_size * (d + 1)
     assert counted == config.num_layers * block + tables + final
+
+
+# What the doors refuse
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(tokens=[[0] * L]), "it must be an int64 tensor"),
+        (dict(tokens=torch.zeros(2, L)), "dtype of tokens = torch.float32"),
+        (dict(tokens=torch.full((2, L), V)), f"range of tokens = ({V}, {V})"),
+        (dict(condition=torch.tensor([3, 4])), "as `config.condition_id` makes it of a class"),
+        (dict(condition=torch.tensor([12, 18])), "range of condition = (12, 18)"),
+        (dict(orders=torch.full((1, L), -1)), "range of orders = (-1, -1)"),
+        (dict(orders=torch.arange(L, device="meta")[None]), "device of orders = 'meta'"),
+        (dict(orders=None), "orders = None"),
+    ],
+)
+def test_the_model_is_a_door(change, words):
+    good = dict(zip(("tokens", "condition", "orders"), inputs(0, 2)))
+    refuses(lambda: MODEL(**good | change), words)
+
+
+LOGITS, (TOKENS, _, ORDERS) = torch.zeros(2, L + 1, V), inputs(0, 2)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: RAR(None), "config = None is not allowed: it must be a ModelConfig"),
+        (lambda: RAR({"hidden_size": 64}), "it must be a ModelConfig"),
+        (lambda: CONFIG.condition_id(C), f"class = {C} is not allowed"),
+        (lambda: CONFIG.condition_id(-1), "class = -1"),
+        (lambda: CONFIG.condition_id(torch.tensor([0, C])), f"range of classes = (0, {C})"),
+        (lambda: CONFIG.condition_id(torch.tensor([0.5])), "whole numbers"),
+        (lambda: CONFIG.condition_id("cat"), "class = 'cat'"),
+        (lambda: rar_loss(LOGITS[:, 1:], TOKENS, ORDERS), "[B, L + 1, V] and [B, L]"),
+        (lambda: rar_loss(LOGITS, TOKENS + V, ORDERS), "the ids that have logits"),
+        (lambda: rar_loss(LOGITS, TOKENS.float(), ORDERS), "an int64 tensor"),
+        (lambda: rar_loss(LOGITS[:0], TOKENS[:0], ORDERS), "shapes of logits and tokens"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)
+
+
+def test_compiled_code_skips_the_checks():
+    """They would break its graph: `fullgraph` raises if anything does."""
+
+    def whole(tokens, condition, orders):
+        return rar_loss(MODEL(tokens, condition, orders), tokens, orders)
+
+    compiled = torch.compile(whole, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(*inputs(0, 2)), whole(*inputs(0, 2)))

@@ -31,6 +31,7 @@ from rar_nb.sampler import (
 )
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig
 from rar_nb.transformer import RAR, ModelConfig
+from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
 SAMPLE = SampleConfig(guidance_scale=4.0, guidance_power=0.5)
@@ -186,3 +187,53 @@ def test_the_panel_follows_its_controls_and_names_a_bad_run(tmp_path):
     assert "config" in panel.message.value and panel.canvas.png == first
     folder.value = str(BUNDLED)
     assert panel.message.value == ""
+
+
+# What the doors refuse
+
+TOKENS = torch.zeros(1, 49, dtype=torch.long)
+DRY = RAR(RUN.model).train()
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: cached_run("/no/such/run"), "/no/such/run"),
+        (lambda: cached_run(7), "folder = 7"),
+        (lambda: list_runs(None), "bundled = None"),
+        (
+            lambda: attention_maps(DRY, TOKENS, RUN.model.condition_id(FIVE), raster_order(49)),
+            "model.training = True is not allowed: it must be False: call model.eval() first",
+        ),
+        (lambda: attention_maps(MODEL, TOKENS, FIVE, raster_order(49)), "range of condition"),
+        (lambda: make_trace(MODEL, TOKENIZER, 10, 3, SAMPLE), "class = 10"),
+        (lambda: make_trace(MODEL, TOKENIZER, "5", 3, SAMPLE), "label = '5'"),
+        (lambda: make_trace(MODEL, TOKENIZER, 5, -3, SAMPLE), "seed = -3"),
+        (lambda: make_trace(MODEL, TOKENIZER, 5, 3, None), "sample = None"),
+        (lambda: make_trace(DRY, TOKENIZER, 5, 3, SAMPLE), "model.training"),
+        (
+            lambda: make_trace(MODEL, GreyTokenizer(), 5, 3, SAMPLE),
+            "codebook_size of the",
+        ),
+        (lambda: decode_known(TOKENIZER, TOKENS[0]), "int64 [B, L]"),
+        (lambda: decode_known(TOKENIZER, TOKENS + 128), "range of tokens"),
+        (lambda: plot_guidance_grid(np.zeros(3)), "what `guidance_grid` returns"),
+    ],
+)
+def test_doors(call, words):
+    refuses(call, words)
+
+
+@pytest.mark.parametrize("step", [-1, 50, 2.0, None])
+def test_steps_that_a_trace_does_not_have(trace, step):
+    refuses(lambda: plot_step(trace, TOKENIZER, step), f"step = {step}")
+    refuses(lambda: candidates(trace, TOKENIZER, step), f"step = {step}")
+
+
+def test_a_run_with_an_odd_name_is_listed_as_text(tmp_path):
+    folder = tmp_path / "<script>alert(1)<"
+    folder.mkdir()
+    for file in ("config.json", "model.safetensors"):
+        (folder / file).touch()
+    assert list_runs(BUNDLED, tmp_path)[1] == (folder.name, str(folder))
+    refuses(lambda: cached_run(folder), "config.json")

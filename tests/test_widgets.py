@@ -200,16 +200,58 @@ def test_clicks_and_keys_change_what_is_marked():
     names = build_panels("15_widgets")
     panel, marked = names["panel"], names["marked"]
     first = panel.canvas.png
-    panel.pressed(None, dict(x=0.05, y=0.1, drag=False), None)
+    panel.canvas.press(0.05, 0.1)
     assert marked.value == (0,) and panel.canvas.png != first
-    panel.pressed(None, dict(x=0.05, y=0.1, drag=False), None)
+    panel.canvas.press(0.05, 0.1)
     assert marked.value == () and panel.canvas.png == first
     for key in ("ArrowDown", "ArrowRight", " "):
-        panel.pressed(None, dict(key=key), None)
+        panel.key_pressed(None, dict(key=key), None)
     assert marked.value == (5,)
     assert panel.canvas.frame == cell_box(panel.figure, 5, 4)
     panel.set(step=9, grid_size=8)
     assert panel.canvas.png == figure_png(names["plot_progress"](9, 8, (5,)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_drag_arrives_in_order_however_its_reports_arrive(seed):
+    """Reports are lost, doubled and shuffled. The last one, never lost, has what misses."""
+    rng, cells = np.random.default_rng(seed), Cells()
+    plotted = []
+
+    def plot(cells):
+        plotted.append(cells)
+        fig, ax = new_canvas(8, 8)
+        draw_cells(ax, ["quiet"] * 64)
+        return fig
+
+    panel = Panel(plot, dict(cells=cells), on_click=cells.click, grid_size=8)
+    path = rng.permutation(64)[:20].tolist()
+    presses = [
+        [number, (i % 8 + 0.5) / 8, (i // 8 + 0.5) / 8, number > 1]
+        for number, i in enumerate(path, 1)
+    ]
+    reports = [presses[:end] for end in range(1, 20)]
+    for k in rng.integers(19, size=30):  # at random, some twice, some never
+        panel.canvas.set_state({"presses": reports[k]})
+        assert cells.value == tuple(path[: panel.canvas.seen])  # what has come, in its order
+    panel.canvas.set_state({"presses": presses})
+    assert cells.value == tuple(path) and panel.canvas.seen == 20
+    again = len(plotted)
+    panel.canvas.set_state({"presses": reports[3]})  # an old one, long after
+    assert cells.value == tuple(path) and len(plotted) == again
+    panel.canvas.press(*presses[0][1:3])  # from Python, too: a second click takes the cell out
+    assert cells.value == tuple(path[1:])
+
+
+def test_all_presses_of_a_report_are_plotted_once():
+    names = build_panels("15_widgets")
+    panel, marked = names["panel"], names["marked"]
+    pictures = []
+    panel.canvas.observe(lambda change: pictures.append(change.new), "png")
+    points = [(0.05, 0.1), (0.15, 0.1), (0.25, 0.1)]
+    presses = [[k, x, y, k > 1] for k, (x, y) in enumerate(points, 1)]
+    panel.canvas.set_state({"presses": presses})
+    assert marked.value == (0, 1, 2) and len(pictures) == 1
 
 
 def test_a_panel_saves_its_first_view():

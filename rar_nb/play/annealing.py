@@ -14,23 +14,27 @@ import numpy as np
 import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from pydantic import NonNegativeFloat
 
 from ..orders import inverse, raster_order, sample_orders
 from .widgets import Pixels, new_figure, write
 from ..pretrained.presets import PRESETS, RunConfig, override
 from ..style import COLORS
+from ..support import Length, Orders, Seed, checked, require_int
+from ..tokenizer import grid_side
 from ..trainer import learning_rate_at, random_ratio_at, step_generator
 
 # %% ../../nbs/11_annealing.ipynb #282f7f1a
 IMAGES = 1_281_167  # of ImageNet's training set
 
 
+@checked
 @lru_cache(64)
 def run_of(
     anneal_start: float,  # epochs
     anneal_end: float,  # epochs
     epochs: float,  # of the whole run
-    batch_size: int,
+    batch_size: Length,
     anneal_schedule: str = 'linear',  # a key of `ANNEAL_SCHEDULES`
 ) -> RunConfig:
     "RAR-L's run with another annealing, length or batch size."
@@ -39,9 +43,10 @@ def run_of(
                     batch_size=batch_size, steps_per_epoch=IMAGES // batch_size)
 
 # %% ../../nbs/11_annealing.ipynb #70e122fa
+@checked
 def schedules(
     run: RunConfig,
-    points: int = 201,  # equally spaced steps, from the first to the last
+    points: Length = 201,  # equally spaced steps, from the first to the last
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # epochs, r, learning rate as a share of its peak
     "r and the learning rate over a run."
     train = run.train
@@ -57,25 +62,30 @@ def seeded_orders(batch_size: int, num_tokens: int, r: float, seed: int, step: i
     return sample_orders(batch_size, num_tokens, r, step_generator(seed, step))
 
 
-def batch_orders(run: RunConfig, step: int) -> torch.Tensor:  # int64 [B, L]
+@checked
+def batch_orders(run: RunConfig, step: Seed) -> torch.Tensor:  # int64 [B, L]
     "Orders of the batch at `step`."
     r = random_ratio_at(step, run.train)
     return seeded_orders(run.train.batch_size, run.model.num_tokens, r, run.seed, step)
 
 
-def are_random(orders: torch.Tensor) -> torch.Tensor:  # bool [B]
+@checked
+def are_random(orders: Orders) -> torch.Tensor:  # bool [B]
     "Which orders [B, L] differ from raster; a random one is raster with probability 1/L!."
     return (orders != raster_order(orders.shape[1])).any(1)
 
 # %% ../../nbs/11_annealing.ipynb #3319e281
+@checked
 def tile_orders(
-    orders: torch.Tensor,  # int64 [N, L]
-    columns: int,  # tiles in a row
+    orders: Orders,  # int64 [N, L]
+    columns: Length,  # tiles in a row
     frame: int = 2,  # pixels around a tile
     gap: int = 3,  # white pixels between two tiles
 ) -> np.ndarray:  # [height, width, 3], RGB from 0 to 1
     "A small picture of each order: the brighter a cell, the later; random orange, raster blue."
-    n, g = len(orders), round(orders.shape[1]**0.5)
+    require_int('frame', frame, 1, 64)
+    require_int('gap', gap, 0, 64)
+    n, g = len(orders), grid_side(orders.shape[1])
     size = g + 2 * frame  # of a tile
     rows = -(-n // columns)
     picture = np.ones((rows * (size + gap) - gap, columns * (size + gap) - gap, 3))
@@ -144,12 +154,13 @@ def plot_batch(
     ax.axis('off')
 
 # %% ../../nbs/11_annealing.ipynb #cfd0d584
+@checked
 def plot_annealing(
     anneal_start: float,  # epochs
     anneal_end: float,  # epochs
     epochs: float,  # of the whole run
-    batch_size: int,
-    epoch: float,  # whose first batch is shown
+    batch_size: Length,
+    epoch: NonNegativeFloat,  # whose first batch is shown
     anneal_schedule: str = 'linear',  # a key of `ANNEAL_SCHEDULES`
     results: Mapping[tuple, str] = {},  # what (anneal_start, anneal_end, epochs) led to
 ) -> Figure:

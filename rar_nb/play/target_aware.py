@@ -18,14 +18,19 @@ from ..embeddings import position_ids, target_ids
 from ..orders import raster_order, sample_orders
 from .widgets import color_of, draw_cells, new_canvas, write, write_texts
 from ..style import COLORS
+from ..support import Length, Orders, Seed, check_order, checked, require, require_int
+from ..tokenizer import grid_side
 from ..transformer import RAR, ModelConfig, rar_loss
 
 # %% ../../nbs/12_target_aware.ipynb #40dc62a8
+@checked
 def plot_shift(
-    order: list[int],  # raster indices by step, of a square grid
+    order: list,  # raster indices by step, of a square grid
     step: int,  # from 0; the entry that predicts it stands out
 ) -> Figure:
     "The sequence with its two rows of positions, an arrow from each to the entry that predicts it."
+    check_order('order', order, grid_side(len(order))**2)
+    require_int('step', step, 0, len(order) - 1)
     length, now = len(order) + 2, step + 1  # entry s predicts step s - 1
     fig, ax = new_canvas(length + 8.4, 4.2, 0.53)
     colors = dict.fromkeys(order[:step], 'known') | dict.fromkeys(order[step:step + 1], 'next')
@@ -59,10 +64,11 @@ PAGE = ModelConfig(codebook_size=9, num_tokens=9, num_classes=1, hidden_size=32,
                    num_heads=2, mlp_size=64, dropout=0.0)  # one picture of 3 × 3 different ids
 
 
+@checked
 @lru_cache
 def train_on_page(
     target_aware: bool,  # with the second table, or with it kept at zero
-    steps: int = 400,  # of 32 random orders each
+    steps: Length = 400,  # of 32 random orders each
 ) -> tuple[RAR, list[float]]:  # the model in eval mode, and its loss at every step, nats a token
     "Train a small RAR in random orders on the picture whose cell i holds id i."
     torch.manual_seed(0)
@@ -85,12 +91,15 @@ def train_on_page(
     return model.eval(), losses
 
 # %% ../../nbs/12_target_aware.ipynb #55fa0b1e
+@checked
 def predict_next(
     target_aware: bool,  # which of the two models
-    order: list[int],  # raster indices by step
+    order: list,  # raster indices by step
     known: int,  # tokens that are known, 0 to 8
 ) -> torch.Tensor:  # float [9], probabilities of the ids, that is of the cells
     "What a model of `train_on_page` expects next after the first `known` cells of `order`."
+    check_order('order', order, 9)
+    require_int('known', known, 0, 8)
     model = train_on_page(target_aware)[0]
     condition = torch.tensor([PAGE.condition_id(0)])
     with torch.inference_mode():
@@ -98,13 +107,15 @@ def predict_next(
     return logits[0, known].softmax(-1)
 
 # %% ../../nbs/12_target_aware.ipynb #c918a3d7
+@checked
 def two_orders(
-    seed: int,  # decides the common beginning
+    seed: Seed,  # decides the common beginning
     known: int,  # its length, 0 to 8
     first: int,  # which of the cells that are left comes next, counted around
     second: int,  # the same in the other order
 ) -> tuple[list[int], list[int]]:  # raster indices by step
     "Two orders of nine cells that begin alike and then part."
+    require_int('known', known, 0, 8)
     generator = torch.Generator().manual_seed(seed)
     prefix = sample_orders(1, 9, 1.0, generator)[0, :known].tolist()
     left = [i for i in range(9) if i not in prefix]
@@ -122,7 +133,8 @@ def plot_probabilities(ax, p: torch.Tensor, target: int, corner: tuple[float, fl
     draw_cells(ax, shades, texts, {target: 'next'}, 0.3, corner)
 
 
-def plot_predictions(seed: int, known: int, first: int, second: int) -> Figure:
+@checked
+def plot_predictions(seed: Seed, known: int, first: int, second: int) -> Figure:
     "Two orders that begin alike, and what both models predict next in each, in per cent."
     fig, ax = new_canvas(16.2, 8.9, 0.62)
     orders = two_orders(seed, known, first, second)
@@ -146,12 +158,15 @@ def plot_predictions(seed: int, known: int, first: int, second: int) -> Figure:
     return fig
 
 # %% ../../nbs/12_target_aware.ipynb #1e8729f8
+@checked
 def fold_positions(
     model: RAR,
-    orders: torch.Tensor | None = None,  # int64 [1, L], the one order of use; None: raster
+    orders: Orders | None = None,  # int64 [1, L], the one order of use; None: raster
 ) -> RAR:  # a copy for that order alone
     "Add the target-aware table into `pos_embed` for one order, and leave zeros in its place."
     orders = raster_order(model.config.num_tokens) if orders is None else orders
+    length = model.config.num_tokens
+    require(orders.shape == (1, length), 'shape of orders', tuple(orders.shape), f"[1, {length}]")
     folded = copy.deepcopy(model)
     with torch.no_grad():
         folded.pos_embed[0, position_ids(orders)[0]] = model.positions(orders)[0]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BUNDLED', 'UNKNOWN', 'GLOW', 'SCALES', 'POWERS', 'list_runs', 'cached_run', 'attention_maps', 'Trace', 'hide_cells',
-           'decode_known', 'make_trace', 'candidates', 'percent', 'plot_candidates', 'plot_attention', 'plot_course',
-           'check_step', 'plot_step', 'plot_tokens', 'cached_trace', 'guidance_grid', 'plot_guidance_grid']
+           'decode_known', 'check_pair', 'make_trace', 'candidates', 'percent', 'plot_candidates', 'plot_attention',
+           'plot_course', 'check_step', 'plot_step', 'plot_tokens', 'cached_trace', 'guidance_grid',
+           'plot_guidance_grid']
 
 # %% ../../nbs/13_watch.ipynb #cd9ddff3
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from rar_nb.sampler import (
     sample_images,
 )
 from ..style import COLORS, image_grid
-from ..support import require_int
+from ..support import Length, Seed, UInt8Tensor, check_eval, checked, require, require_int
 from ..tokenizer import Tokenizer, grid_side, to_uint8
 from ..transformer import RAR
 
@@ -40,6 +41,7 @@ from ..transformer import RAR
 BUNDLED = DATA / 'digits_run'  # a finished run of the preset 'digits'
 
 
+@checked
 def list_runs(
     bundled: Path = BUNDLED,
     runs: Path = RUNS,  # folder with one folder a run
@@ -50,12 +52,14 @@ def list_runs(
     return [('bundled digits', str(bundled))] + [(folder.name, str(folder)) for folder in found]
 
 
+@checked
 @lru_cache(4)
-def cached_run(folder: str) -> tuple[RunConfig, Tokenizer, RAR]:
+def cached_run(folder: str | Path) -> tuple[RunConfig, Tokenizer, RAR]:
     "What `open_run` returns, kept for the next call."
     return open_run(folder)
 
 # %% ../../nbs/13_watch.ipynb #79512159
+@checked
 @torch.inference_mode()
 def attention_maps(
     model: RAR,  # in eval mode
@@ -64,6 +68,7 @@ def attention_maps(
     orders: torch.Tensor,  # int64 [B, L] or [1, L]
 ) -> torch.Tensor:  # [layers, B, heads, L + 2, L + 2], rows are queries along the sequence
     "The attention weights of every head, from one pass over whole sequences."
+    check_eval(model)
     caught: list[torch.Tensor] = []
 
     def catch(module, args, output):
@@ -102,22 +107,29 @@ class Trace:
 UNKNOWN = round(255 * to_rgb('#e6e6e6')[0])  # grey of what is not known yet, as a pixel
 
 
+@checked
 def hide_cells(
-    images: torch.Tensor,  # uint8 [B, C, S, S]
+    images: UInt8Tensor,  # [B, C, S, S]
     hidden: torch.Tensor,  # bool [B, L], cells of the token grid in raster order
 ) -> torch.Tensor:  # like images
     "Images with some cells of their token grid covered in grey."
+    require(hidden.ndim == 2 and hidden.dtype == torch.bool, 'hidden', hidden, "bool [B, L]")
     side = grid_side(hidden.shape[1])
+    fits = images.ndim == 4 and side > 0 and images.shape[-1] % side == 0
+    require(fits and images.shape[-2] == images.shape[-1] and len(hidden) in (1, len(images)),
+            'shape of images', tuple(images.shape), f"[B, C, S, S] with S a multiple of {side}")
     cell = images.shape[-1] // side
     pixels = hidden.view(-1, 1, side, side).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
     return torch.where(pixels, torch.tensor(UNKNOWN, dtype=torch.uint8), images)
 
 
+@checked
 def decode_known(
     tokenizer: Tokenizer,
     tokens: torch.Tensor,  # int64 [B, L], -1 where it is unknown
 ) -> torch.Tensor:  # uint8 [B, C, S, S]
     "Pictures of which only some tokens are known."
+    require(tokens.ndim == 2 and tokens.dtype == torch.int64, 'tokens', tokens, "int64 [B, L]")
     side = grid_side(tokens.shape[1]) * tokenizer.stride
     black = torch.full((1, tokenizer.channels, side, side), float(tokenizer.value_range[0]))
     empty = tokenizer.encode(black.to(tokenizer.device)).cpu()
@@ -126,16 +138,26 @@ def decode_known(
     return hide_cells(to_uint8(images, tokenizer.value_range).cpu(), tokens < 0)
 
 # %% ../../nbs/13_watch.ipynb #10af868f
+def check_pair(model: RAR, tokenizer: Tokenizer, label: int):
+    "Raise `InvalidValue` unless a model knows a tokenizer's ids, and a class."
+    require(tokenizer.codebook_size == model.config.codebook_size, 'codebook_size of the tokenizer',
+            tokenizer.codebook_size, f"{model.config.codebook_size}, as in the model")
+    require_int('class', label, 0, model.config.num_classes - 1)
+
+
+@checked
 @torch.inference_mode()
 def make_trace(
     model: RAR,  # in eval mode
     tokenizer: Tokenizer,
     label: int,  # class
-    seed: int,
+    seed: Seed,
     sample: SampleConfig,
     report: Callable[[int, int], None] | None = None,  # called with (tokens sampled, L)
 ) -> Trace:
     "Sample one image as `sample_images` does, and keep what it was sampled from."
+    check_eval(model)
+    check_pair(model, tokenizer, label)
     length, classes = model.config.num_tokens, torch.tensor([label])
     state, noise = SamplingState(model, classes, sample), image_noise(seed, [0], length)
     tokens, sampled, steps, weights = None, [], [], []
@@ -156,13 +178,15 @@ def make_trace(
                  partial.numpy(), attention.cpu().numpy())
 
 # %% ../../nbs/13_watch.ipynb #bd49851f
+@checked
 def candidates(
     trace: Trace,
     tokenizer: Tokenizer,
     step: int,  # from 0 to L - 1
-    count: int = 5,
+    count: Length = 5,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # ids, probabilities, uint8 [count, C, s, s]
     "The likeliest next tokens and the one that was sampled, with their looks in that place."
+    require_int('step', step, 0, len(trace.tokens) - 1)
     p = trace.probabilities[step]
     ids = p.argsort()[::-1][:count].copy()
     if trace.tokens[step] not in ids:
@@ -263,6 +287,7 @@ def check_step(trace: Trace, step: int, layer: int, head: int):
     require_int('head', head, 0, heads - 1)
 
 
+@checked
 def plot_step(
     trace: Trace,
     tokenizer: Tokenizer,
@@ -310,11 +335,12 @@ def plot_tokens(ax, trace: Trace, step: int, ids_at: tuple, picture_at: tuple):
         ax.add_artist(Rectangle(place, 1, 1, fill=False, ec=COLORS['next'], lw=2.5))
 
 # %% ../../nbs/13_watch.ipynb #55ec8e66
+@checked
 @lru_cache(64)
 def cached_trace(
-    folder: str,  # of the run
+    folder: str | Path,  # of the run
     label: int,  # class
-    seed: int,
+    seed: Seed,
     guidance_scale: float,
     guidance_power: float,
     temperature: float,
@@ -332,14 +358,15 @@ SCALES = (0.0, 2.0, 4.0, 8.0)
 POWERS = (0.25, 0.5, 1.0, 2.75)
 
 
+@checked
 @lru_cache(16)
 def guidance_grid(
-    folder: str,  # of the run
+    folder: str | Path,  # of the run
     label: int,  # class
-    seed: int,
+    seed: Seed,
     temperature: float,
     report: Callable[[int, int], None] | None = None,  # called with (settings done, settings)
-    count: int = 4,  # images a setting
+    count: Length = 4,  # images a setting
 ) -> np.ndarray:  # uint8 [scales, powers, count, C, S, S]
     "Images of one class for every scale and power, all from the same noise."
     run, tokenizer, model = cached_run(folder)
@@ -355,10 +382,14 @@ def guidance_grid(
     return np.stack(images).reshape(len(SCALES), len(POWERS), *images[0].shape)
 
 # %% ../../nbs/13_watch.ipynb #cdccf3f7
+@checked
 def plot_guidance_grid(
     images: np.ndarray,  # what `guidance_grid` returns
 ) -> Figure:
     "Rows are scales, columns are powers with the weight of guidance over the steps on top."
+    shape = (len(SCALES), len(POWERS))
+    require(images.ndim == 6 and images.shape[:2] == shape, 'images', images,
+            f"what `guidance_grid` returns, [{shape[0]}, {shape[1]}, count, C, S, S]")
     width, height = 10.4, 3.75  # inches
     fig, ax = new_canvas(width, height, 1)
     ax.set(xlim=(0, width), ylim=(height, 0))

@@ -237,12 +237,14 @@ def draw_cells(
 
 # %% ../../nbs/15_widgets.ipynb #3d822a04
 class Canvas(anywidget.AnyWidget):
-    """A PNG that sends `{x, y, drag}` when it is pressed or dragged over, x and y from 0 to 1 from
-    the top left, and `{key}` for arrow keys and the space bar."""
+    """A PNG that reports where it is pressed or dragged over, as `[number, x, y, dragged]` with x
+    and y from 0 to 1 from the top left, and sends `{key}` for arrow keys and the space bar."""
 
     png = traitlets.Bytes(b'').tag(sync=True)
     alt = traitlets.Unicode('').tag(sync=True)  # what the picture shows, for screen readers
     clickable = traitlets.Bool(False).tag(sync=True)
+    presses = traitlets.List().tag(sync=True)  # those that may not have been seen yet
+    seen = traitlets.Int(0).tag(sync=True)  # number of the last press that has been dealt with
     dark = traitlets.Bool(False).tag(sync=True)  # set by the browser: the page has a dark theme
     frame = traitlets.Tuple((0., 0., 0., 0.)).tag(sync=True)  # left, top, width, height: shares
     _css = """
@@ -267,11 +269,17 @@ class Canvas(anywidget.AnyWidget):
         ['left', 'top', 'width', 'height'].forEach(
           (side, i) => frame.style[side] = 100 * model.get('frame')[i] + '%');
       }
-      function press(event, drag) {
-        const box = img.getBoundingClientRect();
-        const x = (event.clientX - box.left) / box.width;
-        const y = (event.clientY - box.top) / box.height;
-        model.send({x, y, drag});
+      function press(events, drag) {
+        const box = img.getBoundingClientRect(), seen = model.get('seen');
+        const presses = model.get('presses').filter(([number]) => number > seen);
+        let number = presses.length ? presses.at(-1)[0] : seen;
+        for (const event of events) {
+          const x = (event.clientX - box.left) / box.width;
+          const y = (event.clientY - box.top) / box.height;
+          presses.push([++number, x, y, drag]);
+        }
+        model.set('presses', presses);
+        model.save_changes();
       }
       function setTheme() {
         const dark = document.body.dataset.jpThemeLight === 'false';
@@ -292,10 +300,11 @@ class Canvas(anywidget.AnyWidget):
         img.dataset.lmSuppressShortcuts = true;  // JupyterLab's own keys
         img.addEventListener('pointerdown', event => {
           img.setPointerCapture(event.pointerId);
-          press(event, false);
+          press([event], false);
         });
         img.addEventListener('pointermove', event => {
-          if (event.buttons & 1) press(event, true);
+          const passed = event.getCoalescedEvents();  // where the pointer was since the last one
+          if (event.buttons & 1) press(passed.length ? passed : [event], true);
         });
         img.addEventListener('keydown', event => {
           if (event.key !== ' ' && !event.key.startsWith('Arrow')) return;
@@ -322,6 +331,12 @@ class Canvas(anywidget.AnyWidget):
     }
     export default {render};
     """
+
+    def press(self, x: float, y: float, drag: bool = False):
+        "What the browser does when the picture is pressed."
+        waiting = [press for press in self.presses if press[0] > self.seen]
+        number = waiting[-1][0] if waiting else self.seen
+        self.presses = [*waiting, [number + 1, x, y, drag]]
 
 # %% ../../nbs/15_widgets.ipynb #0f748f37
 class Cells(traitlets.HasTraits):
@@ -403,7 +418,8 @@ class Panel(ipywidgets.VBox):
         self.add_class('rar-panel')
         for control in controls.values():
             control.observe(self.redraw, 'value')
-        self.canvas.on_msg(self.pressed)
+        self.canvas.on_msg(self.key_pressed)
+        self.canvas.observe(self.pressed, 'presses')
         self.canvas.observe(self.show, 'dark')
         self.redraw()
         self.first = self.canvas.png
@@ -473,15 +489,32 @@ class Panel(ipywidgets.VBox):
         safe = html.escape(str(text), quote=False)
         self.message.value = f'<span style="color:{shade}">{safe}</span>' if safe else ''
 
-    def pressed(self, widget, content: dict, buffers):
-        "What the canvas sends when it is clicked, or when a key is pressed on it."
+    def pressed(self, change):
+        "Pass on all presses that are new, and plot once."
+        before, self.paused = self.values, True
+        try:
+            for number, x, y, drag in change.new:
+                cell = cell_at(self.figure, x, y, self.size)
+                if number > self.canvas.seen:
+                    self.canvas.seen = number
+                    self.click(cell, drag)
+        finally:
+            self.paused = False
+        if self.values != before:
+            self.redraw(change)
+
+    def key_pressed(self, widget, content: dict, buffers):
+        "Arrow keys move the frame, the space bar clicks in it."
         key = content.get('key', '')
         if key in STEPS:
             self.frame(step_to(self.cell, key, self.size))
-            return
-        cell = self.cell if key else cell_at(self.figure, content['x'], content['y'], self.size)
+        else:
+            self.click(self.cell)
+
+    def click(self, cell: int | None, drag: bool = False):
+        "Report a click on a cell, if anybody listens."
         if cell is not None and self.on_click is not None:
-            self.on_click(cell, content.get('drag', False))
+            self.on_click(cell, drag)
 
     def _repr_mimebundle_(self, **kwargs):
         text = "A panel: run this cell in JupyterLab or Voilà to move it"

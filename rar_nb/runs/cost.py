@@ -8,9 +8,11 @@ __all__ = ['OVERHEAD', 'DEVICES', 'UTILISATION', 'block_parameters', 'parameters
            'training_bytes', 'sampling_bytes', 'Device', 'data_sheet', 'known_device', 'best_rate', 'product_rate',
            'read_rate', 'measure_device', 'find_device', 'amount', 'in_bf16', 'peak', 'training_seconds',
            'trained_images_per_second', 'step_seconds', 'sampling_seconds', 'largest_batch', 'dollars', 'costs',
-           'sampling_costs', 'duration', 'gibibytes', 'report_lines', 'how_known', 'cost_report', 'assumptions']
+           'sampling_costs', 'duration', 'gibibytes', 'report_lines', 'how_known', 'as_text', 'cost_report',
+           'assumptions']
 
 # %% ../../nbs/47_cost.ipynb #002a43fd
+import html
 import math
 import os
 import re
@@ -20,15 +22,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..pretrained.presets import RunConfig
 from ..style import markdown_table
-from ..support import float32_products, require_int, require_number
+from ..support import (
+    Utilisation, checked, config, float32_products, require, usable_device)
 from ..tokenizer import TokenizerConfig, make_tokenizer
 from ..transformer import ModelConfig
 
 # %% ../../nbs/47_cost.ipynb #00573a0c
+@checked
 def block_parameters(config: ModelConfig) -> int:
     "Parameters of one transformer block."
     d, m = config.hidden_size, config.mlp_size
@@ -41,6 +46,7 @@ def block_parameters(config: ModelConfig) -> int:
     return adaln + norms + qkv + projection + qk_norms + mlp
 
 
+@checked
 def parameters(config: ModelConfig) -> int:
     "Parameters of the generator."
     d, v, length = config.hidden_size, config.codebook_size, config.num_tokens
@@ -84,9 +90,10 @@ def forward_flops(
     return blocks + head
 
 # %% ../../nbs/47_cost.ipynb #009b38d7
+@checked
 def train_flops(
     config: ModelConfig,
-    batch: int,  # images that pass through the model together: those on one device
+    batch: PositiveInt,  # images that pass through the model together: those on one device
     checkpointing: bool = False,  # blocks are computed again in the backward pass
 ) -> int:
     "FLOPs of the forward and backward pass of `batch` images."
@@ -97,9 +104,10 @@ def train_flops(
     return flops
 
 
+@checked
 def sample_flops(
     config: ModelConfig,
-    batch: int,
+    batch: PositiveInt,
     guided: bool = True,  # every image is computed twice
 ) -> int:
     "FLOPs to sample the tokens of `batch` images with a key/value cache."
@@ -109,6 +117,7 @@ def sample_flops(
     return forward_flops(config, sequences, positions, pairs)
 
 # %% ../../nbs/47_cost.ipynb #014aebee
+@checked
 @lru_cache
 def tokenizer_flops(
     config: TokenizerConfig,
@@ -176,12 +185,13 @@ def matrices(config: ModelConfig) -> int:
 OVERHEAD = 2**30  # bytes that an accelerator needs besides what is counted here; an assumption
 
 
+@checked
 def training_bytes(
     config: ModelConfig,
-    batch: int,  # images on one device at one time
+    batch: PositiveInt,  # images on one device at one time
     bf16: bool = True,  # autocast; else float32
     checkpointing: bool = False,
-    devices: int = 1,
+    devices: PositiveInt = 1,
     sharded: bool = False,  # FSDP: devices share weights, gradients and moments
 ) -> dict[str, int]:  # bytes on one device, by part
     "Estimate of the memory that training takes on each device."
@@ -203,6 +213,7 @@ def training_bytes(
     }
 
 
+@checked
 def sampling_bytes(
     run: RunConfig,
     bf16: bool = False,  # autocast; else float32
@@ -222,19 +233,21 @@ def sampling_bytes(
     }
 
 # %% ../../nbs/47_cost.ipynb #025eba87
+@config
 @dataclass(frozen=True)
 class Device:
-    "What a device can do at best."
+    "What a device can do at best. Raises `InvalidValue` unless rates and memory are above 0."
 
     name: str
-    bf16: float  # floating-point operations per second in products of bf16 matrices
-    float32: float  # the same in float32
-    bandwidth: float  # bytes per second read from its memory
-    memory: float  # bytes
+    bf16: PositiveFloat  # floating-point operations per second in products of bf16 matrices
+    float32: PositiveFloat  # the same in float32
+    bandwidth: PositiveFloat  # bytes per second read from its memory
+    memory: PositiveFloat  # bytes
     source: str = 'data sheet'  # or 'measured'
-    tf32: float = 0.0  # like `float32`, in TF32; 0: it has none
+    tf32: NonNegativeFloat = 0.0  # like `float32`, in TF32; 0: it has none
 
 
+@checked
 def data_sheet(
     name: str,
     bf16: float,  # TFLOPS
@@ -270,6 +283,7 @@ DEVICES = {  # regular expression for torch's name of the device; the first that
 }
 
 
+@checked
 def known_device(name: str) -> Device | None:
     "The device that torch calls `name`; None if it is not in `DEVICES` or a share of one."
     if 'MIG' in name:
@@ -318,9 +332,10 @@ def read_rate(device: torch.device) -> float:
     return best_rate(block.sum, block.nbytes, device)
 
 # %% ../../nbs/47_cost.ipynb #0282a4b0
+@checked
 def measure_device(device: torch.device | str = 'cpu') -> Device:
     "Measure a device's products and its memory, for about a second."
-    device, tf32 = torch.device(device), 0.0
+    device, tf32 = usable_device(device), 0.0
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
         memory = torch.cuda.get_device_properties(device).total_memory
@@ -335,12 +350,13 @@ def measure_device(device: torch.device | str = 'cpu') -> Device:
     return Device(name, bf16, float32, read_rate(device), memory, 'measured', tf32)
 
 
+@checked
 def find_device(
     device: torch.device | str | None = None,  # None: a GPU if there is one
 ) -> Device:
     "The device at hand, from the table or measured."
     best = 'cuda' if torch.cuda.is_available() else 'cpu'
-    chosen = torch.device(device or best)
+    chosen = usable_device(best if device is None else device)
     if chosen.type == 'cuda':
         known = known_device(torch.cuda.get_device_name(chosen))
         if known is not None:
@@ -349,7 +365,8 @@ def find_device(
     return measure_device(chosen)
 
 # %% ../../nbs/47_cost.ipynb #029f6718
-def amount(x: float) -> str:
+@checked
+def amount(x: NonNegativeFloat) -> str:
     "A number with three digits and a prefix: '412 G', '1.5 T'."
     power = 0
     while float(f'{x:.3g}') >= 1000 and power < 6:
@@ -368,6 +385,7 @@ def in_bf16(precision: str, device: Device) -> bool:
     return precision == 'bf16'
 
 
+@checked
 def peak(device: Device, precision: str) -> float:
     "FLOPs per second in products of `precision`; 'tf32' is float32 where there is no TF32."
     if in_bf16(precision, device):
@@ -375,12 +393,13 @@ def peak(device: Device, precision: str) -> float:
     return max(device.float32, device.tf32) if precision == 'tf32' else device.float32
 
 
+@checked
 def training_seconds(
     run: RunConfig,  # resolved, or a published preset
     device: Device,
-    devices: int = 1,
-    per_device_batch: int = 1,  # images on a device at one time
-    utilisation: float = UTILISATION,
+    devices: PositiveInt = 1,
+    per_device_batch: PositiveInt = 1,  # images on a device at one time
+    utilisation: Utilisation = UTILISATION,
     checkpointing: bool = False,
 ) -> float:
     "Estimate of the time that the whole training takes."
@@ -390,11 +409,12 @@ def training_seconds(
     return train.total_steps * train.batch_size * per_image / rate
 
 
+@checked
 def trained_images_per_second(
     run: RunConfig,
     device: Device,
-    per_device_batch: int = 1,
-    utilisation: float = UTILISATION,
+    per_device_batch: PositiveInt = 1,
+    utilisation: Utilisation = UTILISATION,
 ) -> float:
     "Estimate of the images that one device trains on per second."
     per_image = train_flops(run.model, per_device_batch) / per_device_batch
@@ -416,10 +436,11 @@ def step_seconds(
     return max(flops / products, size * (matrices(config) + cache) / reading)
 
 
+@checked
 def sampling_seconds(
     run: RunConfig,
     device: Device,
-    utilisation: float = UTILISATION,  # of products and of the memory's rate
+    utilisation: Utilisation = UTILISATION,  # of products and of the memory's rate
 ) -> float:
     "Estimate of the time to sample and decode one batch; the decoder never runs in bf16."
     config, sample = run.model, run.sample
@@ -433,10 +454,11 @@ def sampling_seconds(
     return tokens + batch * tokenizer_flops(run.tokenizer)[1] / decoder_rate
 
 # %% ../../nbs/47_cost.ipynb #037728fa
+@checked
 def largest_batch(
     run: RunConfig,
     device: Device,
-    devices: int = 1,
+    devices: PositiveInt = 1,
     checkpointing: bool = False,
     sharded: bool = False,
 ) -> int:
@@ -456,23 +478,18 @@ def dollars(price: float | None, devices: int, seconds: float) -> float | None:
     return None if price is None else price * devices * seconds / 3600
 
 # %% ../../nbs/47_cost.ipynb #03846772
+@checked
 def costs(
     run: RunConfig,  # resolved, or a published preset
     device: Device | None = None,  # None: the one found
-    devices: int = 1,  # how many of it
-    per_device_batch: int | None = None,  # images on a device at one time; None: `largest_batch`
-    utilisation: float = UTILISATION,
-    price: float | None = None,  # dollars per hour of one device
+    devices: PositiveInt = 1,  # how many of it
+    per_device_batch: PositiveInt | None = None,  # images at one time; None: `largest_batch`
+    utilisation: Utilisation = UTILISATION,
+    price: NonNegativeFloat | None = None,  # dollars per hour of one device
     checkpointing: bool = False,
     sharded: bool = False,  # FSDP
 ) -> dict[str, float | None]:  # by name; times in seconds, sizes in bytes
     "All numbers of `cost_report`; raises `InvalidValue` for arguments out of range."
-    require_int('devices', devices, 1)
-    require_number('utilisation', utilisation, 0, 1, above=True)
-    if per_device_batch is not None:
-        require_int('per_device_batch', per_device_batch, 1)
-    if price is not None:
-        require_number('price', price, 0)
     device = device or find_device()
     batch = per_device_batch or largest_batch(run, device, devices, checkpointing, sharded)
     batch = min(batch, run.train.batch_size)
@@ -511,7 +528,8 @@ def sampling_costs(run: RunConfig, device: Device, devices: int,
     }
 
 # %% ../../nbs/47_cost.ipynb #039c5cd1
-def duration(seconds: float) -> str:
+@checked
+def duration(seconds: NonNegativeFloat) -> str:
     "A time for people: '3.2 s', '14 min', '5.1 h', '12 days'."
     for limit, unit, name in ((120, 1, 's'), (7200, 60, 'min'), (4 * 86400, 3600, 'h')):
         if seconds < limit:
@@ -558,16 +576,23 @@ def how_known(name: str, batch_given: bool) -> str:
     return 'counted' if name == 'parameters' or name.startswith('FLOPs') else 'estimate'
 
 # %% ../../nbs/47_cost.ipynb #0407e816
+def as_text(name: str) -> str:
+    "A name as Markdown shows it: no table, formula, link or HTML comes out of it."
+    return re.sub(r'([\\`*\[\]|$~])', r'\\\1', html.escape(' '.join(name.split()), quote=False))
+
+
+@checked
 def cost_report(
     runs: RunConfig | Sequence[RunConfig],  # resolved, or published presets; a column each
     device: Device | None = None,  # None: the one found
-    devices: int = 1,
-    utilisation: float = UTILISATION,
-    price: float | None = None,  # dollars per hour of one device
+    devices: PositiveInt = 1,
+    utilisation: Utilisation = UTILISATION,
+    price: NonNegativeFloat | None = None,  # dollars per hour of one device
     **options,  # further ones of `costs`
 ) -> str:  # Markdown
     "What runs cost, as a table that says of each row whether it is counted or estimated."
     runs = [runs] if isinstance(runs, RunConfig) else list(runs)
+    require(len(runs) > 0, 'runs', runs, "at least one run")
     device = device or find_device()
     columns = [report_lines(run, costs(run, device, devices, utilisation=utilisation,
                                        price=price, **options)) for run in runs]
@@ -575,7 +600,7 @@ def cost_report(
     batch_given = options.get('per_device_batch') is not None
     rows = [[name, how_known(name, batch_given), *(column[name] for column in columns)]
             for name in names]
-    table = markdown_table(['', '', *(run.preset for run in runs)], rows,
+    table = markdown_table(['', '', *(as_text(run.preset) for run in runs)], rows,
                            right=range(2, 2 + len(runs)))
     return f'{table}\n\n{assumptions(device, devices, utilisation, price)}\n'
 
@@ -585,6 +610,7 @@ def assumptions(device: Device, devices: int, utilisation: float, price: float |
     rates = {'bf16': device.bf16, 'TF32': device.tf32, 'float32': device.float32}
     peaks = [f'{amount(rate)}FLOPS in {name}' for name, rate in rates.items() if rate > 0]
     cost = '' if price is None else f', at {price:g} dollars an hour each'
-    return (f"{devices} × {device.name} ({device.source}), assumed to reach {utilisation:.0%} of "
-            f"{', '.join(peaks[:-1])} and {peaks[-1]}{cost}. Products of matrices are counted "
-            "exactly. Estimates leave out evaluation, reading data, and whatever else runs.")
+    return (f"{devices} × {as_text(device.name)} ({device.source}), assumed to reach "
+            f"{utilisation:.0%} of {', '.join(peaks[:-1])} and {peaks[-1]}{cost}. Products of "
+            "matrices are counted exactly. Estimates leave out evaluation, reading data, and "
+            "whatever else runs.")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Literal
 
 import psutil
 import torch
@@ -27,6 +28,7 @@ from accelerate.utils import (
     find_executable_batch_size,
     send_to_device,
 )
+from pydantic import PositiveInt
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -34,7 +36,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..orders import raster_order
 from ..pretrained.presets import DeviceConfig, RunConfig
-from ..support import InvalidValue, choose_precision, require
+from ..support import InvalidValue, checked, choose_precision, require
 from rar_nb.trainer import (
     learning_rate_at,
     make_batch,
@@ -45,10 +47,11 @@ from rar_nb.trainer import (
 from ..transformer import RAR, rar_loss
 
 # %% ../../nbs/40_devices.ipynb #bee1c75a
+@checked
 def accumulation(
-    batch_size: int,  # images a step, over all devices
-    processes: int,  # devices; each has a process of its own
-    device_batch_size: int,  # images on a device at one time
+    batch_size: PositiveInt,  # images a step, over all devices
+    processes: PositiveInt,  # devices; each has a process of its own
+    device_batch_size: PositiveInt,  # images on a device at one time
 ) -> int:  # micro-steps a step
     "Micro-steps that make exactly `batch_size` images; raises `InvalidValue` if none do."
     require(batch_size % processes == 0, 'batch_size', batch_size,
@@ -60,6 +63,7 @@ def accumulation(
     return share // device_batch_size
 
 # %% ../../nbs/40_devices.ipynb #34f3e3a5
+@checked
 def is_sharded(
     config: DeviceConfig,
     parameters: int,  # of the model
@@ -81,8 +85,9 @@ def sharding(state: PartialState) -> FullyShardedDataParallelPlugin:
         transformer_cls_names_to_wrap=['Block'], mixed_precision_policy=MixedPrecisionPolicy())
 
 # %% ../../nbs/40_devices.ipynb #bf21cb42
+@checked
 def make_accelerator(
-    precision: str,  # 'bf16', 'no' or 'auto', as in `TrainConfig`
+    precision: Literal['bf16', 'no', 'auto'],  # as in `TrainConfig`
     cpu: bool = False,  # stay on the CPU even if there is a GPU
     sharded: bool = False,  # GPUs, if there are several, share the weights (FSDP)
     **options,  # further options of `Accelerator`
@@ -115,6 +120,7 @@ def fast_attention(accelerator: Accelerator):
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 # %% ../../nbs/40_devices.ipynb #340672ce
+@checked
 @contextmanager
 def working_blocks(model: RAR, config: DeviceConfig):
     "Within, the blocks of `model` are compiled and checkpointed as `config` says."
@@ -130,6 +136,7 @@ def working_blocks(model: RAR, config: DeviceConfig):
             block.__dict__.pop('forward', None)
 
 
+@checked
 def uncompiled(config: DeviceConfig):
     "A context in which compiled blocks run as written: for batches of other sizes."
     return torch.compiler.set_stance('force_eager') if config.compile else nullcontext()
@@ -167,10 +174,11 @@ def halvings(share: int) -> Iterator[int]:
     yield 0
 
 
+@checked
 def find_device_batch_size(
     model: RAR,  # on its device, without gradients
     accelerator: Accelerator,
-    batch_size: int,  # images a step, over all devices
+    batch_size: PositiveInt,  # images a step, over all devices
 ) -> int:
     "The largest of a device's share of the batch, its half, its quarter, … that fits everywhere."
     accumulation(batch_size, accelerator.num_processes, 1)
@@ -195,6 +203,7 @@ def find_device_batch_size(
     return int(accelerator.gather(torch.tensor([size], device=accelerator.device)).min())
 
 # %% ../../nbs/40_devices.ipynb #cebcc2e0
+@checked
 def prepare(
     accelerator: Accelerator,
     model: RAR,

@@ -1,16 +1,28 @@
 """Every panel in JupyterLab: all cells of its notebook run, and the panel follows the hand."""
 
-import pytest
+import functools
+import io
+import os
+import random
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from rar_nb.play.scan_orders import plot_comparison
+from rar_nb.play.widgets import cell_box, figure_png
 from tests.browser.page import (
     PANELS,
     STATUS,
+    Stuck,
     changed,
     is_back,
     keep,
     no_errors,
     once_more,
     panels,
+    picture,
+    same,
     settled,
     use,
     wait,
@@ -78,3 +90,59 @@ def test_pictures_follow_the_theme(driver, lab):
     keep(driver, panel, "13_watch_dark")
     set_theme(driver, "JupyterLab Light")
     is_back(driver, panel, light, "the light theme")
+
+
+def snake(rng, steps: int, grid: int) -> list[int]:
+    """A random walk over a grid from cell to neighbouring cell that never comes back."""
+    path = [rng.randrange(grid * grid)]
+    while len(path) < steps:
+        row, column = divmod(path[-1], grid)
+        around = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+        free = [i * grid + j for i, j in around if 0 <= i < grid and 0 <= j < grid]
+        free = [cell for cell in free if cell not in path]
+        if not free:
+            return snake(rng, steps, grid)
+        path.append(rng.choice(free))
+    return path
+
+
+def drag_over(driver, image, path: list[int], boxes):
+    """Press the first cell of a path, and move over the others as fast as the browser goes."""
+    from selenium.webdriver import ActionChains
+
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
+    height, width = image.size["height"], image.size["width"]
+    chain = ActionChains(driver, duration=0)
+    for k, cell in enumerate(path):
+        left, top, w, h = boxes(cell)
+        x, y = round((left + w / 2 - 0.5) * width), round((top + h / 2 - 0.5) * height)
+        chain.move_to_element_with_offset(image, x, y)
+        if k == 0:
+            chain.click_and_hold()
+    chain.release().perform()
+
+
+@once_more
+def test_a_drag_arrives_in_order(driver, lab, project):
+    """Every cell in the order in which the pointer came over it, however fast. (`DRAGS=100` for
+    as many drags.)"""
+    lab.end_kernels()
+    run_all(driver, lab, "10_scan_orders")
+    panel = wait(lambda: panels(driver), 60, "a panel")[1]
+    image = panel.find_element("css selector", ".rar-canvas.clickable")
+    clear = panel.find_element("xpath", ".//button[contains(., 'clear')]")
+    boxes = functools.partial(cell_box, plot_comparison((), 8), grid_size=8)
+    rng, wrong = random.Random(0), []
+    for _ in range(int(os.environ.get("DRAGS", 10))):
+        clear.click()
+        empty = np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison((), 8)))))
+        wait(lambda empty=empty: same(picture(driver, panel), empty), 60, "an empty grid")
+        path = snake(rng, 12, 8)
+        drag_over(driver, image, path, boxes)
+        whole = np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison(tuple(path), 8)))))
+        try:
+            wait(lambda whole=whole: same(picture(driver, panel), whole), 20, "the whole path")
+        except Stuck:
+            wrong.append(path)
+            Image.fromarray(picture(driver, panel)).save(project / f"wrong_{len(wrong)}.png")
+    assert not wrong, project
