@@ -84,7 +84,7 @@ def train_classifier(
     num_classes: PositiveInt,
     epochs: PositiveInt = 3,
     batch_size: PositiveInt = 64,
-    seed: int = 0,
+    seed: NonNegativeInt = 0,
     shift: NonNegativeInt = 2,  # batches are moved by up to so many pixels in each direction
     progress: bool = False,
     device: torch.device | str = 'cpu',

@@ -19,7 +19,7 @@ from IPython import get_ipython
 from IPython.display import Markdown
 from PIL import Image
 
-from .support import InvalidValue, require, require_int, write_beside
+from .support import InvalidValue, checked, require, require_int, write_beside
 
 # %% ../nbs/08_style.ipynb #25b1a433
 COLORS = dict(
@@ -79,6 +79,7 @@ def image_grid(
     return grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
 
 # %% ../nbs/08_style.ipynb #bba859ea
+@checked
 def save_png(image: Image.Image, path: Path | str):
     "Write `image` as a PNG in one step."
     with write_beside(path) as beside:

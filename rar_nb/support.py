@@ -835,6 +835,7 @@ def check_noise(noise: torch.Tensor, shape: tuple):
     "Raise `InvalidValue` unless `noise` has this shape, and all of it lies in [0, 1)."
     require(noise.shape == shape and noise.numel() > 0, 'shape of noise', tuple(noise.shape),
             f"{list(shape)}, with at least one number")
+    require(noise.is_floating_point(), 'dtype of noise', noise.dtype, "a float type")
     low, high = float(noise.min()), float(noise.max())  # NaN if there is one
     require(0 <= low and high < 1, 'range of noise', (low, high), "from 0 to below 1")
 

@@ -455,7 +455,7 @@ def test_read_set_names_the_image(tmp_path):
         ([0, 2], "shapes of images"),
         ([0, 3], "000003.png.*whole PNG"),
         ([4], "000004.png"),
-        ([], "shapes"),
+        ([], "numbers"),
     ]:
         with pytest.raises(InvalidValue, match=message):
             read_set(tmp_path, numbers, 1)

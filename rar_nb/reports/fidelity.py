@@ -199,6 +199,8 @@ class RGBImages(Dataset):
         else:
             require(isinstance(source, (torch.Tensor, Dataset)), 'images', type(source).__name__,
                     "a folder, a tensor uint8 [N, 1 or 3, H, W], or a data set of images")
+        scalar = isinstance(source, torch.Tensor) and source.ndim == 0
+        require(not scalar, 'images', source, "uint8 [N, 1 or 3, H, W]")
         require(len(self) >= 10, name, len(self),
                 "at least 10, and for numbers that mean something more than the 2,048 features")
         self.shape = self[0].shape

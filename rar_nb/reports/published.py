@@ -206,6 +206,7 @@ def is_date(text: str) -> bool:
 # %% ../../nbs/52_published.ipynb #039a2548
 def check_texts(entry: dict, file: Path | str):
     "Raise `InvalidValue` unless all fields are there and those that should be text are text."
+    require(isinstance(entry, dict), f'entry in {file}', entry, "fields by name")
     for name in (*TEXTS, 'value', 'num_samples'):
         require(name in entry, f'fields of {file}', sorted(entry),
                 f"complete, but {name!r} is missing; results/README.md lists them")
@@ -253,7 +254,7 @@ def read_entries(path: Path) -> list:
     "All entries of a file; raises `InvalidValue` that names it if it is not JSON."
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidValue(f"{path} is not JSON ({error}); repair it, or move it away") from error
     return content if isinstance(content, list) else [content]
 

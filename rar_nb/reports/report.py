@@ -48,7 +48,8 @@ from ..sampler import SampleConfig
 from ..style import (
     COLORS, figure_text, image_grid, is_whole_png, markdown_table, markdown_text, one_line)
 from ..support import (
-    PROJECT, InvalidValue, check_image_sets, checked, read_json, require, require_int, write_json)
+    PROJECT, InvalidValue, check_classes, check_image_sets, checked, read_json, require,
+    require_int, write_json)
 from ..tokenizer import stack_images
 
 # %% ../../nbs/51_report.ipynb #005f60ee
@@ -57,6 +58,9 @@ def plot_training(
     rows: list[dict],  # metrics of a run, as of `read_metrics`
 ) -> plt.Figure:
     "Training loss, validation losses in nats per token, and r, over the steps of a run."
+    wrong = [row for row in rows
+             if 'step' not in row or not all(isinstance(v, (int, float)) for v in row.values())]
+    require(not wrong, 'rows', wrong[:1], "numbers by name, each row with its step")
     fig, (top, bottom) = plt.subplots(2, 1, figsize=(9.5, 4.6), sharex=True, height_ratios=[3, 1])
     top.plot(*curve(rows, 'loss'), color=COLORS['quiet'], lw=1, label='training')
     for name in ('random', 'raster'):
@@ -523,15 +527,18 @@ def set_folder(
     return Path(parent) / f'images-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
 
 
+@checked
 def read_set(
     folder: Path | str,  # of a set that `generate` wrote
     numbers,  # of the images in it
     channels: int,  # 1 or 3
 ) -> torch.Tensor:  # uint8 [N, channels, H, W]
     "Some images of a set."
+    require(channels in (1, 3), 'channels', channels, "1 or 3")
+    numbers = check_classes(numbers, 10**9, name='numbers').tolist()
     images, mode = [], 'L' if channels == 1 else 'RGB'
     for i in numbers:
-        path = Path(folder) / f'{int(i):06d}.png'
+        path = Path(folder) / f'{i:06d}.png'
         require(is_whole_png(path), 'image', str(path), "a whole PNG; sample the set again")
         with Image.open(path, formats=['PNG']) as image:
             require(image.mode == mode, f'mode of {path}', image.mode, f"{mode}, as of the set")

@@ -89,7 +89,7 @@ class Request(TypedDict):
 
 def read_request(folder: Path) -> Request:
     "What set a folder holds; raises `InvalidValue` if `generate` has not made it."
-    require((folder / REQUEST).is_file(), 'folder', str(folder),
+    require(os.path.isfile(folder / REQUEST), 'folder', str(folder),
             f"one that `generate` made, with a {REQUEST}")
     return read_json(folder / REQUEST, Request, "sample the set again in another folder")
 
@@ -211,13 +211,14 @@ def check_chosen(classes, num_classes: int) -> list[int] | None:
 LOCKS = r'\.(set-\d+|request|launch)\.(lock|owner\.json)'  # see `hold`
 
 
+@checked
 def remove_set(folder: Path | str):
     "Remove the files of a set, and the folder if nothing else is in it; a link is only unlinked."
     folder = Path(folder)
-    if folder.is_symlink():
+    if os.path.islink(folder):
         folder.unlink()
         return
-    require((folder / REQUEST).is_file(), 'folder', str(folder),
+    require(os.path.isfile(folder / REQUEST), 'folder', str(folder),
             f"one that `generate` made, with a {REQUEST}")
     ours = re.compile(f'{SET_FILES}|{UNFINISHED}|{LOCKS}')
     files = [file for file in folder.iterdir() if ours.fullmatch(file.name)]
@@ -227,8 +228,9 @@ def remove_set(folder: Path | str):
 # %% ../../nbs/46_image_sets.ipynb #02307e10
 def check_run(run_dir: Path | str) -> Path:
     "Raise `InvalidValue` unless `run_dir` is the folder of a finished run."
-    folder = Path(run_dir).expanduser()
-    require(folder.is_dir(), 'run_dir', str(run_dir), "the folder of a run, and this is no folder")
+    folder = Path(os.path.expanduser(run_dir))
+    require(os.path.isdir(folder), 'run_dir', str(run_dir),
+            "the folder of a run, and this is no folder")
     require((folder / 'config.json').is_file(), 'run_dir', str(run_dir),
             f"the folder of a run, but there is no {folder / 'config.json'}")
     require((folder / 'model.safetensors').is_file(), 'run_dir', str(run_dir),
