@@ -13,19 +13,18 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .support import import_torchvision, require
+from .support import (
+    check_image_sets, check_image_labels, check_statistics, checked, import_torchvision)
 from .tokenizer import Tokenizer, psnr, reconstruct, stack_images
 
 import_torchvision()  # before torch-fidelity, which imports it
 from torch_fidelity.metric_fid import (
-    KEY_METRIC_FID,
-    fid_features_to_statistics,
-    fid_statistics_to_metric,
-)
+    KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric)
 
 # %% ../nbs/07_evaluation.ipynb #af5e5f5d
 class SmallCNN(nn.Module):
@@ -52,17 +51,19 @@ class SmallCNN(nn.Module):
         images: torch.Tensor,  # uint8 [B, C, H, W]
     ) -> torch.Tensor:  # float [B, 128]
         "What the last layer sees."
+        check_image_sets(images)
         return self.body(images.float() / 127.5 - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(images))
 
 # %% ../nbs/07_evaluation.ipynb #21dde830
+@checked
 @torch.no_grad()
 def predict(
     classifier: SmallCNN,
     images: torch.Tensor,  # uint8 [N, C, H, W]
-    batch_size: int = 500,
+    batch_size: PositiveInt = 500,
 ) -> torch.Tensor:  # int64 [N]
     "The class that `classifier` gives each image."
     device = classifier.head.weight.device
@@ -76,35 +77,34 @@ def move_randomly(images: torch.Tensor, shift: int) -> torch.Tensor:
     return torch.roll(images, shifts, (2, 3))
 
 # %% ../nbs/07_evaluation.ipynb #a26a2814
+@checked
 def train_classifier(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     labels,  # [N], from 0 to num_classes - 1
-    num_classes: int,
-    epochs: int = 3,
-    batch_size: int = 64,
+    num_classes: PositiveInt,
+    epochs: PositiveInt = 3,
+    batch_size: PositiveInt = 64,
     seed: int = 0,
-    shift: int = 2,  # batches are moved by up to so many pixels in each direction
+    shift: NonNegativeInt = 2,  # batches are moved by up to so many pixels in each direction
     progress: bool = False,
     device: torch.device | str = 'cpu',
 ) -> SmallCNN:  # in eval mode
     "Train a `SmallCNN` on real images."
+    images, labels = images.to(device), check_image_labels(images, labels, num_classes, device)
     torch.manual_seed(seed)
-    images, labels = images.to(device), torch.as_tensor(labels, device=device)
     classifier = SmallCNN(images.shape[1], num_classes).to(device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.01)
     steps = epochs * math.ceil(len(images) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    bar = tqdm(total=steps, desc='classifier', mininterval=1, disable=not progress)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(images), device=device).split(batch_size):
-            logits = classifier(move_randomly(images[rows], shift))
-            loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            bar.update()
-    bar.close()
+    batches = (rows for _ in range(epochs)
+               for rows in torch.randperm(len(images), device=device).split(batch_size))
+    for rows in tqdm(batches, 'classifier', steps, mininterval=1, disable=not progress):
+        logits = classifier(move_randomly(images[rows], shift))
+        loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return classifier.eval()
 
 # %% ../nbs/07_evaluation.ipynb #2f228411
@@ -113,6 +113,7 @@ def frechet_distance(
     other: Mapping[str, np.ndarray],  # the same, of the same dtypes
 ) -> float:  # d², 0 for equal Gaussians
     "Fréchet distance of two Gaussians, squared, as in FID (Heusel et al. 2017)."
+    check_statistics(one, other)
     return fid_statistics_to_metric(one, other, verbose=False)[KEY_METRIC_FID]
 
 # %% ../nbs/07_evaluation.ipynb #bd144158
@@ -120,7 +121,7 @@ def frechet_distance(
 def feature_statistics(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     classifier: SmallCNN,  # on the CPU or a GPU
-    batch_size: int = 250,
+    batch_size: PositiveInt = 250,
 ) -> dict[str, np.ndarray]:  # mu [128] and sigma [128, 128]
     "Mean and covariance of the classifier's features."
     device = classifier.head.weight.device
@@ -134,26 +135,23 @@ def proxy_fid(
     classifier: SmallCNN,  # whose features are compared
 ) -> float:
     "Fréchet distance of the classifier's features. A proxy: compares with no published FID."
-    smallest = min(len(images), len(reference))
-    require(smallest > 1, 'number of images', smallest,
-            f"at least 2, and above {classifier.num_features} for a covariance of full rank")
+    check_image_sets(images, reference, least=2)
     one, other = (feature_statistics(x, classifier) for x in (images, reference))
     return frechet_distance(one, other)
 
 # %% ../nbs/07_evaluation.ipynb #0077e963
+@checked
 def nearest(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     reference: torch.Tensor,  # uint8 [M, C, H, W]
-    batch_size: int = 250,
+    batch_size: PositiveInt = 250,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [N], float [N]
     "The nearest image of `reference`, and the root mean squared difference of pixels (0 to 1)."
+    check_image_sets(images, reference)
     flat = reference.flatten(1).float() / 255
-    indices, distances = [], []
-    for part in images.split(batch_size):
-        smallest = torch.cdist(part.flatten(1).float() / 255, flat).min(1)
-        indices.append(smallest.indices)
-        distances.append(smallest.values)
-    return torch.cat(indices), torch.cat(distances) / math.sqrt(flat.shape[1])
+    parts = [torch.cdist(x.flatten(1).float() / 255, flat).min(1) for x in images.split(batch_size)]
+    distances, indices = (torch.cat(part) for part in zip(*parts))
+    return indices, distances / math.sqrt(flat.shape[1])
 
 # %% ../nbs/07_evaluation.ipynb #d9d9d7c1
 def spread(count: int, limit: int) -> np.ndarray:
@@ -161,25 +159,28 @@ def spread(count: int, limit: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, limit)).round().astype(int))
 
 
-def some_images(data: Dataset, most: int) -> tuple[torch.Tensor, np.ndarray]:
+def some_images(data: Dataset, most: PositiveInt) -> tuple[torch.Tensor, np.ndarray]:
     "At most `most` images, evenly spread, and their classes."
     indices = spread(len(data), most)
     return stack_images(data, indices), data.targets[indices]
 
 # %% ../nbs/07_evaluation.ipynb #d1527121
+@checked
 def evaluate_samples(
     samples: torch.Tensor,  # uint8 [N, C, H, W]
-    classes: torch.Tensor,  # int64 [N], what was asked for
+    classes,  # int64 [N] or a list, what was asked for
     tokenizer: Tokenizer,
     train_images: Dataset,  # real images the model was trained on, with `targets`, `classes`
     validation_images: Dataset,  # real images it was not trained on
     classifier: SmallCNN | None = None,  # None: one is trained on `train_images`
-    most: int = 10_000,  # real images that are compared with, at most
+    most: PositiveInt = 10_000,  # real images that are compared with, at most
     progress: bool = False,
 ) -> tuple[dict[str, float | int], SmallCNN]:  # numbers by name, and the classifier
     "Class agreement, proxy FID and nearest distances, each beside the figure of real images."
+    classes = check_image_labels(samples, classes, len(train_images.classes))
     real, labels = some_images(train_images, most)
     unseen, unseen_labels = some_images(validation_images, most)
+    check_image_sets(samples, real, unseen)
     if classifier is None:
         num_classes = len(train_images.classes)
         classifier = train_classifier(real, labels, num_classes, progress=progress)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from .support import (Count, GridSize, Length, Orders, Permutations, Probability, check_order,
-                            check_rows, checked, require)
+                            check_rows, checked, require, require_key)
 
 # %% ../nbs/02_orders.ipynb #c396859c
 @checked
@@ -85,8 +85,7 @@ def random_ratio(
     schedule: str = 'linear',  # a key of `ANNEAL_SCHEDULES`
 ) -> float:  # r, from 0 to 1
     "Probability of a random order at `step` (equation 5); raises `InvalidValue`."
-    require(schedule in ANNEAL_SCHEDULES, 'anneal_schedule', schedule,
-            "one of " + ", ".join(ANNEAL_SCHEDULES))
+    require_key('anneal_schedule', schedule, ANNEAL_SCHEDULES)
     require(start <= end, 'end', end, f"at least start = {start}")
     if step < start:
         return 1.0
@@ -158,6 +157,6 @@ def scan_order(
     grid_size: GridSize,  # tokens along a side
 ) -> torch.Tensor:  # int64 [1, grid_size²], raster indices by step
     "A scan order by name (the paper's six: supplement, Figure 1); raises `InvalidValue`."
-    require(name in SCAN_ORDERS, 'scan order', name, "one of " + ", ".join(SCAN_ORDERS))
+    require_key('scan order', name, SCAN_ORDERS)
     order = SCAN_ORDERS[name](grid_size)
     return torch.tensor([check_order(f'scan order {name!r}', order, grid_size**2)])

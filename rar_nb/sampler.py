@@ -11,25 +11,18 @@ __all__ = ['GUIDANCE_SCHEDULES', 'guide', 'pow_cosine', 'linear_guidance', 'cons
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from .orders import permute, raster_order, unpermute
-from rar_nb.support import (
-    check_classes,
-    check_known,
-    check_orders,
-    check_shapes,
-    choose_precision,
-    config,
-    float32_products,
-    require,
-    require_int,
-)
+from .support import (
+    check_classes, check_codebook, check_distribution, check_known, check_finite_logits,
+    check_noise, check_orders, check_pixels, checked, choose_precision, config, float32_products,
+    require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, ModelConfig
 
@@ -58,23 +51,20 @@ def constant_guidance(progress: float, power: float) -> float:
     return 1.0
 
 # %% ../nbs/06_sampler.ipynb #e806c759
-GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = dict(
-    pow_cosine=pow_cosine,
-    linear=linear_guidance,
-    constant=constant_guidance,
-)  # name: function from progress (step / L, from 0 to 1) and power to s, from 0 to 1
+GUIDANCE_SCHEDULES: dict[str, Callable[[float, float], float]] = dict(  # name: s(progress, p)
+    pow_cosine=pow_cosine, linear=linear_guidance, constant=constant_guidance)
 
 # %% ../nbs/06_sampler.ipynb #fc25e6c9
+@checked
 def guidance_weight(
-    k: int,  # step, from 0
-    num_tokens: int,  # L
-    scale: float,  # g
-    power: float,  # p
+    k: NonNegativeFloat,  # step, from 0
+    num_tokens: PositiveInt,  # L
+    scale: NonNegativeFloat,  # g
+    power: PositiveFloat,  # p
     schedule: str = 'pow_cosine',  # a key of `GUIDANCE_SCHEDULES`
 ) -> float:
     "The weight of guidance at step `k`: w = 1 + (g − 1)·s (supplement, Table 1)."
-    require(schedule in GUIDANCE_SCHEDULES, 'guidance_schedule', schedule,
-            "one of " + ", ".join(GUIDANCE_SCHEDULES))
+    require_key('guidance_schedule', schedule, GUIDANCE_SCHEDULES)
     s = GUIDANCE_SCHEDULES[schedule](k / num_tokens, power)
     return 1 + (scale - 1) * s
 
@@ -84,42 +74,45 @@ def guidance_weight(
 class SampleConfig:
     """How images are sampled from a trained generator. The defaults are RAR-B's.
 
-    Raises `InvalidValue`, which names the field, if a value is out of range.
-    """
+    Raises `InvalidValue`, which names the field, if a value is out of range."""
 
     guidance_scale: NonNegativeFloat = 16.0  # g, weight at the last token; 0: no guidance
     guidance_power: PositiveFloat = 2.75  # p, larger keeps the first tokens free for longer
-    temperature: PositiveFloat = 1.0  # divides the logits
+    temperature: Annotated[float, Field(ge=1e-3)] = 1.0  # divides the logits
     num_samples: PositiveInt = 50_000  # images of an evaluation, the same number a class
     sample_batch_size: PositiveInt = 125  # images sampled side by side
     sample_precision: Literal['tf32', 'no', 'bf16', 'auto'] = 'tf32'  # of products
     guidance_schedule: str = 'pow_cosine'  # a key of `GUIDANCE_SCHEDULES`
 
     def __post_init__(self):
-        require(self.guidance_schedule in GUIDANCE_SCHEDULES, 'guidance_schedule',
-                self.guidance_schedule, "one of " + ", ".join(GUIDANCE_SCHEDULES))
+        require_key('guidance_schedule', self.guidance_schedule, GUIDANCE_SCHEDULES)
 
 # %% ../nbs/06_sampler.ipynb #09b1290d
+@checked
 def sample_from(
     logits: torch.Tensor,  # [B, V]
     noise: torch.Tensor,  # [B], uniform in [0, 1)
+    check: bool = True,  # refuse NaN and infinity now, for which a GPU has to be waited for
 ) -> torch.Tensor:  # int64 [B], from 0 to V - 1
     "A sample from softmax(logits): the id whose interval of cumulated probability has `noise`."
     cumulated = logits.float().softmax(-1).cumsum(-1)
+    if check:
+        check_distribution(cumulated, noise)
     ids = torch.searchsorted(cumulated, noise[:, None] * cumulated[:, -1:], right=True)
     return ids.squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 # %% ../nbs/06_sampler.ipynb #0bc09742
+@checked
 def image_noise(
     seed: int,  # of the whole set of images, from 0 to below 2⁶⁴
     indices,  # numbers of the images within the set
-    num_tokens: int,  # L
+    num_tokens: PositiveInt,  # L
 ) -> torch.Tensor:  # float32 [N, L] in [0, 1)
     "The random numbers of image i: NumPy's counter-based Philox generator with key (seed, i)."
-    rows = []
-    for i in indices:
-        generator = np.random.Generator(np.random.Philox(key=(seed, int(i))))
-        rows.append(generator.random(num_tokens, dtype=np.float32))
+    require_int('seed', seed, 0, 2**64 - 1)
+    indices = check_classes(indices, 2**62, name='indices').tolist()
+    generators = (np.random.Generator(np.random.Philox(key=(seed, i))) for i in indices)
+    rows = [generator.random(num_tokens, dtype=np.float32) for generator in generators]
     return torch.from_numpy(np.stack(rows))
 
 # %% ../nbs/06_sampler.ipynb #cadada09
@@ -174,22 +167,22 @@ class KVCache:
 class SamplingState:
     "A batch of images that is being sampled: what is cached, and which step comes next."
 
+    @checked
     def __init__(
         self,
         model: RAR,  # in eval mode
-        classes: torch.Tensor,  # int64 [B], from 0 to C - 1
+        classes,  # int64 [B] or a list, from 0 to C - 1
         sample: SampleConfig,
         orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
     ):
         config, device = model.config, model.lm_head.weight.device
-        classes = torch.as_tensor(classes, device=device)
-        check_classes(classes, config.num_classes)
+        classes = check_classes(classes, config.num_classes, device)
+        self.finite = torch.ones((), dtype=torch.bool, device=device)  # all logits so far
         self.model, self.sample, self.batch_size = model, sample, len(classes)
         self.guided = sample.guidance_scale != 0
         self.precision = choose_precision(sample.sample_precision, device)
         orders = raster_order(config.num_tokens) if orders is None else orders
-        check_orders(orders, len(classes), config.num_tokens)
-        self.orders = orders.to(device)
+        self.orders = check_orders(orders, len(classes), config.num_tokens).to(device)
         condition = config.condition_id(classes)
         if self.guided:  # both branches in one batch: first with the class, then without
             condition = torch.cat([condition, torch.full_like(condition, config.null_id)])
@@ -213,11 +206,14 @@ class SamplingState:
         return guidance_weight(self.step, num_tokens, sample.guidance_scale,
                                sample.guidance_power, sample.guidance_schedule)
 
+    def check(self):
+        "Raise `InvalidValue` if logits so far were NaN or infinite; waits for the device."
+        check_finite_logits(self.finite, self.model, self.sample)
+
     def autocast(self, enabled: bool = True) -> torch.autocast:
         "bf16 inside the block, if that is the precision."
         device = self.conditioning.vectors.device
-        enabled = enabled and self.precision == 'bf16'
-        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(device.type, torch.bfloat16, enabled and self.precision == 'bf16')
 
     def next_logits(
         self,
@@ -238,13 +234,16 @@ class SamplingState:
         if self.guided:
             conditional, unconditional = logits.chunk(2)
             logits = guide(conditional, unconditional, weight)
-        return logits / self.sample.temperature
+        logits = logits / self.sample.temperature
+        self.finite &= logits.isfinite().all()
+        return logits
 
 # %% ../nbs/06_sampler.ipynb #b7d6cfc6
+@checked
 @torch.no_grad()
 def sample_tokens(
     model: RAR,  # in eval mode
-    classes: torch.Tensor,  # int64 [B], from 0 to C - 1
+    classes,  # int64 [B] or a list, from 0 to C - 1
     sample: SampleConfig,
     noise: torch.Tensor,  # [B, L] in [0, 1), from `image_noise`
     orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
@@ -252,72 +251,73 @@ def sample_tokens(
 ) -> torch.Tensor:  # int64 [B, L], in raster order
     """Sample the tokens of a batch of images; `known` tokens are kept and only read.
 
-    Raises `InvalidValue` for classes, shapes, orders or known tokens that don't fit the model.
-    """
-    config, classes = model.config, torch.as_tensor(classes)
-    check_classes(classes, config.num_classes)
-    known = torch.full(noise.shape, -1) if known is None else known
-    check_shapes(config, len(classes), noise=noise, known=known)
-    check_known(known, config.codebook_size)
+    Raises `InvalidValue` for what doesn't fit the model, and for NaN or infinite logits."""
+    config, classes = model.config, check_classes(classes, model.config.num_classes)
+    check_noise(noise, (len(classes), config.num_tokens))
+    known = check_known(known, config.codebook_size, noise.shape)
     state = SamplingState(model, classes, sample, orders)
     orders = state.orders[:len(classes)]
     noise, known = noise.to(orders.device), permute(known.to(orders.device), orders)
     tokens, sampled = None, []
     with state.autocast():  # around all steps, so that torch rounds the weights only once
         for k in range(config.num_tokens):
-            tokens = sample_from(state.next_logits(tokens), noise[:, k])
+            tokens = sample_from(state.next_logits(tokens), noise[:, k], check=False)
             tokens = torch.where(known[:, k] < 0, tokens, known[:, k])
             sampled.append(tokens)
+    state.check()  # once, as each look at the device would make it wait
     return unpermute(torch.stack(sampled, 1), orders)
 
 # %% ../nbs/06_sampler.ipynb #af8c727a
+@checked
 def sample_batch(
     model: RAR,  # in eval mode
     tokenizer: Tokenizer,
-    classes: torch.Tensor,  # int64 [N], the class of every image of a set
-    numbers: torch.Tensor,  # int64 [B], which images of the set
+    classes,  # int64 [N] or a list, the class of every image of a set
+    numbers,  # int64 [B] or a list, which images of the set
     sample: SampleConfig,
     seed: int,  # of the set
 ) -> torch.Tensor:  # uint8 [B, channels, H, W]
     "Sample some images of a set; image i follows from (seed, i) and its class."
+    check_codebook(model.config, tokenizer)
+    classes = check_classes(classes, model.config.num_classes)
+    numbers = check_classes(numbers, len(classes), name='numbers')
     noise = image_noise(seed, numbers, model.config.num_tokens)
     tokens = sample_tokens(model, classes[numbers], sample, noise)
-    tf32 = choose_precision(sample.sample_precision, tokenizer.device) != 'no'
-    with float32_products(tf32):
+    with float32_products(choose_precision(sample.sample_precision, tokenizer.device) != 'no'):
         images = tokenizer.decode(tokens.to(tokenizer.device))
+    check_pixels(images)
     return to_uint8(images, tokenizer.value_range).cpu()
 
 # %% ../nbs/06_sampler.ipynb #028af585
+@checked
 def sample_images(
     model: RAR,
     tokenizer: Tokenizer,
-    classes: torch.Tensor,  # int64 [N], the class of every image
+    classes,  # int64 [N] or a list, the class of every image
     sample: SampleConfig,
     seed: int = 0,  # image i follows from (seed, i)
     progress: bool = False,  # show a bar
 ) -> torch.Tensor:  # uint8 [N, channels, H, W]
     "Sample one image for each entry of `classes`, `sample_batch_size` at a time."
-    require(tokenizer.codebook_size == model.config.codebook_size, 'codebook_size of the tokenizer',
-            tokenizer.codebook_size, f"{model.config.codebook_size}, as in the model")
-    classes, was_training = torch.as_tensor(classes), model.training
+    classes, was_training = check_classes(classes, model.config.num_classes), model.training
     model.eval()
     batches = torch.arange(len(classes)).split(sample.sample_batch_size)
-    images = []
-    for numbers in tqdm(batches, 'samples', mininterval=1, disable=not progress):
-        images.append(sample_batch(model, tokenizer, classes, numbers, sample, seed))
-    model.train(was_training)
+    bar = tqdm(batches, 'samples', mininterval=1, disable=not progress)
+    try:
+        images = [sample_batch(model, tokenizer, classes, numbers, sample, seed) for numbers in bar]
+    finally:
+        model.train(was_training)
     return torch.cat(images)
 
 # %% ../nbs/06_sampler.ipynb #0980be73
+@checked
 def balanced_classes(
-    num_samples: int,  # N, a multiple of C
-    num_classes: int,  # C
+    num_samples: Annotated[int, Field(gt=0, le=10**9)],  # N, a multiple of C
+    num_classes: PositiveInt,  # C
 ) -> torch.Tensor:  # int64 [N]
     """Labels of a class-balanced set of images: N/C times class 0, then class 1, and so on.
 
-    Raises `InvalidValue` unless N is a positive multiple of C.
-    """
-    require_int('num_samples', num_samples, 1)
+    Raises `InvalidValue` unless N is a positive multiple of C."""
     require(num_samples % num_classes == 0, 'num_samples', num_samples,
             f"a multiple of the number of classes, {num_classes}")
     return torch.arange(num_classes).repeat_interleave(num_samples // num_classes)

@@ -6,15 +6,17 @@
 __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed', 'Workers', 'ValueRange', 'UInt8Tensor',
            'FloatTensor', 'FloatImages', 'Int64Tensor', 'Labels', 'Orders', 'Permutations', 'Length', 'GridSize',
            'Utilisation', 'Count', 'TRY_AGAIN', 'UNFINISHED', 'REMEDIES', 'InvalidValue', 'Shown', 'show_tensor',
-           'require', 'require_int', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared',
-           'raise_first', 'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'is_kind', 'as_checked',
-           'checked', 'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush',
-           'writing', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision', 'float32_products',
-           'check_sizes', 'check_model_sizes', 'check_convolutions', 'check_tensor', 'check_range', 'check_images',
-           'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data', 'usable_device', 'check_inputs',
-           'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data', 'check_classes', 'check_order',
-           'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_shapes', 'check_eval', 'check_loss',
-           'check_pairs', 'check_known', 'import_torchvision']
+           'require', 'require_int', 'require_key', 'require_number', 'kinds_of', 'read_text', 'allowed_by',
+           'as_declared', 'raise_first', 'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'is_kind',
+           'as_checked', 'checked', 'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped',
+           'program', 'flush', 'writing', 'usable_path', 'make_folder', 'write_beside', 'write_json', 'read_json',
+           'choose_precision', 'float32_products', 'check_sizes', 'check_model_sizes', 'check_convolutions',
+           'check_tensor', 'check_range', 'check_images', 'check_tokens', 'check_same_shape', 'check_indices',
+           'check_image_data', 'usable_device', 'check_inputs', 'check_labels', 'check_logits', 'check_length',
+           'check_share', 'check_data', 'check_classes', 'check_order', 'check_path', 'check_rows', 'check_tables',
+           'check_orders', 'check_noise', 'check_eval', 'check_loss', 'check_pairs', 'check_known', 'check_codebook',
+           'check_distribution', 'check_pixels', 'check_finite_logits', 'check_image_sets', 'check_image_labels',
+           'check_statistics', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import errno
@@ -27,7 +29,7 @@ import os
 import reprlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import NoneType, UnionType
@@ -101,6 +103,18 @@ def require_int(name: str, value, low: int, high: int | None = None):
         limit += f" and at most {high}"
     in_range = is_int and value >= low and (high is None or value <= high)
     require(in_range, name, value, limit)
+
+
+def require_key(
+    name: str,  # such as 'anneal_schedule'
+    value,
+    registry: dict,
+    called: str | None = None,  # the registry's name; None: as 'ANNEAL_SCHEDULES'
+):
+    "Raise unless `value` is a key of a registry; the message says how a new one is added."
+    called = called or f"{name.replace(' ', '_').upper()}S"
+    require(isinstance(value, str) and value in registry, name, value, "one of "
+            + ", ".join(registry) + f"; a new one is registered first, {called}[{value!r}] = …")
 
 
 def require_number(name: str, value, low: float, high: float = math.inf, above: bool = False):
@@ -446,6 +460,18 @@ def writing(path: Path | str):
                            "space, and go on") from error
 
 
+def usable_path(value: Path | str, name: str = 'path') -> Path:
+    "An absolute path, with ~ expanded; raises `InvalidValue` if nothing can be called that."
+    path = os.path.abspath(os.path.expanduser(value))
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # a good name
+    except (OSError, ValueError) as error:  # too long, or with a character of code 0
+        require(False, name, str(value), f"a path that this machine can have ({error})")
+    return Path(path)
+
+
 def make_folder(path: Path | str) -> Path:
     "Make a folder, and those above it, unless it is there. Raises `InvalidValue` if it can't be."
     with writing(path):
@@ -460,8 +486,10 @@ def write_beside(
     """Write a file in one step: the body writes beside `path`, and a rename puts it there.
 
     Raises `InvalidValue` with the remedy if the disk is full, or the place can't be written to."""
-    path = Path(path)
+    path = usable_path(path)
     make_folder(path.parent)
+    require(path.is_file() or not path.exists(), 'path', str(path),
+            "a file's; there is something else of that name, so choose another one")
     with writing(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}-', suffix='.part')
         os.close(handle)
@@ -490,7 +518,7 @@ def read_json(
 ):  # its content
     "Read a JSON file. Raises `InvalidValue` if it is missing, damaged, or something else."
     path = Path(path)
-    require(path.is_file(), 'file', str(path), f"an existing file; {remedy}")
+    require(os.path.isfile(path), 'file', str(path), f"an existing file; {remedy}")
     try:
         return pydantic.TypeAdapter(schema).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
@@ -728,12 +756,25 @@ def check_data(config, data):
                 f"at most {limit}, the model's {name}")
 
 # %% ../nbs/09_support.ipynb #chktens3
-def check_classes(classes: torch.Tensor, num_classes: int):
-    "Raise `InvalidValue` unless `classes` is [B] whole numbers from 0 to `num_classes` - 1."
-    require(classes.ndim == 1 and len(classes) > 0, 'shape of classes', tuple(classes.shape),
+def check_classes(
+    classes,  # a tensor, an array or a list
+    num_classes: int,
+    device: torch.device | None = None,  # where they shall be; None: where they are
+    name: str = 'classes',  # for the message
+) -> torch.Tensor:  # int64 [B]
+    "`classes` as a tensor; raises `InvalidValue` unless they are numbers from 0 to C - 1."
+    try:
+        found = torch.as_tensor(classes, device=device)
+        whole = found.numel() == 0 or not (found.is_floating_point() or found.is_complex())
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # torch's, for what is no list
+        whole = False
+    require(whole and found.dtype != torch.bool, name, classes,
+            f"whole numbers from 0 to {num_classes - 1}, as a list or a tensor [B]")
+    require(found.ndim == 1 and len(found) > 0, f'shape of {name}', tuple(found.shape),
             "[B] with B > 0")
-    in_range = 0 <= classes.min() and classes.max() < num_classes
-    require(in_range, 'classes', classes.tolist(), f"from 0 to {num_classes - 1}")
+    in_range = 0 <= found.min() and found.max() < num_classes
+    require(in_range, name, found.tolist(), f"from 0 to {num_classes - 1}")
+    return found.long()
 
 
 def check_order(name: str, order, length: int) -> list[int]:
@@ -774,21 +815,28 @@ def check_tables(orders: torch.Tensor, *tables: torch.Tensor):
                 f"{table.device}, like the tables of positions")
 
 
-def check_orders(orders: torch.Tensor, batch_size: int, num_tokens: int):
+def check_orders(
+    orders: torch.Tensor,
+    batch_size: int,
+    num_tokens: int,
+) -> torch.Tensor:  # the same
     "Raise `InvalidValue` unless `orders` is [1, L] or [B, L] and each row is a permutation."
+    require(orders.dtype == torch.int64, 'dtype of orders', orders.dtype, "int64")
     fits = orders.ndim == 2 and len(orders) in (1, batch_size) and orders.shape[1] == num_tokens
     require(fits, 'shape of orders', tuple(orders.shape),
             f"[1, L] or [B, L] with B = {batch_size} and L = {num_tokens}")
     wrong = (orders.sort(1).values != torch.arange(num_tokens, device=orders.device)).any(1)
     require(not wrong.any(), 'orders', orders[wrong][:1].tolist(),
             f"permutations of 0 to {num_tokens - 1}")
+    return orders
 
 # %% ../nbs/09_support.ipynb #chktens4
-def check_shapes(config, batch_size: int, **tensors: torch.Tensor):
-    "Raise `InvalidValue` unless each of `tensors` is [B, L]."
-    shape = (batch_size, config.num_tokens)
-    for name, x in tensors.items():
-        require(x.shape == shape, f'shape of {name}', tuple(x.shape), f"[B, L] = {list(shape)}")
+def check_noise(noise: torch.Tensor, shape: tuple):
+    "Raise `InvalidValue` unless `noise` has this shape, and all of it lies in [0, 1)."
+    require(noise.shape == shape and noise.numel() > 0, 'shape of noise', tuple(noise.shape),
+            f"{list(shape)}, with at least one number")
+    low, high = float(noise.min()), float(noise.max())  # NaN if there is one
+    require(0 <= low and high < 1, 'range of noise', (low, high), "from 0 to below 1")
 
 
 def check_eval(model: nn.Module):
@@ -812,11 +860,114 @@ def check_pairs(values, **at_most: str):
         require(value <= highest, name, value, f"at most {limit} = {highest}")
 
 
-def check_known(known: torch.Tensor, codebook_size: int):
-    "Raise `InvalidValue` unless all of `known` are tokens, or -1 for those to be sampled."
+def check_known(
+    known: torch.Tensor | None,  # None: nothing is known
+    codebook_size: int,
+    shape: tuple,
+) -> torch.Tensor:  # int64
+    "Raise `InvalidValue` unless `known` are ids in this shape, or -1 for those to be sampled."
+    known = torch.full(shape, -1) if known is None else known
+    require(known.shape == shape, 'shape of known', tuple(known.shape), f"{list(shape)}")
+    require(known.dtype == torch.int64, 'dtype of known', known.dtype, "int64")
     low, high = int(known.min()), int(known.max())
     require(-1 <= low and high < codebook_size, 'range of known', (low, high),
             f"from -1 to {codebook_size - 1}")
+    return known
+
+# %% ../nbs/09_support.ipynb #chktens8
+def check_codebook(
+    config,  # a `ModelConfig`
+    tokenizer,
+):
+    "Raise `InvalidValue` unless generator and tokenizer have the same number of tokens."
+    require(tokenizer.codebook_size == config.codebook_size, 'codebook_size of the tokenizer',
+            tokenizer.codebook_size,
+            f"{config.codebook_size}, as in the model: take the tokenizer that it was trained with")
+
+
+def check_distribution(
+    cumulated: torch.Tensor,  # [B, V], probabilities added up
+    noise: torch.Tensor,  # [B]
+):
+    "Raise `InvalidValue` unless one token of each row can be sampled."
+    require(noise.ndim == 1 and cumulated.ndim == 2, 'shapes of logits and noise',
+            (tuple(cumulated.shape), tuple(noise.shape)), "[B, V] and [B]")
+    wrong = (~cumulated[:, -1].isfinite()).nonzero().flatten().tolist()
+    require(not wrong, f'logits of row {wrong[0] if wrong else 0}', 'NaN or infinite',
+            "finite (-inf for what is impossible), so that a token is possible")
+    check_noise(noise, cumulated.shape[:1])
+
+
+def check_pixels(
+    images: torch.Tensor,  # float, decoded
+):
+    "Raise `InvalidValue` if a pixel is not finite."
+    require(bool(images.isfinite().all()), 'pixels that were decoded', 'NaN or infinite',
+            "finite: the tokenizer's weights are broken; use another checkpoint of it")
+
+
+def check_finite_logits(
+    finite: torch.Tensor,  # bool, whether all logits were finite
+    model,  # the generator they come from
+    sample,  # a `SampleConfig`
+):
+    "Raise `InvalidValue` with the reason and the remedy for logits that were not finite."
+    if finite:
+        return
+    broken = [name for name, weight in model.state_dict().items() if not weight.isfinite().all()]
+    if broken:
+        raise InvalidValue(
+            f"{broken[0]} of the generator has NaN or infinite numbers, so nothing can be sampled "
+            "from it: use an earlier checkpoint, or train with a lower learning_rate")
+    raise InvalidValue(
+        f"the logits are NaN or infinite with temperature = {sample.temperature:g} and "
+        f"guidance_scale = {sample.guidance_scale:g}, so nothing can be sampled from them: set "
+        "temperature nearer to 1, guidance_scale nearer to 1, or sample_precision='no'")
+
+# %% ../nbs/09_support.ipynb #chktensa
+def check_image_sets(*sets: torch.Tensor, least: int = 1):
+    "Raise `InvalidValue` unless all are uint8 [N, C, H, W], N >= `least`, of the same C, H and W."
+    for images in sets:
+        require(isinstance(images, torch.Tensor), 'images', type(images).__name__,
+                "a tensor, uint8 [N, C, H, W]")
+        require(images.ndim > 0 and len(images) >= least, 'number of images',
+                len(images) if images.ndim else 0, f"at least {least}")
+        fits = images.dtype == torch.uint8 and images.ndim == 4 and images.numel() > 0
+        require(fits, 'images', (images.dtype, tuple(images.shape)),
+                "uint8 [N, C, H, W] with N > 0")
+        require(images.shape[1:] == sets[0].shape[1:], 'shape of an image', tuple(images.shape[1:]),
+                f"{tuple(sets[0].shape[1:])}, like those that it is compared with")
+
+
+def check_image_labels(
+    images: torch.Tensor,  # uint8 [N, C, H, W]
+    labels,  # [N], as for `check_classes`
+    num_classes: int,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:  # int64 [N]
+    "`labels` as a tensor; raises `InvalidValue` unless there is a class for each image."
+    check_image_sets(images)
+    labels = check_classes(labels, num_classes, device)
+    require(len(labels) == len(images), 'number of classes', len(labels),
+            f"{len(images)}, one for each image")
+    return labels
+
+
+def check_statistics(*clouds):
+    "Raise `InvalidValue` unless all have a finite 'mu' [D] and 'sigma' [D, D], with the same D."
+    for cloud in clouds:
+        whole = isinstance(cloud, Mapping) and {'mu', 'sigma'} <= set(cloud)
+        require(whole, 'statistics', type(cloud).__name__, "a dictionary with 'mu' and 'sigma'")
+        numbers = all(np.asarray(cloud[name]).dtype.kind in 'fiu' for name in ('mu', 'sigma'))
+        require(numbers, 'mu and sigma', 'no numbers', "arrays of real numbers")
+        mu, sigma = np.asarray(cloud['mu']), np.asarray(cloud['sigma'])
+        shape = np.asarray(clouds[0]['mu']).shape
+        require(mu.ndim == 1 and mu.shape == shape and sigma.shape == 2 * shape,
+                'shapes of mu and sigma', (mu.shape, sigma.shape), "[D] and [D, D], with the same "
+                "D for all that is compared")
+        finite = np.isfinite(mu).all() and np.isfinite(sigma).all()
+        require(bool(finite), 'mean or covariance of features', 'NaN or infinite',
+                "finite: look for broken images, or for broken weights of what made the features")
 
 # %% ../nbs/09_support.ipynb #fa3eec6a
 _DECLARED = None  # keeps the declarations alive: torch drops them with the object

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOKENIZERS', 'COMMITMENT', 'psnr', 'stack_images', 'nearest_code', 'Codebook', 'Tokenizer', 'TokenizerConfig',
            'make_tokenizer', 'to_float', 'to_uint8', 'grid_side', 'GreyTokenizer', 'VQTokenizer', 'TrainableTokenizer',
-           'ResBlock', 'halve', 'double', 'ConvVQ', 'image_batches', 'start_codebook', 'vq_optimizer',
+           'ResBlock', 'halve', 'double', 'ConvVQ', 'image_batches', 'start_codebook', 'vq_optimizer', 'vq_step',
            'train_tokenizer', 'reconstruct']
 
 # %% ../nbs/01_tokenizer.ipynb #798f158e
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from .support import (
     FloatImages, Seed, UInt8Tensor, ValueRange, Workers, check_convolutions, check_image_data,
     check_images, check_indices, check_loss, check_same_shape, check_sizes, check_tokens, checked,
-    choose_precision, config, require, usable_device)
+    choose_precision, config, require, require_key, usable_device)
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 @checked
@@ -159,12 +159,12 @@ class TokenizerConfig:
     "Sizes and training of a tokenizer. Raises `InvalidValue` if they do not fit together."
 
     kind: str = 'conv_vq'  # a key of `TOKENIZERS`
-    image_size: PositiveInt = 28  # pixels along a side
+    image_size: Annotated[int, Field(ge=1, le=2**14)] = 28  # pixels along a side
     channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
-    stride: PositiveInt = 4  # pixels along a side of the patch that one token stands for
-    codebook_size: Annotated[int, Field(ge=2)] = 256  # V, entries of the codebook
-    codebook_dim: PositiveInt = 16  # numbers in an entry of the codebook
-    width: PositiveInt = 64  # channels of the convolutions at the finest resolution
+    stride: Annotated[int, Field(ge=1, le=2**14)] = 4  # pixels along a side of a token's patch
+    codebook_size: Annotated[int, Field(ge=2, le=2**20)] = 256  # V, entries of the codebook
+    codebook_dim: Annotated[int, Field(ge=1, le=2**12)] = 16  # numbers in an entry of the codebook
+    width: Annotated[int, Field(ge=1, le=2**11)] = 64  # channels at the finest resolution
     shifts: NonNegativeInt = 0  # pixels by which 8 further crops are moved; 0 for none
     vq_steps: NonNegativeInt = 500  # optimizer steps
     vq_batch_size: PositiveInt = 64  # images a step
@@ -172,7 +172,7 @@ class TokenizerConfig:
     vq_precision: Literal['bf16', 'no', 'auto'] = 'auto'  # autocast, float32, what is fast
 
     def __post_init__(self):
-        require(self.kind in TOKENIZERS, 'kind', self.kind, "one of " + ", ".join(TOKENIZERS))
+        require_key('kind', self.kind, TOKENIZERS, 'TOKENIZERS')
         check_sizes(self)
         TOKENIZERS[self.kind].check_config(self)
 
@@ -359,12 +359,12 @@ class ConvVQ(TrainableTokenizer):
 TOKENIZERS['conv_vq'] = ConvVQ
 
 # %% ../nbs/01_tokenizer.ipynb #c540df5e
-def image_batches(tokenizer, data, seed, device, workers):
+def image_batches(tokenizer, data, seed, device, workers, start=0):
     "Batches of float images [B, C, S, S] on `device`: one to start from, then one a step."
     config = tokenizer.config
     shape = (config.vq_steps + 1, config.vq_batch_size)
     indices = np.random.default_rng(seed).integers(len(data), size=shape)
-    loader = DataLoader(data, batch_sampler=indices.tolist(), num_workers=workers)
+    loader = DataLoader(data, batch_sampler=indices[start:].tolist(), num_workers=workers)
     for images, _ in loader:
         yield to_float(images.to(device), tokenizer.value_range)
 
@@ -386,10 +386,24 @@ def vq_optimizer(tokenizer, config):
         optimizer, config.vq_learning_rate, steps, pct_start=0.1)
     return optimizer, schedule
 
-# %% ../nbs/01_tokenizer.ipynb #a20f55f0
+# %% ../nbs/01_tokenizer.ipynb #vqstep01
 COMMITMENT = 0.25  # β in equation 3 of van den Oord et al. (2017)
 
 
+def vq_step(tokenizer, optimizer, schedule, images, autocast) -> float:
+    "Take one step; the reconstruction error (mean squared, pixels in [0, 1]) before it."
+    low, high = tokenizer.value_range
+    with autocast:
+        decoded, commitment = tokenizer(images)
+    reconstruction = F.mse_loss(decoded.float(), images) / (high - low) ** 2
+    optimizer.zero_grad()
+    (reconstruction + COMMITMENT * commitment).backward()
+    nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    return reconstruction.item()
+
+# %% ../nbs/01_tokenizer.ipynb #a20f55f0
 @checked
 def train_tokenizer(
     tokenizer: TrainableTokenizer,  # trained in place
@@ -401,7 +415,6 @@ def train_tokenizer(
 ) -> list[float]:  # reconstruction error (mean squared, pixels in [0, 1]) of every step
     "Train `tokenizer` as its configuration says; raises `InvalidValue` if the error diverges."
     config, device = tokenizer.config, usable_device(device)
-    low, high = tokenizer.value_range
     check_image_data(config, data)
     torch.manual_seed(seed)
     batches = image_batches(tokenizer, data, seed, device, workers)
@@ -413,15 +426,7 @@ def train_tokenizer(
     losses = []
     bar = tqdm(batches, 'tokenizer', config.vq_steps, mininterval=1, disable=not progress)
     for images in bar:
-        with autocast:
-            decoded, commitment = tokenizer(images)
-        reconstruction = F.mse_loss(decoded.float(), images) / (high - low) ** 2
-        optimizer.zero_grad()
-        (reconstruction + COMMITMENT * commitment).backward()
-        nn.utils.clip_grad_norm_(tokenizer.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(reconstruction.item())
+        losses.append(vq_step(tokenizer, optimizer, schedule, images, autocast))
         check_loss(losses[-1], len(losses) - 1, "lower vq_learning_rate")
         bar.set_postfix(mse=f'{np.mean(losses[-50:]):.4f}', refresh=False)
     tokenizer.eval()

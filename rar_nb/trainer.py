@@ -22,7 +22,7 @@ from torch import nn
 from .embeddings import drop_classes
 from .orders import ANNEAL_SCHEDULES, random_ratio, sample_orders
 from .support import (Probability, Seed, check_data, check_loss, check_pairs, check_share,
-                            checked, choose_precision, config, require)
+                            checked, choose_precision, config, require, require_key)
 from .transformer import RAR, ModelConfig, rar_loss
 
 # %% ../nbs/05_trainer.ipynb #a3276923
@@ -31,8 +31,7 @@ from .transformer import RAR, ModelConfig, rar_loss
 class TrainConfig:
     """How the generator is trained. The defaults are the published run (supplement, Table 1).
 
-    Raises `InvalidValue`, which names the field, if a value is out of range or contradicts another.
-    """
+    Raises `InvalidValue` with the field's name for values out of range, or in contradiction."""
 
     epochs: PositiveFloat = 400  # length of the run
     warmup_epochs: NonNegativeFloat = 100  # the learning rate rises linearly from 0
@@ -55,8 +54,10 @@ class TrainConfig:
     def __post_init__(self):
         check_pairs(self, warmup_epochs='epochs', anneal_start='anneal_end',
                     min_learning_rate='learning_rate')
-        require(self.anneal_schedule in ANNEAL_SCHEDULES, 'anneal_schedule',
-                self.anneal_schedule, "one of " + ", ".join(ANNEAL_SCHEDULES))
+        require_key('anneal_schedule', self.anneal_schedule, ANNEAL_SCHEDULES)
+        steps = self.steps_per_epoch or math.inf
+        require(self.epochs * steps > 0.5, 'epochs', self.epochs,
+                f"at least {1 / steps:.2g}, for one of the {steps} steps of an epoch")
 
     def steps(self, epochs: float) -> int:
         "Optimizer steps in `epochs`, rounded; raises `InvalidValue` before `resolve` has run."
@@ -184,8 +185,7 @@ def make_batch(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens in raster order, condition and orders of one step: int64 [B, L], [B] and [B, L].
 
-    Raises `InvalidValue` if the data's images have another number of tokens than the model.
-    """
+    Raises `InvalidValue` if the data's images have another number of tokens than the model."""
     check_share(model, data, train.batch_size, rank, processes)
     size, generator = train.batch_size, step_generator(seed, step)
     share = slice(rank * size // processes, (rank + 1) * size // processes)
@@ -220,8 +220,7 @@ def train(
 ) -> list[float]:  # loss of every step, in nats a token
     """Train on one device (section 3; supplement, Table 1).
 
-    Raises `InvalidValue` if the loss is no longer finite, or if data and model don't fit.
-    """
+    Raises `InvalidValue` if the loss is no longer finite, or if data and model don't fit."""
     device = model.lm_head.weight.device
     bf16 = choose_precision(config.precision, device) == 'bf16'
     check_data(model.config, data)

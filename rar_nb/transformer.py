@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import nn
 
 from .embeddings import conditioning, position_embedding
@@ -27,16 +27,15 @@ from .support import (FloatTensor, Int64Tensor, Orders, check_inputs, check_labe
 class ModelConfig:
     """Sizes of the generator. The defaults are RAR-B for ImageNet at 256 px (supplement, Table 1).
 
-    Raises `InvalidValue` unless `num_tokens` is a square and `num_heads` divides `hidden_size`.
-    """
+    Raises `InvalidValue` unless `num_tokens` is a square and `num_heads` divides `hidden_size`."""
 
-    codebook_size: PositiveInt = 1024  # V, ids an image token can take
-    num_tokens: PositiveInt = 256  # L, image tokens in the sequence, a square grid of them
-    num_classes: PositiveInt = 1000  # C, classes that can be asked for
-    hidden_size: PositiveInt = 768  # D, width of the transformer
-    num_layers: PositiveInt = 24  # transformer blocks
-    num_heads: PositiveInt = 16  # attention heads of a block
-    mlp_size: PositiveInt = 3072  # hidden width of a block's MLP
+    codebook_size: Annotated[int, Field(ge=1, le=2**20)] = 1024  # V, ids an image token can take
+    num_tokens: Annotated[int, Field(ge=1, le=2**16)] = 256  # L, image tokens, a square grid
+    num_classes: Annotated[int, Field(ge=1, le=2**20)] = 1000  # C, classes that can be asked for
+    hidden_size: Annotated[int, Field(ge=1, le=2**15)] = 768  # D, width of the transformer
+    num_layers: Annotated[int, Field(ge=1, le=1000)] = 24  # transformer blocks
+    num_heads: Annotated[int, Field(ge=1, le=2**15)] = 16  # attention heads of a block
+    mlp_size: Annotated[int, Field(ge=1, le=2**17)] = 3072  # hidden width of a block's MLP
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # in attention and MLPs while training
 
     def __post_init__(self):

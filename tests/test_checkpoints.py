@@ -3,9 +3,11 @@ wrong, the hub, and memory."""
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from rar_nb.pretrained.checkpoints import (
     read_weights,
     save_weights,
 )
-from rar_nb.pretrained.presets import MODELS, SAMPLING
+from rar_nb.pretrained.presets import MODELS, SAMPLING, RunConfig, save_run_config
 from rar_nb.sampler import SamplingState, image_noise, sample_from
 from rar_nb.transformer import RAR, ModelConfig
 from tests.golden.fill import fill
@@ -183,15 +185,23 @@ FAULTS = {
     ),
     "no tensor": (
         lambda w: w.update({"lm_head.bias": 3}),
-        r"w\.bin = .*'lm_head\.bias': int.* dictionary from names to tensors",
+        r"lm_head\.bias in .*w\.bin = 'absent' .*must be \(16,\)",
     ),
     "on no device": (
         lambda w: w.update({"lm_head.bias": torch.ones(16, device="meta")}),
-        "dictionary from names to tensors",
+        r"lm_head\.bias in .*'meta'.*must be a dense tensor with its numbers",
     ),
     "sparse": (
         lambda w: w.update({"lm_head.weight": torch.eye(16).to_sparse()}),
-        "dictionary from names to tensors",
+        r"lm_head\.weight in .*sparse_coo.*must be a dense tensor with its numbers",
+    ),
+    "not a number": (
+        lambda w: w.update({"lm_head.bias": torch.tensor([1.0] * 15 + [torch.nan])}),
+        r"lm_head\.bias in .*w\.bin = \(nan, nan\) .*must be finite .*earlier checkpoint",
+    ),
+    "infinite in float32": (
+        lambda w: w.update({"lm_head.bias": torch.full((16,), -1e200, dtype=torch.float64)}),
+        r"lm_head\.bias in .*w\.bin = \(-inf, -inf\) .*must be finite",
     ),
 }
 
@@ -214,18 +224,15 @@ def test_wrong_weights(weights, tmp_path, fault):
 
 def test_ignored_names(weights, tmp_path):
     path = stored({"model": weights | {"used": torch.zeros(7)}}, tmp_path / "w.pt")
-    model = load_pretrained(lambda: RAR(SMALL), path, "", unwrap="model", ignore=["used"])
-    assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
-    with pytest.raises(ValueError, match="used in"):
-        load_pretrained(lambda: RAR(SMALL), path, "", unwrap="model")
-    with pytest.raises(ValueError, match=r"set unwrap to one of \['model'\]"):
-        load_pretrained(lambda: RAR(SMALL), path, "")
-    with pytest.raises(ValueError, match="'model': .*unwrap = 'ema'"):
+    for unwrap in (None, "model"):
+        model = load_pretrained(lambda: RAR(SMALL), path, "", unwrap=unwrap, ignore=["used"])
+        assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
+        with pytest.raises(ValueError, match="used in"):
+            load_pretrained(lambda: RAR(SMALL), path, "", unwrap=unwrap)
+    with pytest.raises(ValueError, match="'model'.*under unwrap = 'ema'"):
         load_pretrained(lambda: RAR(SMALL), path, "", unwrap="ema")
-    with pytest.raises(
-        ValueError, match="lm_head.bias in"
-    ):  # what the module needs can't be ignored
-        lacking = {n: w for n, w in weights.items() if n != "lm_head.bias"}
+    lacking = {n: w for n, w in weights.items() if n != "lm_head.bias"}
+    with pytest.raises(ValueError, match="lm_head.bias in"):  # what it needs can't be ignored
         load_pretrained(lambda: RAR(SMALL), stored(lacking, path), "", ignore=["lm_head.bias"])
 
 
@@ -466,3 +473,273 @@ def test_a_hub_id_is_asked_for_only_where_nothing_is_here(tmp_path, monkeypatch)
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner/name").write_bytes(b"")
     assert find_weights("owner/name", "w.bin") == Path("owner/name")
+
+# ---- what stands around the weights
+# ------------------------------------------------------------------------------
+
+
+def named(prefix, weights):
+    return {f"{prefix}{n}": w for n, w in weights.items()}
+
+
+def inside_a_block(weights):
+    "As `torch.compile` of the single blocks names them, inside DataParallel."
+    return {"module." + n.replace("attn.", "_orig_mod.attn."): w for n, w in weights.items()}
+
+
+def optimizer(weights):
+    moments = {"exp_avg": next(iter(weights.values())), "step": torch.tensor(3.0)}
+    return {"state": {0: moments, 1: moments}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}
+
+
+WRAPPED = {
+    **{key: lambda w, key=key: {key: w} for key in ("model", "state_dict", "ema", "module")},
+    "generator": lambda w: {"generator": w, "discriminator": {"0.weight": torch.ones(3)}},
+    "training": lambda w: {"model": w, "optimizer": optimizer(w), "epoch": 7, "args": {"lr": 1.0}},
+    "nested": lambda w: {"state": {"model": named("module.", w)}, "step": 1},
+    **{f"{prefix}*": lambda w, prefix=prefix: named(prefix, w)
+       for prefix in ("module.", "_orig_mod.", "model.", "module._orig_mod.", "a.b.c.")},
+    "inside": inside_a_block,
+    "lightning": lambda w: {"state_dict": named("net.", w) | {"loss.weight": torch.ones(2)}},
+    "ours": lambda w: named("model.", w) | named("optimizer.exp_avg.", w)
+    | named("optimizer.exp_avg_sq.", w) | {"losses": torch.ones(7)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w.old", "w.safetensors"])
+@pytest.mark.parametrize("wrapped", list(WRAPPED))
+def test_wrapped_weights_simply_load(weights, tmp_path, capsys, wrapped, name):
+    content = WRAPPED[wrapped](weights)
+    if name.endswith("safetensors"):  # has no dictionaries in dictionaries
+        content = {n: t.clone() for n, t in content.items() if isinstance(t, torch.Tensor)}
+        if not content:
+            return
+    path = stored(content, tmp_path / name)
+    for model in (load(path), load_weights(RAR(SMALL), path), RAR.from_pretrained(path, SMALL)):
+        assert all(torch.equal(p, weights[n]) for n, p in model.state_dict().items())
+    assert capsys.readouterr().out == ""  # there was nothing to choose
+
+
+@pytest.mark.parametrize("wrapped", list(WRAPPED))
+def test_wrapped_weights_load_strictly(weights, tmp_path, wrapped):
+    for fault in ("missing", "unexpected", "misshapen"):
+        change, message = FAULTS[fault]
+        wrong = dict(weights)
+        change(wrong)
+        path = stored(WRAPPED[wrapped](wrong), tmp_path / "w.bin")
+        with pytest.raises(ValueError, match=message):
+            load(path)
+
+
+def test_of_two_the_one_that_is_no_average_is_taken(weights, tmp_path, capsys):
+    others = {n: w + 1 for n, w in weights.items()}
+    contents = [
+        ({"ema": others, "model": weights}, "under 'model'", "ema"),
+        (named("model_ema.", others) | weights, "without a prefix", "model_ema"),
+        ({"a": weights, "b": others}, "under 'a'", "b"),
+    ]
+    for content, taken, other in contents:
+        path = stored(content, tmp_path / "w.pt")
+        assert torch.equal(load(path).lm_head.bias, weights["lm_head.bias"])
+        said = capsys.readouterr().out
+        assert f"w.pt: took the weights {taken}" in said and f"unwrap='{other}'" in said
+        for model in (  # the remedy is possible wherever the line may be read
+            load_pretrained(lambda: RAR(SMALL), path, "", unwrap=other),
+            load_weights(RAR(SMALL), path, unwrap=other),
+            RAR.from_pretrained(path, SMALL, unwrap=other),
+        ):
+            assert torch.equal(model.lm_head.bias, others["lm_head.bias"])
+        assert capsys.readouterr().out == ""
+
+
+def test_no_weights_at_all(weights, tmp_path):
+    assert load_weights(nn.ReLU(), stored({}, tmp_path / "w.pt"))  # a module without any
+    for content in ({"epoch": 3}, [1, 2], torch.ones(3), {"model": {}}):
+        path = stored(content, tmp_path / "w.pt")
+        with pytest.raises(ValueError, match="w.pt = .* a dictionary from names to tensors"):
+            load(path)
+    path = stored({"optimizer": {"exp_avg": weights}}, path)
+    with pytest.raises(ValueError, match="cls_token in .* = 'absent'"):
+        load(path)  # moments have the names and shapes of weights, but they are none
+
+
+# ---- files that lie
+# ----------------------------------------------------------------------------------------------
+
+
+def with_header(path, header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(shape, start, end, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+TWICE = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+HEADERS = {
+    "too small": ({"a": entry([9], 0, 36)}, bytes(8), "damaged or cut off"),
+    "too large": ({"a": entry([1], 0, 4)}, bytes(99), "damaged or cut off"),
+    "other shape": ({"a": entry([10**12], 0, 4)}, bytes(4), "damaged or cut off"),
+    "negative": ({"a": entry([-1, -4], 0, 16)}, bytes(16), "damaged or cut off"),
+    "overlapping": ({"a": entry([2], 0, 8), "b": entry([2], 4, 12)}, bytes(12), "damaged"),
+    "backwards": ({"a": entry([1], 4, 0)}, bytes(4), "damaged or cut off"),
+    "no such type": ({"a": entry([1], 0, 4, "F31")}, bytes(4), "damaged or cut off"),
+    "twice": (TWICE + TWICE[1:-1] + b"}", bytes(4), "holds 'a' twice"),
+    "many": ({f"a{i}": entry([0], 0, 0) for i in range(100_001)}, b"", "= 100001 .* 100,000"),
+    "a million": ({f"a{i}": entry([0], 0, 0) for i in range(10**6)}, b"", "table of contents"),
+    "deep": (b'{"a":' * 10_000 + b"}" * 10_000, b"", "damaged or cut off"),
+    "no entries": (b"{}", b"", "cls_token in .* = 'absent'"),
+}
+
+
+@pytest.mark.parametrize("lie", list(HEADERS))
+def test_headers_that_lie(tmp_path, lie):
+    header, data, message = HEADERS[lie]
+    path = with_header(tmp_path / "w.safetensors", header, data)
+    with pytest.raises(ValueError, match=message) as error:
+        load(path)
+    assert "w.safetensors" in str(error.value)
+
+
+def test_a_header_longer_than_its_file(tmp_path):
+    for size in (2**20, 2**29, 2**40, 2**63):
+        path = tmp_path / "w.safetensors"
+        path.write_bytes(size.to_bytes(8, "little") + b"{}")
+        with pytest.raises(ValueError, match="w.safetensors"):
+            load(path)
+
+
+def repacked(path, compression=zipfile.ZIP_STORED, **members):
+    "The file of `torch.save` at `path` with members replaced."
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in content.items():
+            archive.writestr(name, members.get(Path(name).stem, data))
+    return path
+
+
+def test_no_file_is_larger_in_memory_than_on_the_disk(weights, tmp_path):
+    path = stored(weights, tmp_path / "w.bin")
+    zeros = {n: torch.zeros(10**6) for n in "abc"}
+    path = repacked(stored(zeros, path), zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10**5  # and 12 MB in memory
+    with pytest.raises(ValueError, match="w.bin = 'compressed' .*save it again"):
+        load(path)
+    stored(weights, path)
+    again = torch.load(path, weights_only=True)  # the remedy: opened with torch, saved again
+    torch.save(again, path)
+    load(path)
+
+
+# A pickle by hand, as no object makes one: call `bytearray(10**10)`.
+BOMB = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\xe4\x0bT\x02\x85R."
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_asks_for_memory(weights, tmp_path, zipped):
+    path = stored(weights, tmp_path / "w.bin")
+    if zipped:
+        repacked(path, data=BOMB)
+    else:
+        path.write_bytes(BOMB * 5)
+    with pytest.raises(ValueError, match=r"w.bin holds more than tensors \(bytearray\)"):
+        load(path)
+
+
+def test_dictionaries_that_grow_without_end(tmp_path):
+    inner = {"x": torch.ones(1)}
+    for _ in range(60):  # 2⁶⁰ paths lead to it
+        inner = {"a": inner, "b": inner}
+    wide = {str(i): inner for i in range(400)}
+    for content in (inner, {str(i): wide for i in range(400)}):
+        with pytest.raises(ValueError, match="w.pt"):
+            load(stored(content, tmp_path / "w.pt"))
+
+
+class Nested:
+    def __init__(self, *inner):
+        self.inner = inner
+
+    def __reduce__(self):
+        return pickle.loads, self.inner
+
+
+@pytest.mark.parametrize("call", ["loads", "load_with_torch", "in a list", "as a key"])
+def test_pickles_in_pickles_never_run(tmp_path, call):
+    trace = tmp_path / "trace"
+    program = pickle.dumps(Program(trace))
+    hidden = {
+        "loads": Nested(program),
+        "load_with_torch": Nested(pickle.dumps(Nested(program))),
+        "in a list": [[[Program(trace)]]],
+        "as a key": {("a", Program(trace)): 1},
+    }[call]
+    for zipped in (True, False):
+        path = tmp_path / "w.bin"
+        torch.save({"a": hidden}, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match="w.bin holds more than tensors"):
+            load(path)
+    assert not trace.exists()
+
+
+def test_a_storage_smaller_than_its_tensor(tmp_path):
+    """A tensor that claims more numbers than the file has of it."""
+    path = tmp_path / "w.bin"
+    torch.save({"a": torch.arange(4.0)}, path)
+    with zipfile.ZipFile(path) as archive:
+        program = archive.read("w/data.pkl")
+    assert program.count(b"K\x04\x85") == 1  # the shape
+    repacked(path, data=program.replace(b"K\x04\x85", b"K\xff\x85"))
+    with pytest.raises(ValueError, match="w.bin .*damaged"):
+        load(path)
+
+
+# ---- wrong types, and remedies that can be followed
+# ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda: load_weights(RAR(SMALL), 3), "path"),
+        (lambda: load_weights("model", "w.bin"), "module"),
+        (lambda: load_weights(RAR(SMALL), "w.bin", unwrap=3), "unwrap"),
+        (lambda: load_weights(RAR(SMALL), "w.bin", ignore="used"), "ignore"),
+        (lambda: read_weights(None), "path"),
+        (lambda: find_weights(3, "w.bin"), "source"),
+        (lambda: find_weights("owner/name", None), "filename"),
+        (lambda: load_pretrained(RAR(SMALL), "a", 3), "filename"),
+        (lambda: load_pretrained(3, "a", "b"), "make"),
+        (lambda: save_weights({}, "w.bin"), "module"),
+        (lambda: RAR.from_pretrained(["a"]), "source"),
+        (lambda: RAR.from_pretrained("a", 3), "preset"),
+        (lambda: RAR.from_pretrained("a", SMALL, 3), "filename"),
+    ],
+)
+def test_wrong_types_are_named(call, name):
+    with pytest.raises(ValueError, match=f"^{name} = "):
+        call()
+
+
+def test_odd_paths(tmp_path):
+    with pytest.raises(ValueError, match="an existing file"):
+        read_weights(tmp_path)
+    for source in ("x" * 5000, "~nobody-of-that-name/w.bin", "a\0b", ""):
+        with pytest.raises(ValueError):
+            find_weights(source, "w.bin")
+
+
+def test_a_run_that_is_not_finished_names_its_checkpoint(weights, tmp_path):
+    save_run_config(RunConfig("digits", model=SMALL), tmp_path / "config.json")
+    for step in (3, 12):
+        path = tmp_path / f"checkpoints/step_{step:06d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        save_file({n: t.clone() for n, t in WRAPPED["ours"](weights).items()}, path)
+    with pytest.raises(ValueError, match="not finished; .* such as ") as error:
+        RAR.from_pretrained(tmp_path)
+    model = RAR.from_pretrained(str(error.value).rpartition("such as ")[2])  # sizes of its run
+    assert model.config == SMALL
+    assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])

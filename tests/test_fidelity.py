@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import rar_nb.reports.fidelity as fidelity
 from rar_nb.reports.fidelity import (
@@ -17,7 +20,9 @@ from rar_nb.reports.fidelity import (
     INCEPTION_FILE,
     RGBImages,
     adm_statistics,
+    compare_features,
     extract,
+    fid,
     find_inception,
     inception_score,
     map_npz,
@@ -25,6 +30,7 @@ from rar_nb.reports.fidelity import (
     open_reference,
     random_inception,
 )
+from rar_nb.support import InvalidValue
 
 # torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported first.
 COMMAND = """
@@ -318,3 +324,121 @@ def test_inception_score_of_known_scores():
         1
     )  # nothing told apart
     assert inception_score(sure) == pytest.approx(4, rel=0.02)  # four kinds, each clear
+
+
+# Broken features and wrong arguments
+
+
+def damage(file, kind):
+    whole = bytearray(file.read_bytes())
+    if kind == "flipped":
+        whole[-100] ^= 1
+    elif kind == "zeroed":
+        whole[100:] = bytes(len(whole) - 100)
+    file.write_bytes(dict(empty=b"", cut=whole[:-1], text=b"<html>").get(kind, bytes(whole)))
+    if kind == "foreign":
+        save_file({"2048": torch.zeros(11, 2048)}, file)
+
+
+@pytest.mark.parametrize("kind", ["empty", "cut", "text", "flipped", "zeroed", "foreign"])
+def test_damaged_features_are_computed_again(place, ours, tmp_path, monkeypatch, capsys, kind):
+    folder, cache = place[0], tmp_path / "cache"
+    shutil.copytree(folder / "cache", cache)
+    whole = extract(RGBImages(folder / "real"), folder / "inception.pth", cache)
+    found = {name: whole[name] for name in fidelity.LAYERS}
+    before = {name: whole[name].clone() for name in fidelity.FEATURES}
+    for file in cache.iterdir():  # of the generated images, too
+        damage(file, kind)
+    monkeypatch.setattr(fidelity, "get_featuresdict_from_dataset", lambda *a, **k: dict(found))
+    again = extract(RGBImages(folder / "real"), folder / "inception.pth", cache)
+    assert capsys.readouterr().out.endswith("is damaged; the features are computed again\n")
+    monkeypatch.setattr(fidelity, "get_featuresdict_from_dataset", None)
+    kept = extract(RGBImages(folder / "real"), folder / "inception.pth", cache)
+    for name, tensor in before.items():
+        assert torch.equal(again[name], tensor) and torch.equal(kept[name], tensor)
+    assert capsys.readouterr().out == ""
+
+
+def test_features_that_are_not_finite_are_not_kept(place, tmp_path, monkeypatch):
+    found = {name: torch.zeros(11, 2048) for name in fidelity.LAYERS}
+    found["2048"][4, 7] = float("nan")
+    monkeypatch.setattr(fidelity, "get_featuresdict_from_dataset", lambda *a, **k: found)
+    with pytest.raises(InvalidValue, match="features 2048 of image 4 = 'NaN or infinite'"):
+        extract(RGBImages(place[0] / "real"), place[0] / "inception.pth", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+X = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+NAN = X.clone()
+NAN[3, 2] = float("nan")
+CLOUD = dict(mu=np.zeros(3), sigma=np.eye(3))
+BATCH = torch.zeros(12, 3, 4, 4).byte()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fid(CLOUD, dict(mu=np.zeros(4), sigma=np.eye(4))),
+        lambda: fid(CLOUD, dict(mu=np.zeros(3), sigma=np.full((3, 3), np.nan))),
+        lambda: fid(CLOUD, dict(mu=np.array([0, np.inf, 0]), sigma=np.eye(3))),
+        lambda: fid(CLOUD, dict(mu=np.zeros(3), sigma=np.eye(4))),
+        lambda: compare_features(NAN, X),
+        lambda: compare_features(X, NAN),
+        lambda: compare_features(X, X[:, :4]),
+        lambda: compare_features(X[:1], X),
+        lambda: compare_features(X, X[:0]),
+        lambda: compare_features(X, None),
+        lambda: compare_features(X[0], X),
+        lambda: compare_features(X, X, CLOUD),
+        lambda: inception_score(NAN),
+        lambda: inception_score(X[:9]),
+        lambda: inception_score([1.0]),
+        lambda: RGBImages(None),
+        lambda: RGBImages(5),
+        lambda: RGBImages([BATCH[0]] * 12),
+        lambda: RGBImages(BATCH.float()),
+        lambda: RGBImages(BATCH[:, :2]),
+        lambda: RGBImages(BATCH[:, 0]),
+        lambda: RGBImages(BATCH[:5]),
+        lambda: RGBImages(BATCH, size=0),
+        lambda: RGBImages("a" * 5000),
+        lambda: RGBImages("a\0b"),
+        lambda: open_reference(None),
+        lambda: open_reference(7),
+        lambda: open_reference("x" * 5000 + ".npz"),
+        lambda: adm_statistics(None),
+        lambda: find_inception("x" * 5000),
+        lambda: find_inception("a\0b"),
+        lambda: measure(BATCH, BATCH, None),
+        lambda: measure(BATCH, BATCH, "w", size="16"),
+        lambda: measure(BATCH, None, "w"),
+        lambda: measure(None, BATCH, "w"),
+        lambda: extract(BATCH, "w"),
+        lambda: extract(RGBImages(BATCH), 5),
+    ],
+)
+def test_one_error_for_what_cannot_be_measured(call):
+    with pytest.raises(InvalidValue):
+        call()
+
+
+@pytest.mark.parametrize("kind", ["objects", "cut", "zeroed", "foreign", "flipped"])
+def test_damaged_references(tmp_path, kind):
+    path = tmp_path / "r.npz"
+    mu = np.array([{}]) if kind == "objects" else np.zeros(2048)
+    np.savez(path, mu=mu, sigma=np.eye(2048), arr_0=np.zeros((12, 4, 4, 3), np.uint8))
+    whole = bytearray(path.read_bytes())
+    if kind == "cut":
+        path.write_bytes(whole[:-30_000_000])
+    if kind == "zeroed":
+        whole[:20_000] = bytes(20_000)
+        path.write_bytes(whole)
+    if kind == "flipped":
+        whole[5_000] ^= 8
+        path.write_bytes(whole)
+    if kind == "foreign":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("mu.npy", b"no array")
+            file.writestr("sigma.npy", b"")
+    with pytest.raises(InvalidValue, match="r.npz"):
+        open_reference(path)

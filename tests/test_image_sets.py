@@ -1,11 +1,17 @@
 """Sets of images: the same files whoever samples them and whenever, and ADM's file."""
 
+import errno
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import fields, replace
 from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +25,8 @@ from rar_nb.pretrained.presets import PRESETS, get_preset, override, save_run_co
 from rar_nb.pretrained.vq_models import MaskGITVQ
 from rar_nb.reports.fidelity import RGBImages
 from rar_nb.runs.image_sets import (
+    class_ids,
+    class_names,
     generate,
     launch,
     main,
@@ -28,10 +36,13 @@ from rar_nb.runs.image_sets import (
     set_request,
 )
 from rar_nb.runs.launch import launch_command
-from rar_nb.sampler import SampleConfig
+from rar_nb.runs.safekeeping import Stopped, hold
+from rar_nb.sampler import SampleConfig, sample_images
 from rar_nb.style import is_whole_png
+from rar_nb.support import InvalidValue
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig
+from tests.kernels import FORKS, start_server
 
 COLOUR = TokenizerConfig("grey", channels=3, codebook_size=8)
 TWENTY = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
@@ -279,7 +290,7 @@ def test_every_setting_is_an_option():
     [
         (["--preset", "tiny"], "error: folder is missing"),
         (["--folder", "{}"], "error: run_dir, preset = (None, None) is not allowed"),
-        (["--folder", "{}", "--run_dir", "{}/none"], "config.json"),
+        (["--folder", "{}", "--run_dir", "{}/none"], "the folder of a run, and this is no folder"),
     ],
 )
 def test_bad_input_ends_the_program_with_one_line(tmp_path, options, message):
@@ -455,7 +466,7 @@ def test_a_published_checkpoint(tmp_path, monkeypatch):
         (dict(run_dir="a", model="b"), "left out beside run_dir"),
         (dict(preset="digits"), "the two files of a run of digits"),
         (dict(preset="rar_z"), "preset = 'rar_z'"),
-        (dict(run_dir="/no/such/run"), "/no/such/run/config.json"),
+        (dict(run_dir="/no/such/run"), "run_dir = '/no/such/run' is not allowed: it must be the"),
     ],
 )
 def test_what_cannot_be_opened(wrong, message):
@@ -469,3 +480,341 @@ def test_the_program_has_a_help():
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for f in fields(SampleConfig):
         assert f"--{f.name}" in text
+
+
+# Classes by name
+
+NAMES = ["cat", "caterpillar", "dog", "house", "3", "dog house", "dog house", "Zürich", "a,b"]
+
+
+@pytest.mark.parametrize(
+    "classes, expected",
+    [
+        (["cat"], [0]),
+        ("dog, cat", [2, 0]),
+        (["cat", 3, "cat"], [0, 3, 0]),
+        (["3"], [4]),  # a name first,
+        (["2"], [2]),  # and a number where no class is called so
+        (("a,b", "Zürich"), [8, 7]),
+        (torch.tensor([5, 1]), [5, 1]),
+        (np.array([5, 1]), [5, 1]),
+        ([8], [8]),
+    ],
+)
+def test_classes_by_name(classes, expected):
+    found = class_ids(classes, NAMES)
+    assert found.tolist() == expected and found.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    "classes, message",
+    [
+        (["cta"], "no class 'cta' among the 9; there is 'cat'"),
+        (["CAT"], "no class 'CAT' among the 9; there is 'cat'"),
+        (["zzzzzz"], "no class 'zzzzzz' among the 9; there is 'cat', 'caterpillar', .*, …"),
+        (["dog house"], "its number, as 2 classes are called so: 5, 6"),
+        (["9"], "classes = .9. is not allowed: it must be from 0 to 8"),
+        (["-1"], "no class '-1'"),
+        ([""], "no class ''"),
+        ("", "no class ''"),
+        ([], "shape of classes"),
+        ([9], "from 0 to 8"),
+        ([-1], "from 0 to 8"),
+        ([1.5], "whole numbers"),
+        ([None], "whole numbers"),
+        ([True], "whole numbers"),
+        (None, "whole numbers"),
+        (5, "shape of classes"),
+        (["²"], "no class '²'"),
+        (["9" * 5000], "no class"),
+    ],
+)
+def test_classes_that_are_not_there(classes, message):
+    with pytest.raises(InvalidValue, match=message):
+        class_ids(classes, NAMES)
+
+
+def test_without_names_there_are_only_numbers():
+    assert class_ids("3, 0", None).tolist() == [3, 0]
+    with pytest.raises(
+        InvalidValue, match="class = 'cat' .* its number, as the names .* not known"
+    ):
+        class_ids("cat", None)
+
+
+def test_a_set_of_some_classes(model, tmp_path):
+    sample = replace(TWENTY, num_samples=6)
+    assert generate(model, GreyTokenizer(), tmp_path, sample, classes=[3, 1]) == 6
+    whole = sample_images(model, GreyTokenizer(), [3, 3, 3, 1, 1, 1], sample)
+    for i, image in enumerate(whole):
+        found = np.asarray(Image.open(tmp_path / f"{i:06d}.png"))
+        np.testing.assert_array_equal(found, image[0].numpy())
+    labels = np.load(pack_npz(tmp_path, tmp_path / "s.npz"))["arr_1"]
+    assert sorted(labels) == [1, 1, 1, 3, 3, 3]
+    assert generate(model, GreyTokenizer(), tmp_path, sample, classes=torch.tensor([3, 1])) == 0
+    for other in ([1, 3], [3], [3, 1, 0]):
+        with pytest.raises(InvalidValue, match="^classes = "):
+            generate(model, GreyTokenizer(), tmp_path, sample, classes=other)
+
+
+@pytest.mark.parametrize("classes", [[], [4], [1, 1], ["cat"], [0.0], "0", 3, [-1], {}])
+def test_wrong_classes_of_a_set(model, tmp_path, classes):
+    with pytest.raises(InvalidValue, match="classes"):
+        generate(model, GreyTokenizer(), tmp_path / "s", TWENTY, classes=classes)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_set_made_before_sets_had_classes_goes_on(model, tmp_path):
+    generate(model, GreyTokenizer(), tmp_path, TWENTY)
+    request = json.loads((tmp_path / "generate.json").read_text())
+    del request["classes"]
+    (tmp_path / "generate.json").write_text(json.dumps(request))
+    assert generate(model, GreyTokenizer(), tmp_path, TWENTY) == 0
+    pack_npz(tmp_path, tmp_path / "s.npz")
+
+
+def test_the_program_takes_names(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("one", "two", "files"))
+    given = dict(run_dir=tmp_path / "run", folder=tmp_path / "set", cpu=True)
+    with pytest.raises(InvalidValue, match="names of the classes are not known"):
+        main(classes="cat", **given)
+    names = [f"kind {k}" for k in range(10)]
+    (tmp_path / "run" / "identity.json").write_text(json.dumps({"classes": names, "images": "f"}))
+    with pytest.raises(InvalidValue, match="no class 'kind10' among the 10; there is 'kind 1'"):
+        main(classes="kind10", **given)
+    main(classes="kind 7, kind 2,kind 0, kind 1", **given)
+    request = json.loads((tmp_path / "set" / "generate.json").read_text())
+    assert request["classes"] == [7, 2, 0, 1] and request["num_samples"] == 32
+    assert "num_samples: 32 in place of 30" in capsys.readouterr().out
+    assert len(files(tmp_path / "set")) == 32
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"classes": "cat"}', '{"classes": [1]}', "\0" * 9])
+def test_a_damaged_identity_is_named(tmp_path, content):
+    assert class_names(tmp_path) is None and class_names(None) is None
+    (tmp_path / "identity.json").write_text('{"files": {}}')
+    assert class_names(tmp_path) is None
+    (tmp_path / "identity.json").write_text(content)
+    with pytest.raises(InvalidValue, match="identity.json"):
+        class_names(tmp_path)
+
+
+# Two at once, and jobs that are stopped
+
+
+def test_a_second_job_is_told_who_is_there(model, tmp_path):
+    with hold(tmp_path, "set-0"):
+        with pytest.raises(InvalidValue, match=f"{tmp_path} is in use by process {os.getpid()} on"):
+            generate(model, GreyTokenizer(), tmp_path, TWENTY)
+        # Another process of the same job has another lock.
+        assert generate(model, GreyTokenizer(), tmp_path, TWENTY, share=(1, 2)) == 8
+    with hold(tmp_path, "launch"), pytest.raises(InvalidValue, match="in use by process"):
+        launch(tmp_path, TWENTY, cpu=True, run_dir="none")
+
+
+def be_a_job(folder, place, seed, num_samples):
+    """In a process of its own: status 2 for an error of ours, as the program has it."""
+    try:
+        main(run_dir=folder, folder=place, seed=seed, num_samples=num_samples,
+             sample_batch_size=20, cpu=True)  # fmt: skip
+    except InvalidValue as error:
+        print(error)
+        os._exit(2)
+
+
+def forked_job(*arguments):
+    start_server()
+    job = FORKS.Process(target=be_a_job, args=arguments)
+    job.start()
+    return job
+
+
+def same_set_again(folder, place, seed, num_samples):
+    run, tokenizer, generator = open_model(folder)
+    sample = replace(run.sample, num_samples=num_samples, sample_batch_size=20)
+    return generate(generator, tokenizer, place, sample, seed)
+
+
+@pytest.mark.skipif(FORKS is None, reason="needs a fork server")
+def test_of_two_jobs_at_once_one_gives_up(folder, tmp_path):
+    jobs = [forked_job(folder, tmp_path / "set", seed, 200) for seed in (1, 2)]
+    for job in jobs:
+        job.join()
+    assert sorted(job.exitcode for job in jobs) == [0, 2]
+    seed = json.loads((tmp_path / "set" / "generate.json").read_text())["seed"]
+    assert seed == (1 if jobs[0].exitcode == 0 else 2)
+    same_set_again(folder, tmp_path / "again", seed, 200)
+    assert files(tmp_path / "set") == files(tmp_path / "again")
+
+
+@pytest.mark.skipif(FORKS is None, reason="needs a fork server")
+def test_a_set_that_is_killed_goes_on(folder, tmp_path):
+    place = tmp_path / "set"
+    for count in (1, 45, 90):
+        job = forked_job(folder, place, 3, 200)
+        while len(list(place.glob("*.png"))) < count:
+            assert job.is_alive()
+            time.sleep(0.001)
+        job.kill()
+        job.join()
+    assert 0 < same_set_again(folder, place, 3, 200) <= 200 - 90
+    same_set_again(folder, tmp_path / "again", 3, 200)
+    assert files(place) == files(tmp_path / "again")
+
+
+def test_a_program_that_is_stopped_ends_with_a_sentence(folder, tmp_path):
+    """SIGTERM ends with the batch, a sentence and status 75."""
+    place = tmp_path / "set"
+    command = [sys.executable, "-m", "rar_nb.runs.image_sets", "--cpu", "--run_dir", folder]
+    command += ["--folder", place, "--num_samples", 1000, "--sample_batch_size", 20]
+    job = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
+    while not list(place.glob("*.png")):
+        assert job.poll() is None
+        time.sleep(0.005)
+    job.send_signal(signal.SIGTERM)
+    out, there = job.communicate()[0], len(files(place))
+    assert job.returncode == 75 and there % 20 == 0 and 0 < there < 1000
+    assert f"Stopped by SIGTERM: {there} images are in {place}. The same call or command" in out
+    assert all(is_whole_png(path) for path in place.glob("*.png"))
+
+
+@pytest.mark.parametrize("batch", [0, 3])  # of four
+def test_an_interrupt_in_a_notebook(tmp_path, monkeypatch, batch):
+    model, real, calls = make_model().train(), image_sets.sample_batch, []
+
+    def interrupted(*args):
+        if len(calls) == batch:
+            signal.raise_signal(signal.SIGINT)
+        calls.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(image_sets, "sample_batch", interrupted)
+    with pytest.raises(Stopped, match="Stopped by SIGINT: (6|20) images are in"):
+        generate(model, GreyTokenizer(), tmp_path, TWENTY)
+    assert len(files(tmp_path)) == min(20, 6 * (batch + 1)) and model.training
+    monkeypatch.undo()
+    assert generate(model, GreyTokenizer(), tmp_path, TWENTY) == (0 if batch == 3 else 14)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# Folders that are no set's
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "photo.jpg", "000001.jpg", "sub/000000.png", "a.png"]
+)
+def test_a_folder_with_something_else_is_left_alone(model, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"theirs")
+    before = everything(tmp_path)
+    with pytest.raises(InvalidValue, match=f"but '{name.split('/')[0]}' is in it; name another"):
+        generate(model, GreyTokenizer(), tmp_path, TWENTY)
+    assert everything(tmp_path) == before
+
+
+def test_hidden_files_and_notes_beside_a_set_are_none_of_our_business(model, tmp_path):
+    (tmp_path / ".DS_Store").write_bytes(b"theirs")
+    assert generate(model, GreyTokenizer(), tmp_path, TWENTY) == 20
+    (tmp_path / "notes.txt").write_bytes(b"theirs")
+    assert generate(model, GreyTokenizer(), tmp_path, TWENTY) == 0
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "000020.png", "more/000000.png", "0.png"])
+def test_an_image_that_the_metrics_would_count_is_named(model, tmp_path, name):
+    generate(model, GreyTokenizer(), tmp_path, TWENTY)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"theirs")
+    with pytest.raises(InvalidValue, match=f"move away .*{name}"):
+        generate(model, GreyTokenizer(), tmp_path, TWENTY)
+
+
+def test_where_nothing_can_be_written(model, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "set", tmp_path / ("a" * 300)):
+        with pytest.raises(InvalidValue, match="can't be written .*name another place|shorter"):
+            generate(model, GreyTokenizer(), place, TWENTY)
+
+    def no_space(image, path, **options):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", no_space)
+    with pytest.raises(InvalidValue, match="000000.png can't be written .No space .*: free some"):
+        generate(model, GreyTokenizer(), tmp_path / "set", TWENTY)
+    assert not files(tmp_path / "set") and not list((tmp_path / "set").glob("*.part"))
+    monkeypatch.undo()
+    assert generate(model, GreyTokenizer(), tmp_path / "set", TWENTY) == 20
+
+
+def test_locks_go_with_the_set(model, tmp_path):
+    generate(model, GreyTokenizer(), tmp_path / "set", TWENTY, share=(0, 2))
+    generate(model, GreyTokenizer(), tmp_path / "set", TWENTY, share=(1, 2))
+    (tmp_path / "set" / ".launch.lock").touch()
+    remove_set(tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(model=GreyTokenizer(), tokenizer=make_model()),
+        dict(model=None),
+        dict(model="rar_b"),
+        dict(tokenizer=make_tokenizer(replace(COLOUR, codebook_size=9))),
+        dict(folder=None),
+        dict(folder=5),
+        dict(sample={}),
+        dict(sample=RAR),
+        dict(seed=-1),
+        dict(seed="0"),
+        dict(seed=0.5),
+        dict(share=(0,)),
+        dict(share=(1, 1)),
+        dict(share="01"),
+        dict(progress="yes"),
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_wrong_arguments_give_one_error(model, tmp_path, change):
+    given = dict(model=model, tokenizer=GreyTokenizer(), folder=tmp_path / "s", sample=TWENTY)
+    with pytest.raises(InvalidValue):
+        generate(**(given | change))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_broken_generator_leaves_no_image(tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.lm_head.weight[0] = float("nan")
+    with pytest.raises(InvalidValue, match="lm_head.weight of the generator"):
+        generate(model, GreyTokenizer(), tmp_path, TWENTY)
+    assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("content", [
+    "", "null", "[]", "{}", "\0" * 50, '{"num_samples": 20}',
+    '{"num_samples": 20, "num_classes": 0}',
+    '{"num_samples": 2.5, "num_classes": 4}',
+    '{"num_samples": 20, "num_classes": 4, "classes": [-1]}',
+    '{"num_samples": 99999999999999, "num_classes": 1}', '{"num_samples": 20, "num_classes": 3}',
+])  # fmt: skip
+def test_a_damaged_request_is_named(model, tmp_path, content):
+    generate(model, GreyTokenizer(), tmp_path, TWENTY)
+    (tmp_path / "generate.json").write_text(content)
+    with pytest.raises(InvalidValue):
+        pack_npz(tmp_path, tmp_path / "out" / "s.npz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_not_finished(folder, tmp_path):
+    save_run_config(RUN, tmp_path / "config.json")
+    with pytest.raises(InvalidValue, match="a finished run, .* resume=True, finishes it"):
+        open_model(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InvalidValue, match="the folder of a run, but there is no .*config.json"):
+        open_model(tmp_path)
+    with pytest.raises(InvalidValue, match="run_dir = 5"):
+        open_model(5)

@@ -425,6 +425,19 @@ def test_tiles_that_are_larger_than_the_image(tmp_path):
         load_rgb(tmp_path / "x.tif")
 
 
+def test_an_image_that_scaling_would_blow_up(tmp_path):
+    """Two pixels wide, it would be 256 wide and 5 million high."""
+    Image.new("RGB", (2, 40_000)).save(tmp_path / "x.png")
+    with pytest.raises(InvalidValue, match=r"size of the image = \(2, 40000\).*less elongated"):
+        center_crop(load_rgb(tmp_path / "x.png"), 256)
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    for i in range(2):
+        (tmp_path / "x.png").rename(tmp_path / "data" / "cat" / f"{i}.png")
+        Image.new("RGB", (2, 100)).save(tmp_path / "x.png")
+    with pytest.raises(InvalidValue, match="size of .*cat/0.png = .*less elongated"):
+        check_readable(open_data(str(tmp_path / "data"), image_size=256)[0])
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
 def test_of_an_animation_only_the_first_picture_is_read(tmp_path, monkeypatch, kind):
     (tmp_path / "x").write_bytes(animation(kind))
@@ -900,6 +913,12 @@ WRONG_TYPES = [
     lambda: open_folder("/dev/null"),
     lambda: load_rgb("x" * 5000),
     lambda: load_rgb("/"),
+    lambda: load_rgb(None),
+    lambda: Digits(3),
+    lambda: find_images(None),
+    lambda: center_crop(Image.new("L", (4, 4)), 0),
+    lambda: center_crop(Image.new("L", (4, 4)), 2.5),
+    lambda: ten_crop(torch.zeros(1, 1, 8, 8), "4"),
     lambda: ImageData([]),
     lambda: ImageData("digits"),
     lambda: ImageData(Digits(), "28"),
@@ -999,6 +1018,18 @@ def test_cifar10_files(tmp_path, monkeypatch):
     (folder / "data_batch_3").write_bytes(b"half a download")
     with pytest.raises(ValueError, match="download=True"):
         open_data("cifar10", root=tmp_path)
+
+
+def test_damaged_files_of_a_named_data_set(tmp_path, monkeypatch):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name in ("images-idx3", "labels-idx1"):
+            (raw / f"{part}-{name}-ubyte").write_bytes(b"\0\0\x08\x03 half a download")
+    for download, remedy in ((False, "set download=True"), (True, "look after the network")):
+        with pytest.raises(InvalidValue, match=f"data = 'mnist' is not in .*{remedy}") as error:
+            open_data("mnist", root=tmp_path, download=download)
+        assert "\n" not in str(error.value)
 
 
 def test_image_data_keeps_grey_data_grey():

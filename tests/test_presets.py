@@ -3,13 +3,16 @@ changes by name, what `resolve` makes of a run, and weights by name.
 """
 
 import dataclasses
+import json
 import math
+import re
 
 import pytest
 import torch
 
 import rar_nb.pretrained.vq_models  # noqa: F401 (registers its kinds of tokenizer)
 from rar_nb.data.images import DATA, open_data
+from rar_nb.orders import ANNEAL_SCHEDULES
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import (
     MODELS,
@@ -22,9 +25,10 @@ from rar_nb.pretrained.presets import (
     override,
     resolve,
     save_run_config,
+    sizes_of,
 )
-from rar_nb.sampler import guidance_weight
-from rar_nb.tokenizer import TOKENIZERS
+from rar_nb.sampler import GUIDANCE_SCHEDULES, SampleConfig, guidance_weight
+from rar_nb.tokenizer import TOKENIZERS, TokenizerConfig
 from rar_nb.trainer import TrainConfig, learning_rate_at, random_ratio_at
 from rar_nb.transformer import RAR, ModelConfig
 
@@ -284,7 +288,7 @@ def test_a_run_from_before_there_was_a_precision_samples_as_it_did():
 
 def test_a_damaged_configuration_is_named(tmp_path):
     (tmp_path / "bad.json").write_text('{"preset": "digits", "color": 3}')
-    with pytest.raises(ValueError, match="bad.json is not a run configuration"):
+    with pytest.raises(ValueError, match="bad.json does not hold .* .data: .*give that one"):
         load_run_config(tmp_path / "bad.json")
     with pytest.raises(ValueError, match="none.json"):
         load_run_config(tmp_path / "none.json")
@@ -315,8 +319,8 @@ def test_weights_from_a_file_like_the_published_ones(tmp_path, tiny):
     again = RAR.from_pretrained(path, preset=TINY)
     assert not again.training and torch.equal(outputs(again), outputs(tiny))
     for change, message in [
-        (dict(num_classes=11), "embeddings.weight"),
-        (dict(num_layers=2), "blocks.2"),
+        (dict(num_classes=11), r"num_classes = 11 .*must be 10, as in .*num_classes=10, .*hid"),
+        (dict(num_layers=2), r"num_layers = 2 .*must be 3, .*preset=ModelConfig\(codebook_size=8"),
     ]:
         with pytest.raises(ValueError, match=message):
             RAR.from_pretrained(path, dataclasses.replace(TINY, **change))
@@ -336,3 +340,206 @@ def test_weights_that_cannot_be_found_are_named(tmp_path):
         RAR.from_pretrained(tmp_path, TINY)
     with pytest.raises(ValueError, match="preset = 'rar_z'"):
         RAR.from_pretrained(tmp_path, "rar_z")
+
+
+# ---- files that were made by others
+# ------------------------------------------------------------------------------
+
+LIMITS = [
+    ("model", "num_layers", 10**7),
+    ("model", "hidden_size", 10**9),
+    ("model", "num_tokens", 10**12),
+    ("model", "num_classes", 10**10),
+    ("model", "mlp_size", 10**30),
+    ("model", "num_heads", 2**62),
+    ("tokenizer", "codebook_size", 10**10),
+    ("tokenizer", "codebook_dim", 10**9),
+    ("tokenizer", "width", 10**9),
+    ("tokenizer", "image_size", 4 * 10**9),
+]
+
+
+def config_with(path, changes, run=PRESETS["tiny"]):
+    """A configuration in which fields of parts have other values; None: they are absent."""
+    values = dataclasses.asdict(run)
+    for (part, name), value in changes.items():
+        where = values if part is None else values[part]
+        if value is None:
+            del where[name]
+        else:
+            where[name] = value
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.mark.parametrize("part, name, value", LIMITS)
+def test_sizes_that_no_memory_holds_are_refused_at_once(tmp_path, part, name, value):
+    path = config_with(tmp_path / "config.json", {(part, name): value})
+    for call in (lambda: load_run_config(path), lambda: RAR.from_pretrained(tmp_path)):
+        with pytest.raises(ValueError, match=f"config.json can't be used: {name} = {value} .*most"):
+            call()
+
+
+def test_a_file_is_compared_with_its_configuration_before_anything_is_built(tmp_path, tiny):
+    """A terabyte of layers that the limits allow: the file's header shows that it has three."""
+    huge = dataclasses.replace(TINY, num_layers=1000, hidden_size=2**15, mlp_size=2**17)
+    save_run_config(RunConfig("digits", model=huge), tmp_path / "config.json")
+    save_weights(tiny, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="hidden_size = 32768 .*must be 16, as in "):
+        RAR.from_pretrained(tmp_path)
+
+
+DAMAGED = ["", "{", "[]", "null", '"text"', "{}", '{"preset": "tiny"}', "\0" * 100, "{" * 10**5]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_damaged_configurations(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    for call in (load_run_config, lambda path: RAR.from_pretrained(path.parent)):
+        with pytest.raises(ValueError, match="config.json does not hold what it should"):
+            call(tmp_path / "config.json")
+
+
+def test_cut_configurations(tmp_path):
+    path = tmp_path / "config.json"
+    save_run_config(PRESETS["tiny"], path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 2, 13):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="config.json"):
+            load_run_config(path)
+
+
+def test_what_is_missing_is_not_guessed(tmp_path):
+    later = {"anneal_schedule", "sample_precision", "guidance_schedule", "init_from"}
+    for part, kind in PARTS.items():
+        for name in {f.name for f in dataclasses.fields(kind)} - later:
+            path = config_with(tmp_path / "config.json", {(part, name): None})
+            if part == "devices":  # how, not what
+                load_run_config(path)
+                continue
+            with pytest.raises(ValueError, match=f"{part} in .*complete: {name} is missing"):
+                load_run_config(path)
+    for name in ("preset", "data", "seed", "model"):
+        path = config_with(tmp_path / "config.json", {(None, name): None})
+        with pytest.raises(ValueError, match=f"{name}: Field required"):
+            load_run_config(path)
+    path = config_with(tmp_path / "config.json", {("model", "color"): 3})
+    with pytest.raises(ValueError, match="can't be used: parameter = 'color'"):
+        load_run_config(path)
+
+
+@pytest.mark.parametrize(
+    "part, name, registry",
+    [
+        ("train", "anneal_schedule", "ANNEAL_SCHEDULES"),
+        ("sample", "guidance_schedule", "GUIDANCE_SCHEDULES"),
+        ("tokenizer", "kind", "TOKENIZERS"),
+    ],
+)
+def test_what_is_not_registered_says_how_to(tmp_path, part, name, registry):
+    path = config_with(tmp_path / "config.json", {(part, name): "mine"})
+    with pytest.raises(ValueError) as error:
+        load_run_config(path)
+    said = f"{name} = 'mine' .* registered first, {registry}\\['mine'\\] = …"
+    assert re.search(said, str(error.value))
+    where = {"ANNEAL_SCHEDULES": ANNEAL_SCHEDULES, "GUIDANCE_SCHEDULES": GUIDANCE_SCHEDULES}
+    where["TOKENIZERS"] = TOKENIZERS
+    values = where[registry]
+    values["mine"] = next(iter(values.values()))  # the remedy
+    try:
+        assert getattr(getattr(load_run_config(path), part), name) == "mine"
+    finally:
+        del values["mine"]
+
+
+def test_configurations_of_earlier_versions(tmp_path):
+    """Until November 2026 the fields of devices stood in `train`, and three fields were absent."""
+    run = get_preset("digits", device_batch_size=16, checkpoint_every=50)
+    values = dataclasses.asdict(run)
+    values["train"] |= values.pop("devices")
+    del values["train"]["anneal_schedule"], values["sample"]["guidance_schedule"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert load_run_config(tmp_path / "config.json") == run
+
+
+# ---- runs of no step, and images seen too often
+# --------------------------------------------------------------------
+
+
+def test_a_run_of_no_step_is_refused_with_the_remedy():
+    run = get_preset("digits", epochs=0.005)
+    with pytest.raises(ValueError, match="epochs = 0.005 .*must be at least 0.014, .* 70 steps"):
+        resolve(run, 4500, 10, 1, 28)
+    assert resolve(get_preset("digits", epochs=0.015), 4500, 10, 1, 28).train.total_steps == 1
+    with pytest.raises(ValueError, match="epochs = 0.05 .*must be at least 0.2"):
+        TrainConfig(epochs=0.05, warmup_epochs=0, steps_per_epoch=5)
+
+
+def test_images_that_are_seen_often_are_announced(capsys):
+    run = get_preset("rar_b", batch_size=256)
+    resolve(run, 1000, 10, 3, 256)
+    said = capsys.readouterr().out
+    assert "steps_per_epoch = 625: an epoch shows each of the 1,000 images 160.0 times" in said
+    resolve(override(run, {"steps_per_epoch": None}), 1000, 10, 3, 256)  # the remedy
+    assert "steps_per_epoch" not in capsys.readouterr().out
+
+
+# ---- which preset, and wrong types
+# -------------------------------------------------------------------------------
+
+
+def test_weights_of_another_preset_name_the_one_that_fits(tmp_path):
+    with torch.device("meta"):
+        shapes = {n: p.shape for n, p in RAR(PRESETS["digits"].model).state_dict().items()}
+    path = tmp_path / "weights.bin"
+    torch.save({name: torch.ones(shape) for name, shape in shapes.items()}, path)
+    with pytest.raises(ValueError, match="codebook_size = 1024 .*give preset='digits'"):
+        RAR.from_pretrained(path)
+    with pytest.raises(ValueError, match="codebook_size = 8 .*give preset='digits'"):
+        RAR.from_pretrained(path, "tiny")
+    assert RAR.from_pretrained(path, "digits").config == PRESETS["digits"].model
+
+
+def test_weights_of_no_preset_name_the_sizes(tmp_path, tiny):
+    path = tmp_path / "weights.pt"
+    torch.save({"model": tiny.state_dict()}, path)
+    with pytest.raises(ValueError) as error:
+        RAR.from_pretrained(path)
+    remedy = re.search(r"give preset=(ModelConfig\(.*?\))", str(error.value))[1]
+    sizes = eval(remedy, {"ModelConfig": ModelConfig})
+    assert torch.equal(outputs(RAR.from_pretrained(path, sizes)), outputs(tiny))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sizes_are_seen_in_the_shapes(name):
+    with torch.device("meta"):
+        state = RAR(MODELS[name]).state_dict()
+    assert sizes_of(state) == MODELS[name]
+    assert sizes_of({f"model.{n}": p for n, p in state.items()}) == MODELS[name]
+    del state["embeddings.weight"]
+    assert sizes_of(state) is None and sizes_of({}) is None
+
+
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda: get_preset(3), "name"),
+        (lambda: get_preset("digits", ["epochs"]), "changes"),
+        (lambda: get_preset("digits", {3: 4}), "parameter"),
+        (lambda: get_preset("digits", epochs="long"), "epochs"),
+        (lambda: override("digits", {}), "run"),
+        (lambda: resolve(None, 1, 1, 1, 28), "run"),
+        (lambda: resolve(get_preset("digits"), 4500.5, 10, 1, 28), "num_images"),
+        (lambda: resolve(get_preset("digits"), 4500, 10, "grey", 28), "channels"),
+        (lambda: resolve(get_preset("digits"), 4500, 0, 1, 28), "num_classes"),
+        (lambda: resolve(get_preset("digits"), 0, 10, 1, 28), "batch_size"),
+        (lambda: save_run_config({}, "config.json"), "run"),
+        (lambda: load_run_config(3), "path"),
+        (lambda: TokenizerConfig(kind=["grey"]), "kind"),
+        (lambda: SampleConfig(guidance_schedule=3), "guidance_schedule"),
+    ],
+)
+def test_wrong_types_are_named(call, name):
+    with pytest.raises(ValueError, match=f"^{name} = "):
+        call()

@@ -3,10 +3,12 @@
 import dataclasses
 import inspect
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from rar_nb.pretrained.presets import RunConfig, save_run_config
 from rar_nb.pretrained.vq_models import MaskGITVQ
 from rar_nb.runs.pretokenizer import (
     PretokenizeConfig,
+    check_place,
     finish,
     prepare,
     pretokenize_folder,
@@ -31,6 +34,7 @@ from rar_nb.runs.pretokenizer import (
     shard_edges,
     write_shards,
 )
+from rar_nb.runs.safekeeping import hold
 from rar_nb.support import InvalidValue
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, to_float
 
@@ -121,7 +125,7 @@ def test_tokens_and_labels_against_torchvision(run, images, config, kind):
 def test_torn_image_is_named_and_has_no_row(images, config, capsys):
     data = pretokenize_folder(config(), progress=False)
     assert str(images / TORN) in capsys.readouterr().out
-    record = json.loads((Path(config().out) / "skipped.json").read_text())
+    record = json.loads((Path(config().out) / "skipped.json").read_text(encoding="utf-8"))
     assert (record["images"], record["skipped"]) == (23, 1) and record["files"][0]["file"] == str(
         images / TORN
     )
@@ -158,12 +162,15 @@ def test_share_counts_what_all_processes_skipped(config, images):
         record = Path(config.out) / f"shard-{k:05d}.json"
         record.write_text(
             json.dumps(
-                json.loads(record.read_text()) | dict(skipped=[dict(file="x.png", reason="torn")])
+                json.loads(record.read_text(encoding="utf-8"))
+                | dict(skipped=[dict(file="x.png", reason="torn")])
             )
         )
     with pytest.raises(ValueError, match=r"'3/23'.*skipped.json"):
         finish(config)
-    assert json.loads((Path(config.out) / "skipped.json").read_text())["skipped"] == 3
+    assert (
+        json.loads((Path(config.out) / "skipped.json").read_text(encoding="utf-8"))["skipped"] == 3
+    )
 
 
 def test_first_image_of_a_class_may_be_torn(run, images, tmp_path):
@@ -557,3 +564,178 @@ def test_leftovers_of_a_killed_process_go_and_other_files_stay(config):
     prepare(config())
     kept = ["pretokenize.json", ".pretokenize.lock", *theirs]
     assert sorted(p.name for p in folder.iterdir()) == sorted(kept)
+
+
+# One job at a time
+
+
+def no_listing(*given, **options):
+    pytest.fail("images were listed")
+
+
+def test_a_second_job_gets_an_error_that_names_the_first(config, monkeypatch):
+    monkeypatch.setattr(pretokenizer, "PATIENCE", 0)
+    monkeypatch.setattr(
+        pretokenizer, "open_data", lambda *a, **k: pytest.fail("images were listed")
+    )
+    message = rf"{config().out} is in use by process {os.getpid()} on .*wait until it has ended"
+    with hold(config().folder, "pretokenize"):
+        before = content(config().out)
+        for job in (prepare, pretokenize_folder):
+            with pytest.raises(InvalidValue, match=message):
+                job(config())
+        assert content(config().out) == before == {}
+    monkeypatch.undo()
+    assert len(pretokenize_folder(config(), progress=False)) == 22  # the lock is free again
+
+
+def test_two_jobs_at_once(config, monkeypatch):
+    """Whoever comes second is refused, and what the first one makes is right."""
+    whole, both = pretokenizer.crop_tokens, config("both", shard_images=3)
+    slow = lambda *given: (time.sleep(0.1), whole(*given))[1]
+    with monkeypatch.context() as m, ThreadPoolExecutor(2) as pool:
+        m.setattr(pretokenizer, "PATIENCE", 0)
+        m.setattr(pretokenizer, "crop_tokens", slow)
+        jobs = [pool.submit(pretokenize_folder, both, 1, False) for _ in range(2)]
+        (error,) = filter(None, [job.exception() for job in jobs])
+    assert isinstance(error, InvalidValue) and f"{both.out} is in use by" in str(error)
+    pretokenize_folder(config("alone", shard_images=3), progress=False)
+    assert content(both.out) == content(config("alone").out)
+
+
+def test_the_lock_is_released_when_a_job_fails(config):
+    with pytest.raises(InvalidValue, match="share of images that failed"):
+        pretokenize_folder(config(max_failed_share=0.0), progress=False)
+    assert not (Path(config().out) / ".pretokenize.owner.json").exists()
+    assert len(pretokenize_folder(config(), progress=False)) == 22
+
+
+# The place, and what lies in it
+
+
+@pytest.mark.parametrize("out", ["file", "file/tokens", "n" * 300, "a\0b", "dangling"])
+def test_a_place_that_is_no_folder(config, tmp_path, monkeypatch, out):
+    """Named before anything is opened, and nothing is made."""
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "dangling").symlink_to(tmp_path / "file" / "below")
+    monkeypatch.setattr(
+        pretokenizer, "open_data", lambda *a, **k: pytest.fail("images were listed")
+    )
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InvalidValue, match=r"can't be written|without a zero byte") as error:
+        pretokenize_folder(config(out), progress=False)
+    assert "\n" not in str(error.value) and sorted(tmp_path.iterdir()) == before
+
+
+def test_a_place_that_may_not_be_written_to(config, monkeypatch):
+    monkeypatch.setattr(pretokenizer.os, "access", lambda *a: False)  # root may write everywhere
+    with pytest.raises(InvalidValue, match="Permission denied.: name a place where you may write"):
+        check_place(config().folder)
+
+
+def test_home_in_the_name_of_the_place(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mine = dataclasses.replace(config(), out="~/mine")
+    assert len(pretokenize_folder(mine, progress=False)) == 22
+    assert (tmp_path / "mine" / "tokens.json").exists() and not Path("~").exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(data="/no/such/data"), "data = '/no/such/data'"),
+        (dict(image_size=40), "multiple of the tokenizer's stride, 16"),
+        (dict(data="digits", part="train"), "channels of the images = 1"),
+    ],
+    ids=str,
+)
+def test_the_hub_is_asked_last(config, monkeypatch, change, message):
+    fail = lambda *a, **k: pytest.fail("weights were asked for")
+    monkeypatch.setattr(MaskGITVQ, "from_pretrained", fail)
+    with pytest.raises(InvalidValue, match=message):
+        prepare(config(tokenizer="maskgit_vq", **change))
+
+
+def damaged(content):
+    yield from (b"", content[: len(content) // 2], b"\0" * len(content), b"[]", b"{}", b"\xff")
+
+
+def test_a_damaged_request_is_named(config):
+    prepare(config())
+    path = Path(config().out) / "pretokenize.json"
+    whole = path.read_bytes()
+    for found in damaged(whole):
+        path.write_bytes(found)
+        with pytest.raises(InvalidValue, match="pretokenize.json .*start anew in another folder"):
+            pretokenize_folder(config(), progress=False)
+    path.write_bytes(whole)
+    prepare(config())
+
+
+def test_a_shard_with_a_damaged_record_is_made_again(config):
+    prepare(config())
+    write_shards(config())
+    path = Path(config().out) / "shard-00001.json"
+    whole, tokens = path.read_bytes(), path.with_name("tokens-00001.npy")
+    record = json.loads(whole)
+    elsewhere = [dict(entry, file="../" + entry["file"]) for entry in record["files"]]
+    foreign = [record | dict(files=files) for files in ([], elsewhere, record["files"][:1])]
+    for found in (*damaged(whole), *(json.dumps(r).encode() for r in foreign)):
+        path.write_bytes(found)
+        assert read_record(config().out, 1) is None
+    before = tokens.stat().st_ino
+    pretokenize_folder(config(), progress=False)
+    assert tokens.stat().st_ino != before
+    pretokenize_folder(config("unhurt"), progress=False)
+    assert content(config().out) == content(config("unhurt").out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems forbid some of these names")
+def test_classes_and_images_with_odd_names(run, tmp_path, capsys):
+    names = ["$a_{$", "<script>", os.fsdecode(b"caf\xe9"), "a\nb", "x" * 250]
+    for name in names:
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (40, 40), (i, 0, 0)).save(
+                tmp_path / "images" / name / f"{name[:9]}{i}.png"
+            )
+    torn = tmp_path / "images" / "a\nb" / "a\nb1.png"
+    torn.write_bytes(b"torn")
+    pretokenizer.main(
+        data=str(tmp_path / "images"), tokenizer=str(run), out=str(tmp_path / "t"), **OPTIONS
+    )
+    printed = capsys.readouterr().out
+    assert "skipped" in printed and r"a\x0ab1.png: can't be read" in printed
+    assert "14 images of 10 crops, 1 skipped" in printed
+    request = json.loads((tmp_path / "t" / "pretokenize.json").read_text(encoding="utf-8"))
+    assert request["classes"] == ["$a_{$", "<script>", r"a\x0ab", r"caf\xe9", "x" * 250]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: pretokenize_folder("digits"),
+        lambda: pretokenize_folder(None),
+        lambda: pretokenize_folder(dict(data="digits", out="t")),
+        lambda: prepare("digits"),
+        lambda: PretokenizeConfig(data=3, out="t"),
+        lambda: PretokenizeConfig(data="digits"),
+        lambda: PretokenizeConfig(data="digits", out=["t"]),
+        lambda: PretokenizeConfig(data="digits", out="t", crops=10),
+        lambda: PretokenizeConfig(data="digits", out="t", batch_size="all"),
+        lambda: PretokenizeConfig(data="digits", out="t", max_failed_share=float("nan")),
+        lambda: PretokenizeConfig(data="digits", out="t", cpu="perhaps"),
+        lambda: pretokenizer.main(data="digits", out="t", shard_images=1.5),
+    ],
+)
+def test_wrong_types_are_refused_in_one_line(call):
+    with pytest.raises(InvalidValue) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("processes, progress", [(0, True), ("2", True), (1.0, True), (1, "no")])
+def test_processes_and_progress_are_checked(config, processes, progress):
+    with pytest.raises(InvalidValue, match="^(processes|progress) = "):
+        pretokenize_folder(config(), processes, progress)
+    assert not Path(config().out).exists()

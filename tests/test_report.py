@@ -6,12 +6,15 @@ from dataclasses import replace
 from datetime import date
 
 import matplotlib.pyplot as plt
+import mistune
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
+from PIL import Image
 
 import rar_nb.reports.report as report
-from rar_nb.pretrained.presets import PRESETS, get_preset
+from rar_nb.pretrained.presets import PRESETS, get_preset, override
 from rar_nb.reports.published import read_measurements
 from rar_nb.reports.report import (
     AXES,
@@ -19,16 +22,22 @@ from rar_nb.reports.report import (
     evaluation_table,
     git_commit,
     imagenet_entries,
+    plot_agreement,
+    plot_images,
     plot_nearest,
     plot_sweep,
     plot_training,
+    read_set,
     report_page,
+    run_images,
     run_metadata,
     run_sweep,
+    stack_pictures,
     sweep_points,
 )
 from rar_nb.sampler import SampleConfig
-from rar_nb.style import use_style
+from rar_nb.style import markdown_code, markdown_table, markdown_text, one_line, save_png, use_style
+from rar_nb.support import InvalidValue
 
 OFFICIAL = "6726825d" + "0" * 56  # a hash that begins as that of Inception's published weights
 REFERENCE = "/data/VIRTUAL_imagenet256_labeled.npz"
@@ -288,3 +297,253 @@ def test_copies_lie_at_distance_zero():
     assert copies[:, 1].max() == pytest.approx(1), "all copies are in one bin"
     first = copies[copies[:, 1] == copies[:, 1].max(), 0].min()
     assert first == 0 < others[others[:, 1] > 0, 0].min()
+
+
+# Words from outside, broken files, wrong arguments
+
+NASTY = [
+    "$a_{$", "<script>alert('x')</script>", "a | b", "`x` ``y``", "two\nlines\r\nmore", "**b** _i_",
+    "[link](javascript:alert(1))", "![x](http://e.org/a.png)", "\\", "\\$", "$x$ $y", "~~gone~~",
+    "&lt;b&gt;", "\u202eright to left", "\x00\x1b[31m", "\udcff", "emoji 🐈‍⬛", "", " ", "# head",
+    "x" * 500, "漢字", "%s {0} {x}", "{{", "'\"", "---", "<img src=x onerror=alert(1)>", "_", "^^",
+]  # fmt: skip
+
+
+def rendered(page):
+    """As GitHub and Jupyter do it, with tags let through: what a browser would see."""
+    markdown = mistune.create_markdown(escape=False, plugins=["table", "strikethrough"])
+    return BeautifulSoup(markdown(page), "html.parser")
+
+
+def shown(word):
+    """What remains of a word on one line in a browser."""
+    return " ".join(one_line(word).split())
+
+
+def test_words_from_outside_stand_for_themselves_on_a_page():
+    cells = [[markdown_text(word), markdown_code(word), "end"] for word in NASTY]
+    soup = rendered(markdown_table(["text", "code", "end"], cells))
+    tags = {tag.name for tag in soup.find_all(True)}
+    assert tags <= {"table", "thead", "tbody", "tr", "th", "td", "code", "span"}
+    rows = soup.tbody.find_all("tr")
+    assert len(rows) == len(NASTY)
+    for row, word in zip(rows, NASTY):
+        text, code, end = row.find_all("td")
+        assert " ".join(text.get_text().split()) == shown(word)
+        if code.code:  # there is no code without a character in it
+            found = code.get_text().replace(r"\|", "|")  # as GitHub does, and mistune doesn't
+            assert " ".join(found.split()) == shown(word)
+        assert end.get_text() == "end"
+        for dollar in text.find_all("span"):  # in an element of its own, it can't open a formula
+            assert dollar.get_text() == "$"
+        assert "$" not in "".join(text.find_all(string=True, recursive=False))
+
+
+@pytest.mark.parametrize("word", NASTY)
+def test_a_report_with_such_names(word):
+    name = word.encode("utf-8", "replace").decode()  # as `RunConfig` takes no halves of characters
+    run = replace(PRESETS["digits"], preset=name, data="/data/" + name.replace("/", ""))
+    page = page_of(
+        run,
+        metrics={"num_samples": 1000, "FID": 9.0},
+        against=word,
+        notes=[f"compared with {word}"],
+        proxy=PROXY,
+        rows=[{"guidance_scale": 2.0, word: 6.8, "picture": "a.png"}],
+    )
+    page.encode()  # can be written
+    soup = rendered(page)
+    allowed = {
+        "h1",
+        "h2",
+        "p",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "strong",
+        "pre",
+        "code",
+    }
+    assert {tag.name for tag in soup.find_all(True)} <= allowed | {"span"}
+    assert len(soup.find_all("h2")) == 5 and len(soup.find_all("table")) == 5
+    preset = next(row for row in soup.find_all("tr") if "preset" in row.get_text())
+    assert " ".join(preset.find_all("td")[2].get_text().split()) == shown(name)
+
+
+def test_a_command_with_line_breaks_stays_one_block():
+    page = report_page(PRESETS["digits"], METADATA, 1.0, "papermill -p data 'a\n\n<script>b'", "")
+    assert not rendered(page).find_all("script") and "papermill" in rendered(page).pre.get_text()
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # the font has no Chinese and no cats
+def test_every_figure_with_such_names():
+    n = len(NASTY)
+    images = torch.zeros(n * 2, 1, 8, 8).byte()
+    rows = [{"guidance_scale": g, "guidance_power": p, "temperature": 1.0, "m": g + p}
+            for g in (0.0, 2.0) for p in (1.0, 2.0)]  # fmt: skip
+    for some in [NASTY[k : k + 10] for k in range(0, n, 10)]:
+        plot_images(images, len(some), some[0], some, some[:2]).canvas.draw()
+        plot_agreement([0.5] * len(some), some).canvas.draw()
+    for word in NASTY:
+        plot_sweep(rows, "m", word).canvas.draw()
+        plot_sweep(rows[::2], "m", word).canvas.draw()
+        plt.close("all")
+    fig = plot_images(images, 2, "$a_{$", ["$a_{$", "\\$x$"])
+    fig.canvas.draw()
+    shown_labels = [label.get_text() for label in fig.axes[0].get_xticklabels()]
+    assert [text.replace(r"\$", "$") for text in shown_labels] == ["$a_{$", "\\$x$"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\0" * 300, b"[]", b"null", b"\xff\xfe", b'{"numbers": {"FID": 1.0}}',
+     b'{"settings": {}, "identity": {}, "numbers": {"FID": "low"}}'],
+)  # fmt: skip
+def test_a_damaged_point_is_measured_again(tmp_path, capsys, content):
+    before = run_sweep(POINTS[:2], made_up, tmp_path, {"seed": 0})
+    files = {path: path.read_bytes() for path in tmp_path.glob("*.json")}
+    broken = min(files)
+    broken.write_bytes(content)
+    measured = []
+
+    def measure(point, picture):
+        measured.append(point)
+        return made_up(point, picture)
+
+    assert run_sweep(POINTS[:2], measure, tmp_path, {"seed": 0}) == before
+    assert {path: path.read_bytes() for path in files} == files
+    assert len(measured) == 1 and str(broken) in capsys.readouterr().out
+
+
+def test_a_point_of_another_sweep_under_this_name(tmp_path, capsys):
+    run_sweep(POINTS[:1], made_up, tmp_path, {"seed": 0})
+    file = next(tmp_path.glob("*.json"))
+    other = json.loads(file.read_text()) | {"identity": {"seed": 1}, "numbers": {"FID": -1.0}}
+    file.write_text(json.dumps(other))
+    assert run_sweep(POINTS[:1], made_up, tmp_path, {"seed": 0})[0]["FID"] > 0
+    assert "another sweep" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_lost_picture_is_made_again(tmp_path, damage):
+    def measure(point, picture):
+        save_png(Image.new("L", (40, 40), 7), picture)
+        return made_up(point, picture)
+
+    run_sweep(POINTS[:1], measure, tmp_path, {})
+    picture = next(tmp_path.glob("*.png"))
+    before = picture.read_bytes()
+    picture.unlink()
+    if damage == "cut":
+        picture.write_bytes(before[:50])
+    run_sweep(POINTS[:1], measure, tmp_path, {})
+    assert picture.read_bytes() == before
+
+
+def test_read_set_names_the_image(tmp_path):
+    for i, image in enumerate(
+        [Image.new("L", (8, 8)), Image.new("RGB", (8, 8)), Image.new("L", (9, 8))]
+    ):
+        save_png(image, tmp_path / f"{i:06d}.png")
+    (tmp_path / "000003.png").write_bytes(b"")
+    assert read_set(tmp_path, [0, 0], 1).shape == (2, 1, 8, 8)
+    for numbers, message in [
+        ([0, 1], "mode of .*000001.png = 'RGB'"),
+        ([0, 2], "shapes of images"),
+        ([0, 3], "000003.png.*whole PNG"),
+        ([4], "000004.png"),
+        ([], "shapes"),
+    ]:
+        with pytest.raises(InvalidValue, match=message):
+            read_set(tmp_path, numbers, 1)
+
+
+IMAGES = torch.zeros(4, 1, 8, 8).byte()
+ROWS = [{"guidance_scale": 1.0, "guidance_power": 1.0, "temperature": 1.0, "FID": 2.0}]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: plot_images([1, 2], 2),
+        lambda: plot_images(IMAGES.float(), 2),
+        lambda: plot_images(IMAGES[:0], 2),
+        lambda: plot_images(IMAGES, 0),
+        lambda: plot_images(IMAGES, "2"),
+        lambda: plot_images(IMAGES, 2, 5),
+        lambda: plot_images(IMAGES, 2, "a", "names"),
+        lambda: plot_images(IMAGES, 2, "a", [1, 2]),
+        lambda: plot_images(IMAGES[:, :, 0], 2),
+        lambda: plot_agreement([], []),
+        lambda: plot_agreement([0.5], ["a", "b"]),
+        lambda: plot_sweep([], "FID"),
+        lambda: plot_sweep(ROWS, "KID"),
+        lambda: plot_sweep(ROWS, None),
+        lambda: plot_sweep("rows", "FID"),
+        lambda: plot_sweep([{"FID": 1.0}], "FID"),
+        lambda: plot_nearest(IMAGES, IMAGES, IMAGES[..., :4]),
+        lambda: plot_nearest(IMAGES, IMAGES, IMAGES[:0]),
+        lambda: plot_nearest(IMAGES, IMAGES.numpy(), IMAGES),
+        lambda: plot_training("metrics.jsonl"),
+        lambda: plot_training([1, 2]),
+        lambda: evaluation_table({}),
+        lambda: evaluation_table({**PROXY, "samples": "many"}),
+        lambda: sweep_points(SampleConfig(), 4),
+        lambda: sweep_points(SampleConfig(), ["4"]),
+        lambda: sweep_points(SampleConfig(), [float("nan")]),
+        lambda: sweep_points(SampleConfig(), [1], [0]),
+        lambda: sweep_points(None, [1]),
+        lambda: stack_pictures([]),
+        lambda: stack_pictures(["/no/such.png"]),
+    ],
+)
+def test_wrong_arguments_give_one_error(call):
+    with pytest.raises(InvalidValue):
+        call()
+
+
+def test_a_run_with_nan_in_its_losses_can_be_plotted():
+    rows = [{"step": k, "loss": float("nan") if k > 2 else 5.0 - k, "r": 1.0} for k in range(6)]
+    plot_training(rows).canvas.draw()
+    plot_training([]).canvas.draw()
+
+
+def test_a_class_without_samples_is_left_out_of_the_bars():
+    plot_agreement([0.5, float("nan")], ["a", "b"]).canvas.draw()
+    plot_agreement([float("nan")], ["a"]).canvas.draw()
+
+
+# The images of a run
+
+
+@pytest.fixture
+def of_digits():
+    return get_preset("digits")
+
+
+def test_the_images_of_a_run(of_digits):
+    train, validation = run_images(of_digits, [str(c) for c in range(10)])
+    assert (len(train), len(validation)) == (4500, 500)
+    assert len(run_images(of_digits)[0]) == 4500
+
+
+@pytest.mark.parametrize(
+    "change, names, message",
+    [
+        (dict(data="/no/such/folder"), None, "If the images of this run have moved, give their"),
+        (dict(num_classes=9), None, r"channels and classes of data = \(1, 10\)"),
+        (
+            dict(),
+            list("012345678x"),
+            r"classes of data = \['9'\].*that the generator was trained",
+        ),
+        (dict(), list("9876543210"), "in the order of the run's labels"),
+        (dict(), list("0123456789a"), "in the order of the run's labels"),
+    ],
+)
+def test_images_that_are_not_the_runs(of_digits, change, names, message):
+    with pytest.raises(InvalidValue, match=message):
+        run_images(override(of_digits, **change), names)

@@ -2,7 +2,11 @@
 several processes, a resumed sweep, the report."""
 
 import json
+import os
+import signal
+import time
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -12,9 +16,10 @@ from rar_nb.data.images import Digits
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import get_preset, save_run_config
 from rar_nb.reports.fidelity import random_inception
+from rar_nb.runs.safekeeping import hold
 from rar_nb.tokenizer import make_tokenizer
 from rar_nb.transformer import RAR
-from tests.kernels import execute
+from tests.kernels import FORKS, NBS, execute, start_server
 
 RUN = get_preset(
     "tiny", num_samples=20, sample_batch_size=10, channels=3
@@ -146,6 +151,9 @@ def test_a_sweep_goes_on_and_two_processes_draw_the_same(place):
             "reference = 'few' is not allowed: it must be left out, or accompanied by inception",
         ),
         (dict(run_dir="run", data="digits"), "channels and classes of data = (1, 10)"),
+        (dict(run_dir="real"), "the folder of a run, but there is no "),
+        (dict(run_dir="run", data="gone"), "have moved, give their folder as data"),
+        (dict(run_dir="run", data="real", seed=-1), "seed = -1"),
     ],
 )
 def test_wrong_parameters(place, tmp_path, wrong, message):
@@ -168,3 +176,69 @@ def test_a_wrong_reference_stops_before_anything_is_drawn(place, tmp_path):
         "a reference batch with 'mu' and 'sigma'" in error.value.evalue
         and not (tmp_path / "out").exists()
     )
+
+
+def test_a_second_evaluation_is_told_who_is_there(place):
+    held = hold(place / "busy" / "evaluation", name="evaluation")
+    with held, pytest.raises(PapermillExecutionError) as error:
+        evaluate(place, run_dir="run", data="real", out_dir="busy", sweep=[])
+    assert f"in use by process {os.getpid()} on" in error.value.evalue
+    assert [file.name for file in (place / "busy").rglob("*.png")] == []
+
+
+def run_cells(folder, parameters):
+    """The notebook's cells in this process, without a kernel."""
+    os.chdir(folder)
+    import matplotlib
+
+    matplotlib.use("agg")
+    namespace = {"__name__": "__main__"}
+    for cell in nbformat.read(NBS / "evaluate.ipynb", 4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, namespace)
+            if "parameters" in cell.metadata.get("tags", []):
+                namespace |= parameters
+
+
+def what_it_wrote(folder):
+    """All that is the same in each evaluation: without times, and without the state of this
+    checkout, which somebody may be working on."""
+    found = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
+    numbers = json.loads(found.pop("evaluation.json"))
+    page = found.pop("report.md").decode().splitlines()
+    other = ("seconds", "date", "commit", "changed")
+    page = [line for line in page if not any(w in line for w in (" minutes.", "out_dir", "commit"))]
+    return found, {name: value for name, value in numbers.items() if name not in other}, page
+
+
+@pytest.mark.skipif(FORKS is None, reason="needs a fork server")
+def test_an_evaluation_that_is_killed_goes_on(place):
+    """SIGKILL while the set, the first picture of the sweep and its numbers are written, then one
+    to the end: all files are those of an evaluation that nobody disturbed."""
+    start_server()
+    parameters = dict(run_dir="run", data="real", cpu=True, sweep=[0, 3], sweep_samples=10)
+
+    def start(out):
+        job = FORKS.Process(target=run_cells, args=(str(place), parameters | dict(out_dir=out)))
+        job.start()
+        return job
+
+    job = start("whole")
+    job.join()
+    assert job.exitcode == 0
+    for pattern in ("images-*/*.png", "samples.png", "sweep/images-*/*.png", "sweep/*.json"):
+        job = start("killed")
+        while not list((place / "killed" / "evaluation").glob(pattern)):
+            assert job.is_alive(), pattern
+            time.sleep(0.001)
+        os.kill(job.pid, signal.SIGKILL)
+        job.join()
+        assert job.exitcode == -signal.SIGKILL
+    job = start("killed")
+    job.join()
+    assert job.exitcode == 0
+    assert what_it_wrote(place / "killed") == what_it_wrote(place / "whole")

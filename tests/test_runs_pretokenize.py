@@ -49,9 +49,9 @@ def test_pretokenize(given, tmp_path, crops, processes, count):
     data.verify()
     assert (len(data), data.crops, data.num_tokens, len(data.index["shards"])) == (29, count, 49, 4)
     assert data.labels.bincount().tolist() == [14, 15]
-    assert json.loads((tmp_path / "mine" / "skipped.json").read_text())["files"][0]["file"] == str(
-        given / "images" / "3" / "00.png"
-    )
+    assert json.loads((tmp_path / "mine" / "skipped.json").read_text(encoding="utf-8"))["files"][0][
+        "file"
+    ] == str(given / "images" / "3" / "00.png")
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@ without a cache, and precision."""
 
 import math
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rar_nb.orders import raster_order, sample_orders
@@ -25,8 +28,8 @@ from rar_nb.sampler import (
     sample_images,
     sample_tokens,
 )
-from rar_nb.support import float32_products
-from rar_nb.tokenizer import GreyTokenizer
+from rar_nb.support import InvalidValue, float32_products
+from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig
 
 SAMPLE = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
@@ -403,3 +406,197 @@ def test_wrong_precision():
     allowed = "it must be 'tf32', 'no', 'bf16' or 'auto'"
     with pytest.raises(ValueError, match=f"sample_precision = 'fp16' is not allowed: {allowed}"):
         replace(SAMPLE, sample_precision="fp16")
+
+
+# Bad input
+
+
+def broken(name, value):
+    model = make_model()
+    with torch.no_grad():
+        dict(model.named_parameters())[name].view(-1)[3] = value
+    return model
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["lm_head.weight", "blocks.1.mlp.fc1.weight", "embeddings.weight"])
+def test_a_broken_generator_is_named(name, value):
+    """Not white images: id V - 1 is what a search for NaN finds."""
+    with pytest.raises(InvalidValue, match=rf"{name} of the generator .* an earlier checkpoint"):
+        sample_images(broken(name, value), GreyTokenizer(), [0, 1], SAMPLE)
+
+
+def test_weights_of_a_size_that_overflows():
+    grown = make_model()
+    with torch.no_grad():
+        grown.lm_head.weight.fill_(1e38)
+        grown.lm_head.weight[3] = -3e38
+    with pytest.raises(InvalidValue, match="NaN or infinite with temperature = 0.001 and guid"):
+        sample_images(grown, GreyTokenizer(), [0], replace(SAMPLE, temperature=1e-3))
+    with pytest.raises(InvalidValue, match="guidance_scale = 1e.30, so .* set temperature nearer"):
+        sample_images(grown, GreyTokenizer(), [0], replace(SAMPLE, guidance_scale=1e30))
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 9e-4, 0.0, -1.0, math.nan, math.inf, "hot", None])
+def test_temperatures_have_a_limit(temperature):
+    with pytest.raises(InvalidValue, match="temperature = .* must be a"):
+        replace(SAMPLE, temperature=temperature)
+    assert replace(SAMPLE, temperature=1e-3).temperature == 1e-3
+
+
+def test_a_low_temperature_takes_the_likeliest_token(model):
+    found = sample_tokens(model, [1], replace(SAMPLE, temperature=1e-3), image_noise(0, [0], 16))
+    state, tokens = SamplingState(model, [1], SAMPLE), []
+    with torch.no_grad():
+        for _ in range(16):
+            tokens.append(state.next_logits(tokens[-1] if tokens else None).argmax(-1))
+    assert torch.equal(found[0], torch.cat(tokens))
+
+
+@pytest.mark.parametrize(
+    "logits, noise, message",
+    [
+        ([0.0, math.nan], 0.5, "logits of row 1 = 'NaN or infinite'"),
+        ([math.inf, 0.0], 0.5, "logits of row 1"),
+        ([-math.inf, -math.inf], 0.5, "logits of row 1"),
+        ([0.0, 1.0], 1.0, "range of noise"),
+        ([0.0, 1.0], math.nan, "range of noise"),
+        ([0.0, 1.0], -0.1, "range of noise"),
+    ],
+)
+def test_one_token_of_what_is_no_distribution(logits, noise, message):
+    with pytest.raises(InvalidValue, match=message):
+        sample_from(torch.tensor([[0.0, 1.0], logits]), torch.tensor([0.5, noise]))
+
+
+class Waits(TorchDispatchMode):
+    """Counts where Python asks a tensor for its value, for which a GPU would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "_local_scalar_dense" in func.name() or "nonzero" in func.name()
+        return func(*args, **(kwargs or {}))
+
+
+def test_nobody_waits_for_the_device_inside_the_loop():
+    counts = []
+    for length in (4, 25):
+        model = make_model(num_tokens=length)
+        noise = image_noise(0, range(3), length)
+        with Waits() as waits:
+            sample_tokens(model, [0, 1, 2], SAMPLE, noise)
+        counts.append(waits.count)
+    assert counts[0] == counts[1]
+
+
+def test_a_broken_tokenizer_is_named(model, monkeypatch):
+    decode = GreyTokenizer.decode
+    monkeypatch.setattr(
+        GreyTokenizer, "decode", lambda self, tokens: decode(self, tokens) * math.nan
+    )
+    with pytest.raises(InvalidValue, match="pixels that were decoded .* tokenizer's weights"):
+        sample_images(model, GreyTokenizer(), [0], SAMPLE)
+
+
+@pytest.mark.parametrize(
+    "classes", [[0, 3, 1], (0, 3, 1), np.array([0, 3, 1], np.uint8), torch.tensor([0, 3, 1]).int()]
+)
+def test_classes_may_be_any_list_of_numbers(model, classes):
+    expected = sample_images(model, GreyTokenizer(), torch.tensor([0, 3, 1]), SAMPLE)
+    assert torch.equal(sample_images(model, GreyTokenizer(), classes, SAMPLE), expected)
+
+
+WRONG_CLASSES = [
+    [0.0, 1.0], [], None, "01", ["0"], [True, False], [-1], [4], [[0], [1]], 3, [None], {0, 1},
+    [2**70], torch.zeros(2), torch.zeros(0, dtype=torch.int64), np.array(["a"]), [math.nan], [1j],
+    {"a": 1}, torch.tensor(1), b"01",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", WRONG_CLASSES, ids=repr)
+def test_wrong_classes(model, classes):
+    noise = image_noise(0, [0], 16)
+    for call in (
+        lambda: sample_images(model, GreyTokenizer(), classes, SAMPLE),
+        lambda: sample_batch(model, GreyTokenizer(), classes, [0], SAMPLE, 0),
+        lambda: sample_batch(model, GreyTokenizer(), [0], classes, SAMPLE, 0),
+        lambda: sample_tokens(model, classes, SAMPLE, noise),
+        lambda: SamplingState(model, classes, SAMPLE),
+    ):
+        with pytest.raises(InvalidValue, match="classes|numbers"):
+            call()
+
+
+ANYTHING = st.sampled_from(
+    [None, True, -1, 2.5, "tf32", [], [0], {}, torch.zeros(2, 16), torch.zeros(1, 16).long(),
+     SAMPLE, GreyTokenizer(), torch.tensor(math.nan), object(), ModelConfig, np.float32(1.0)]
+)  # fmt: skip
+GIVEN = dict(
+    model=make_model(), tokenizer=GreyTokenizer(), classes=[0, 3], numbers=[1, 0], sample=SAMPLE,
+    seed=0, noise=image_noise(0, [0, 1], 16), orders=None, known=None, progress=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("function", [sample_images, sample_batch, sample_tokens, SamplingState])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_anything_in_place_of_an_argument(function, data):
+    """A right answer, or one error of ours."""
+    names = [name for name in signature(function).parameters if name in GIVEN]
+    given = {name: GIVEN[name] for name in names}
+    for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
+        given[name] = data.draw(ANYTHING)
+    try:
+        found = function(**given)
+    except InvalidValue as error:
+        assert len(str(error)) < 40_000
+        return
+    assert isinstance(found, SamplingState) or len(found) in (1, 2)
+
+
+def test_swapped_arguments(model):
+    with pytest.raises(InvalidValue, match="model = GreyTokenizer.* must be a RAR"):
+        sample_images(GreyTokenizer(), model, [0], SAMPLE)
+
+
+def test_a_tokenizer_of_another_size_is_refused(model):
+    tokenizer = make_tokenizer(TokenizerConfig(kind="grey", codebook_size=9))
+    for call in (
+        lambda: sample_images(model, tokenizer, [0], SAMPLE),
+        lambda: sample_batch(model, tokenizer, [0], [0], SAMPLE, 0),
+    ):
+        with pytest.raises(InvalidValue, match="codebook_size of the tokenizer = 9 .* must be 8"):
+            call()
+
+
+@pytest.mark.parametrize("orders", [permutation_with_a_repeat(), raster_order(16) + 1,
+                                    raster_order(16).float(), raster_order(16)[0]])  # fmt: skip
+def test_orders_that_are_no_permutations(model, orders):
+    for call in (
+        lambda: SamplingState(model, [0, 1], SAMPLE, orders),
+        lambda: sample_tokens(model, [0, 1], SAMPLE, torch.zeros(2, 16), orders),
+    ):
+        with pytest.raises(InvalidValue, match="orders"):
+            call()
+
+
+@pytest.mark.parametrize("num_samples, num_classes", [
+    ("10", 10), (10, "10"), (10, 0), (10, -5), (10**12, 10), (None, 2), (10, 2.0), ([10], 2)
+])  # fmt: skip
+def test_wrong_numbers_of_samples(num_samples, num_classes):
+    with pytest.raises(InvalidValue, match="num_samples|num_classes"):
+        balanced_classes(num_samples, num_classes)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 0.5, "0", None])
+def test_wrong_seeds(model, seed):
+    with pytest.raises(InvalidValue, match="seed"):
+        sample_images(model, GreyTokenizer(), [0], SAMPLE, seed=seed)
+
+
+def test_the_mode_comes_back_after_an_error():
+    model = broken("lm_head.weight", math.nan).train()
+    with pytest.raises(InvalidValue):
+        sample_images(model, GreyTokenizer(), [0], SAMPLE)
+    assert model.training

@@ -6,7 +6,16 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from rar_nb.style import COLORS, Text, image_grid, is_whole_png, markdown_table, save_png
+from rar_nb.style import (
+    COLORS,
+    Text,
+    figure_text,
+    image_grid,
+    is_whole_png,
+    markdown_table,
+    save_png,
+)
+from rar_nb.support import InvalidValue
 
 
 def test_a_grid_by_hand():
@@ -48,6 +57,32 @@ def test_what_is_not_a_batch_of_images_is_refused(images):
         image_grid(images)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(images="text"),
+        dict(images=None),
+        dict(images=[np.zeros((1, 4, 4), np.uint8), np.zeros((1, 4, 5), np.uint8)]),
+        dict(columns=0),
+        dict(columns="3"),
+        dict(gap=-1),
+        dict(scale=0),
+        dict(scale=1.5),
+        dict(scale=10**9),
+    ],
+)
+def test_wrong_arguments_of_a_grid(wrong):
+    with pytest.raises(InvalidValue, match="images|columns|gap|scale"):
+        image_grid(**(dict(images=np.zeros((2, 1, 4, 4), np.uint8)) | wrong))
+
+
+def test_a_png_where_none_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "image.png", tmp_path, tmp_path / ("a" * 300 + ".png")):
+        with pytest.raises(InvalidValue, match="can't be written"):
+            save_png(Image.new("L", (4, 4)), path)
+
+
 def test_a_png_is_whole_or_not(tmp_path):
     noise = np.random.default_rng(0).integers(256, size=(40, 40, 3), dtype=np.uint8)
     path = tmp_path / "new" / "image.png"
@@ -66,6 +101,17 @@ def test_a_table_on_the_page_and_on_a_terminal():
     table = Text(markdown_table(["a", "b"], [[1, "x"], [2.5, "y"]], right=[0]))
     assert table.data.splitlines() == ["| a | b |", "| ---: | --- |", "| 1 | x |", "| 2.5 | y |"]
     assert repr(table) == table.data == table._repr_markdown_()
+
+
+def test_bars_and_lines_of_a_cell_stay_in_it():
+    lines = markdown_table(["a|b", "c"], [["x\ny", "p | q"], ["\\|", "`a|b`"]]).splitlines()
+    assert lines[0] == r"| a\|b | c |" and lines[2:] == [r"| x y | p \| q |", r"| \| | `a\|b` |"]
+
+
+def test_labels_of_figures():
+    assert figure_text("cat") == "cat" and figure_text("$a_{$") == r"\$a_{\$"
+    assert len(figure_text("x" * 99)) == 28 and figure_text("x" * 99, 99) == "x" * 99
+    assert figure_text("a\n\x00\udcffb") == "a  \\udcffb" and figure_text(5) == "5"
 
 
 def test_no_two_colours_are_alike():

@@ -100,7 +100,7 @@ def test_damaged_shards_are_named(tmp_path, kind):
 
 def test_another_version_or_shape_is_refused(tmp_path):
     made_tokens().save(tmp_path, 1024, 5)
-    index = json.loads((tmp_path / "tokens.json").read_text())
+    index = json.loads((tmp_path / "tokens.json").read_text(encoding="utf-8"))
     (tmp_path / "tokens.json").write_text(json.dumps(index | {"version": 2}))
     with pytest.raises(ValueError, match="version.* = 2"):
         TokenData.open(tmp_path)
@@ -376,6 +376,23 @@ def test_one_hash_for_the_content(tmp_path):
         TokenData(tokens.view(7, 1, 48), labels),
     ]
     assert len({data.sha256 for data in [made, *others]}) == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX limits the size of files")
+def test_a_shard_that_does_not_fit_on_the_disk(tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    made = made_tokens(n=5000)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(InvalidValue, match="tokens-00000.npy can't be written .File too large"):
+            made.save(tmp_path, 1024, 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels-00000.npy"]
+    assert made.save(tmp_path, 1024, 5).sha256 == made.sha256
+    assert (tmp_path / "tokens-00000.npy").read_bytes() == as_npy(made.shards[0].tokens)
 
 
 def test_somebody_else_writes_to_the_folder(tmp_path, monkeypatch):

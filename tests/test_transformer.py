@@ -75,7 +75,7 @@ def test_rows_of_the_embedding_table():
     [
         ("num_tokens", 50, "a square number"),
         ("num_heads", 7, "a multiple of num_heads = 7"),
-        ("codebook_size", 0, "above 0"),
+        ("codebook_size", 0, "at least 1"),
         ("hidden_size", 64.0, "a whole number"),
         ("dropout", 1.0, "below 1"),
         ("dropout", float("nan"), "must be"),

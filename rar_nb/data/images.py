@@ -43,6 +43,7 @@ class Digits(Dataset):
 
     classes = [str(i) for i in range(10)]
 
+    @checked
     def __init__(self, path: Path | str = DIGITS):
         path = Path(path)
         require(path.is_file(), 'digits file', str(path),
@@ -141,6 +142,7 @@ def upright(image: Image.Image, name: str) -> Image.Image:
         return image
 
 
+@checked
 def load_rgb(path: Path | str) -> Image.Image:
     """The image file `path` as 8-bit RGB, as an image viewer shows it.
 
@@ -164,8 +166,16 @@ def load_rgb(path: Path | str) -> Image.Image:
 def center_crop(
     image: Image.Image,
     size: int,  # pixels along a side of the result
+    name: str = 'the image',  # what messages call it
 ) -> Image.Image:  # size × size, of the same mode
-    "ADM's centre crop (guided-diffusion, `center_crop_arr`)."
+    """ADM's centre crop (guided-diffusion, `center_crop_arr`).
+
+    Raises `InvalidValue` for an image so long that, scaled, it would have over `MAX_PIXELS`."""
+    require_int('size', size, 1)
+    scaled = size**2 * max(image.size) / min(image.size)
+    require(scaled <= MAX_PIXELS, f'size of {name}', image.size,
+            f"less elongated: scaled to a shorter side of {size} pixels, it would have "
+            f"more than {MAX_PIXELS:,}; cut it or remove it")
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -185,6 +195,7 @@ def ten_crop(
     size: int,  # pixels along a side of a crop
 ) -> torch.Tensor:  # [B, 10, C, size, size]
     "Four corners and the centre, then the same of the mirrored image (torchvision's `TenCrop`)."
+    require_int('size', size, 1)
     sides = tuple(images.shape[-2:])
     h, w = sides[0] - size, sides[1] - size
     require(h >= 0 and w >= 0, 'size', size, f"at most the images' sides, {sides}")
@@ -252,7 +263,7 @@ class ImageData(Dataset):
         if self.channels == 1:
             image = image.convert('L')  # exact: all three channels are alike
         if self.resize:
-            image = center_crop(image, self.size)
+            image = center_crop(image, self.size, self.name(i))
         require(image.size == (self.size, self.size), f'size of {self.name(i)}', image.size,
                 f"{self.size} × {self.size} like the first one; "
                 "give image_size to have every image scaled and cropped")
@@ -337,6 +348,7 @@ def list_folder(
     return folders, images, sorted(set(names) - {*folders, *images})
 
 
+@checked
 def find_images(folder: Path | str) -> list[str]:
     "Real paths of the image files at any depth of `folder`, in torch-fidelity's order."
     found = []
@@ -454,9 +466,10 @@ def open_torchvision(
     kind = getattr(torchvision.datasets, TORCHVISION[name])
     try:
         train, test = (kind(root, train=is_train, download=download) for is_train in (True, False))
-    except RuntimeError as error:
-        raise InvalidValue(f"data = {name!r} is not in {root} ({error}); "
-                           "set download=True to fetch it") from error
+    except Exception as error:  # torchvision's readers raise almost anything on damaged files
+        remedy = ("look after the network, or remove what is there of it, and try again"
+                  if download else "set download=True to fetch it")
+        raise InvalidValue(f"data = {name!r} is not in {root} ({error}); {remedy}") from error
     return ImageData(train, image_size), ImageData(test, image_size)
 
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TOKEN_INDEX', 'TOKEN_VERSION', 'TOKEN_FILES', 'MAX_SHARDS', 'AGAIN', 'BLOCK', 'LONGEST_LINE', 'shifted',
-           'shard_files', 'as_array', 'to_uint16', 'sha256', 'describe_file', 'require_unfinished', 'write_shard',
-           'require_rows', 'reading', 'read_shape', 'read_numbers', 'Scan', 'scan', 'require_below', 'describe_shard',
-           'write_index', 'FileEntry', 'ShardEntry', 'TokenVersion', 'TokenIndex', 'index_files', 'read_index',
-           'MemoryShard', 'FileShard', 'check_numbers', 'npy_sha256', 'verify_files', 'TokenData', 'pretokenize',
-           'content_hash', 'parse_line', 'numbered_lines', 'jsonl_rows', 'jsonl_images', 'convert_jsonl']
+           'shard_files', 'as_array', 'to_uint16', 'sha256', 'describe_file', 'require_unfinished', 'save_array',
+           'write_shard', 'require_rows', 'reading', 'read_shape', 'read_numbers', 'Scan', 'scan', 'require_below',
+           'describe_shard', 'write_index', 'FileEntry', 'ShardEntry', 'TokenVersion', 'TokenIndex', 'index_files',
+           'read_index', 'MemoryShard', 'FileShard', 'check_numbers', 'npy_sha256', 'verify_files', 'TokenData',
+           'pretokenize', 'content_hash', 'parse_line', 'numbered_lines', 'jsonl_rows', 'jsonl_images', 'convert_jsonl']
 
 # %% ../../nbs/21_tokens.ipynb #65276d72
 import gzip
@@ -123,6 +123,11 @@ def require_unfinished(folder: Path | str):
             "one without finished tokens in it; name another one, or delete it first")
 
 
+def save_array(file, values: np.ndarray):
+    "Write an array to anything with a method `write`, as `np.save` does."
+    np.lib.format.write_array(file, values, allow_pickle=False)
+
+
 @checked
 def write_shard(
     folder: Path | str,  # made if needed; must not have an index yet
@@ -140,7 +145,8 @@ def write_shard(
     for kind, path, values in (('labels', labels_file, labels), ('tokens', tokens_file, tokens)):
         with write_beside(path) as beside:
             with beside.open('wb') as file:
-                np.save(file, values)
+                # Not `np.save(file)`, whose error on a full disk does not say so.
+                save_array(SimpleNamespace(write=file.write), values)
             entry[kind] = describe_file(beside) | dict(file=path.name)
     return entry
 
@@ -438,7 +444,7 @@ def check_numbers(name: str, values, count: int | None, limit: int) -> np.ndarra
 def npy_sha256(values: np.ndarray) -> str:
     "SHA-256 of the file that `np.save` would make."
     digest = hashlib.sha256()
-    np.lib.format.write_array(SimpleNamespace(write=digest.update), values, allow_pickle=False)
+    save_array(SimpleNamespace(write=digest.update), values)
     return digest.hexdigest()
 
 

@@ -173,9 +173,10 @@ class MaskGITVQ(VQTokenizer):
     def from_pretrained(
         cls,
         source: str | Path = 'fun-research/TiTok',  # hub repository, a folder with the file, a file
+        unwrap: str | None = None,  # which of several weights in a file, such as 'ema'
     ) -> 'MaskGITVQ':  # in eval mode, on the CPU
         "With the released weights. Raises `ValueError` as `load_pretrained` does."
-        return load_pretrained(cls, source, 'maskgit-vqgan-imagenet-f16-256.bin')
+        return load_pretrained(cls, source, 'maskgit-vqgan-imagenet-f16-256.bin', unwrap)
 
 
 TOKENIZERS['maskgit_vq'] = MaskGITVQ
@@ -347,10 +348,13 @@ class LlamaGenVQ(VQTokenizer):
     def from_pretrained(
         cls,
         source: str | Path = 'FoundationVision/LlamaGen',  # as for `MaskGITVQ.from_pretrained`
+        unwrap: str | None = None,  # as for `MaskGITVQ.from_pretrained`
     ) -> 'LlamaGenVQ':  # in eval mode, on the CPU
-        "With the released weights. Raises `ValueError` as `load_pretrained` does."
+        """With the released weights, which lie under 'model', or with a bare state dict.
+
+        Raises `ValueError` as `load_pretrained` does."""
         # `codebook_used` is a record that its training kept; inference does not need it.
-        return load_pretrained(cls, source, 'vq_ds16_c2i.pt', unwrap='model',
+        return load_pretrained(cls, source, 'vq_ds16_c2i.pt', unwrap,
                                ignore=('quantize.codebook_used',))
 
 

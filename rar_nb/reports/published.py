@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from ..style import markdown_table
+from ..style import markdown_code, markdown_table, markdown_text
 from ..support import PROJECT, InvalidValue, require, require_number
 
 # %% ../../nbs/52_published.ipynb #005ea5ae
@@ -325,6 +325,7 @@ def provenance(measured: Measured) -> str:
     entries = [entry for row in measured.values() for entry in row.values()]
     if not entries:
         return f"Nothing yet: no file under `results/` holds a measurement of kind `{KIND}`."
-    rows = [[f"{e['preset']} {e.get('variant', '')}".rstrip(), measured_cell({e['metric']: e}),
-             e['device'], e['commit'][:7], e['date'], f"`{e['command']}`"] for e in entries]
+    rows = [[markdown_text(f"{e['preset']} {e.get('variant', '')}".rstrip()),
+             measured_cell({e['metric']: e}), markdown_text(e['device']), e['commit'][:7],
+             e['date'], markdown_code(e['command'])] for e in entries]
     return markdown_table(['preset', 'value', 'device', 'commit', 'date', 'command'], rows)

@@ -34,16 +34,18 @@ from torch.distributed.checkpoint.state_dict import (
 from typing_extensions import TypedDict
 
 from ..data.tokens import TOKEN_INDEX, TokenData, content_hash, sha256
-from ..pretrained.checkpoints import load_weights, save_weights
+from ..pretrained.checkpoints import load_pretrained, load_weights, save_weights
 from ..pretrained.presets import RunConfig, load_run_config, resolve, save_run_config
 from .safekeeping import Checkpoint, newest_checkpoint, write_checkpoint
 from rar_nb.support import (
     PROJECT,
     UNFINISHED,
     InvalidValue,
+    checked,
     make_folder,
     read_json,
     require,
+    usable_path,
     write_beside,
     write_json,
     writing,
@@ -95,6 +97,7 @@ def parse_row(line: bytes) -> dict | None:
     return row if numbers else None
 
 
+@checked
 def read_metrics(
     path: Path | str,
     keep: int | None = None,  # lines to read, counted from the start; None: all
@@ -113,6 +116,7 @@ def read_metrics(
     return [row for row in rows if row is not None]
 
 
+@checked
 def curve(
     rows: list[dict],
     name: str,  # of a metric
@@ -122,6 +126,7 @@ def curve(
     return [row['step'] for row in rows], [row[name] for row in rows]
 
 # %% ../../nbs/42_run_folders.ipynb #098fd6e2
+@checked
 def flat_config(run: RunConfig) -> dict[str, str | float | None]:
     "All fields of a run in one dictionary; those of its parts as 'part.field'."
     flat = {}
@@ -133,6 +138,7 @@ def flat_config(run: RunConfig) -> dict[str, str | float | None]:
     return flat
 
 
+@checked
 def check_trackers(names: list[str]):
     "Raise `InvalidValue` with the command that installs it if one of the trackers is missing."
     available = dict(tensorboard=is_tensorboard_available, wandb=is_wandb_available,
@@ -303,20 +309,21 @@ def lies_in(
     return file.is_relative_to(kept) or target.is_relative_to(kept) or leads_to_it
 
 
+@checked
 def new_run_folder(
     folder: Path | str,  # made if needed
     overwrite: bool = False,  # replace an earlier run there: remove its files, and no others
     tokens: Path | str | None = None,  # folder of tokens that the new run learns from; stays
 ) -> Path:  # absolute
     "Make the folder of a new run; raises `ValueError` if that could cost anyone a file."
-    folder = Path(folder).expanduser().resolve()
+    folder = usable_path(folder, 'folder').resolve()
     has_config = (folder / 'config.json').exists()
     require(overwrite or not has_config, 'run_dir', str(folder),
             "a folder without a run in it; name another one, or set overwrite=True to replace "
             "that run, or resume=True to go on with it")
     old = run_files(folder)
     if tokens is not None:
-        kept = Path(tokens).expanduser().resolve()
+        kept = usable_path(tokens, 'tokens').resolve()
         old = [file for file in old if not lies_in(file, kept)]
     if has_config:
         remove_run(folder, old)
@@ -353,6 +360,7 @@ class Identity(TypedDict, total=False):
     files: dict[str, str]  # SHA-256 of the run's finished files by name
 
 
+@checked
 def read_identity(folder: Path | str) -> Identity:
     "What a run knows of itself; nothing if it has not begun yet."
     path = Path(folder) / 'identity.json'
@@ -437,12 +445,13 @@ def require_same_run(
     return changed
 
 
+@checked
 def has_run(
     folder: Path | str,
     run: RunConfig,  # the one that is to go on
 ) -> bool:
     "Whether `folder` holds `run`, or else no run; prints what changes, and refuses what may not."
-    path = Path(folder).expanduser() / 'config.json'
+    path = usable_path(folder, 'folder') / 'config.json'
     if not path.exists():
         return False
     changed = require_same_run(flat_config(load_run_config(path)), flat_config(run), folder)
@@ -468,46 +477,51 @@ def go_on(folder: Path | str, run: RunConfig):
     save_run_config(run, folder / 'config.json')
 
 # %% ../../nbs/42_run_folders.ipynb #db580a7e
+@checked
 def open_tokenizer(folder: Path | str) -> tuple[TokenizerConfig, Tokenizer]:
     "Configuration and tokenizer, in eval mode, of a run; raises `ValueError` if files are missing."
-    folder = Path(folder).expanduser()
-    config, path = load_run_config(folder / 'config.json').tokenizer, folder / TOKENIZER_FILE
-    check_seal(path)
-    return config, load_weights(make_tokenizer(config), path).eval()
+    folder = usable_path(folder, 'folder')
+    config = load_run_config(folder / 'config.json').tokenizer
+    check_seal(folder / TOKENIZER_FILE)
+    return config, load_pretrained(lambda: make_tokenizer(config), folder, TOKENIZER_FILE)
 
 
+@checked
 def open_run(folder: Path | str) -> tuple[RunConfig, Tokenizer, RAR]:
     "Configuration, tokenizer and generator, in eval mode, of a finished run."
-    folder = Path(folder).expanduser()
+    folder = usable_path(folder, 'folder')
     config, path = load_run_config(folder / 'config.json'), folder / 'model.safetensors'
     if not path.is_file() and newest_checkpoint(folder / 'checkpoints'):
         raise InvalidValue(f"the run in {folder} is not finished: resume it, and use it then")
     check_seal(path)
-    return config, open_tokenizer(folder)[1], load_weights(RAR(config.model), path).eval()
+    tokenizer = open_tokenizer(folder)[1]
+    return config, tokenizer, load_pretrained(lambda: RAR(config.model), folder, path.name)
 
 
+@checked
 def load_latest(
     model: RAR,
     folder: Path | str,
 ) -> RAR:  # `model`, in eval mode
     "Copy the newest weights of a run into `model`: its final ones, or those of its checkpoint."
-    path = Path(folder) / 'model.safetensors'
+    folder = usable_path(folder, 'folder')
+    path = folder / 'model.safetensors'
     if path.exists():
         check_seal(path)
         return load_weights(model, path).eval()
-    newest = newest_checkpoint(Path(folder) / 'checkpoints')
+    newest = newest_checkpoint(folder / 'checkpoints')
     if newest is None:
         raise InvalidValue(f"{folder} holds neither model.safetensors nor a checkpoint: train "
                            "first")
-    model.load_state_dict(with_prefix(newest.load(), 'model.'))
-    return model.eval()
+    return load_weights(model, newest.tensors).eval()
 
 # %% ../../nbs/42_run_folders.ipynb #4545d583
+@checked
 def open_tokens(
     folder: Path | str,  # a folder of tokens, or one with the folders train and val
 ) -> tuple[TokenData, TokenData | None]:  # for training, for validation
     "Open the tokens of a run; raises `ValueError` as `TokenData.open` does."
-    folder = Path(folder).expanduser()
+    folder = usable_path(folder, 'folder')
     if not (folder / 'train').is_dir():
         return TokenData.open(folder), None
     has_validation = (folder / 'val').is_dir()
@@ -515,6 +529,7 @@ def open_tokens(
     return TokenData.open(folder / 'train'), validation
 
 
+@checked
 def save_tokens(
     folder: Path | str,
     run: RunConfig,
@@ -540,6 +555,7 @@ def save_tokens(
     return folder
 
 # %% ../../nbs/42_run_folders.ipynb #24bc3b0c
+@checked
 def check_tokens(run: RunConfig, data: TokenData):
     "Raise `InvalidValue` unless `data` has the sizes of the run's generator, and ids within them."
     for name in ('num_tokens', 'codebook_size', 'num_classes'):
@@ -562,6 +578,7 @@ def verify_tokens(
                   tokenizer=training.index.get('tokenizer_sha256') or None)
 
 
+@checked
 def resolve_tokens(run: RunConfig, data: TokenData) -> RunConfig:
     "`resolve` for images that are tokens already; raises `InvalidValue` if they do not fit."
     tokenizer = run.tokenizer
@@ -571,6 +588,7 @@ def resolve_tokens(run: RunConfig, data: TokenData) -> RunConfig:
     return run
 
 # %% ../../nbs/42_run_folders.ipynb #a32624a8
+@checked
 def keep_request(
     path: Path | str,  # of the request, in the folder whose content it describes
     request: dict,  # plain values that the folder's content follows from

@@ -33,6 +33,7 @@ from rar_nb.support import (
     make_folder,
     read_json,
     require,
+    usable_path,
     write_beside,
     write_json,
 )
@@ -59,7 +60,7 @@ def hold(
     patience: float = 0,  # seconds to wait for a job that is about to end
 ):
     "Keep other jobs out of `folder` inside the block. Raises `InvalidValue` that names the other."
-    folder = make_folder(Path(folder).expanduser())
+    folder = make_folder(usable_path(folder, 'folder'))
     # One object a file and process: whoever holds a lock may take it again.
     lock = FileLock((folder / f'.{name}.lock').resolve(), thread_local=False, is_singleton=True)
     try:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_SKIPPED', 'shared_validation_loss', 'TrainingLoop', 'versions', 'remove_checkpoints', 'start_run',
-           'find_checkpoint', 'same_split', 'how_to_go_on', 'finished_run', 'train_run', 'run_loop', 'read_changes',
-           'plan_run', 'is_finished', 'begin_run', 'picture_maker', 'train_in', 'main']
+           'find_checkpoint', 'same_split', 'how_to_go_on', 'finished_run', 'train_run', 'run_loop', 'random_state',
+           'set_random_state', 'save_tokenizer_state', 'load_tokenizer_state', 'train_tokenizer_in', 'read_changes',
+           'plan_run', 'is_finished', 'begin_run', 'picture_maker', 'new_model', 'train_in', 'work', 'main']
 
 # %% ../../nbs/43_training.ipynb #ebb02f2d
 import argparse
@@ -16,6 +17,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from fastcore.script import Param, call_parse
 from torch import nn
+from torch.utils.data import Dataset
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
@@ -31,6 +34,7 @@ from tqdm import tqdm
 from ..data.tokens import TokenData
 from ..orders import raster_order, sample_orders
 from ..pretrained.checkpoints import load_weights
+from ..pretrained.fine_tuning import start_from
 from rar_nb.pretrained.presets import (
     RunConfig,
     get_preset,
@@ -62,12 +66,14 @@ from rar_nb.runs.run_folders import (
     new_run_folder,
     open_tokenizer,
     open_tokens,
+    read_identity,
     read_metrics,
     require_same_run,
     resolve_tokens,
     save_checkpoint,
     save_model,
     verify_tokens,
+    with_prefix,
 )
 from rar_nb.runs.safekeeping import (
     Checkpoint,
@@ -76,10 +82,30 @@ from rar_nb.runs.safekeeping import (
     markers,
     newest_checkpoint,
     step_of,
+    write_checkpoint,
 )
 from ..sampler import sample_images
 from ..style import image_grid, save_png
-from ..support import InvalidValue, Stopped, program, require, require_number
+from rar_nb.support import (
+    InvalidValue,
+    Stopped,
+    check_data,
+    check_image_data,
+    checked,
+    choose_precision,
+    program,
+    require,
+    require_number,
+    usable_device,
+    usable_path,
+)
+from rar_nb.tokenizer import (
+    TrainableTokenizer,
+    image_batches,
+    start_codebook,
+    vq_optimizer,
+    vq_step,
+)
 from ..trainer import batch_loss, learning_rate_at, random_ratio_at
 from ..transformer import RAR
 
@@ -323,6 +349,7 @@ def start_run(
     for data in parts:
         if data is not None:
             check_tokens(run, data)
+            check_data(run.model, data)
     names = run.devices.tracker_names
     check_trackers(names)
     sharded = is_sharded(run.devices, sum(p.numel() for p in model.parameters()))
@@ -388,6 +415,7 @@ def finished_run(model: RAR, folder: Path) -> Metrics:
     return metrics
 
 
+@checked
 def train_run(
     run: RunConfig,  # resolved
     model: RAR,  # trained in place
@@ -413,7 +441,7 @@ def train_run(
     deadline = None if max_minutes is None else began + 60 * max_minutes
     if folder is None:
         return run_loop(run, model, data, validation, None, on_eval, False, deadline, progress, cpu)
-    folder = Path(folder).expanduser()
+    folder = usable_path(folder, 'folder')
     if resume and (folder / 'model.safetensors').exists():
         return finished_run(model, folder)
     with ExitStack() as stack:
@@ -456,6 +484,96 @@ def run_loop(
     if folder and stop.signal and done < run.train.total_steps:
         raise Stopped(how_to_go_on(folder, done, run.train.total_steps, stop.signal))
     return loop.metrics
+
+# %% ../../nbs/43_training.ipynb #vqrun001
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    "The state of torch's random numbers."
+    state = {'random.cpu': torch.get_rng_state()}
+    if device.type == 'cuda':
+        state['random.cuda'] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device):
+    "Go on with the random numbers of `random_state`."
+    torch.set_rng_state(state['random.cpu'])
+    if device.type == 'cuda':
+        torch.cuda.set_rng_state(state['random.cuda'], device)
+
+
+def save_tokenizer_state(folder: Path, tokenizer, optimizer, schedule, losses: list[float]):
+    "Write all that the training of a tokenizer needs to go on."
+    tensors = {f'tokenizer.{name}': t for name, t in tokenizer.state_dict().items()}
+    state = optimizer.state_dict()
+    for number, kinds in state['state'].items():
+        tensors |= {f'optimizer.{number}.{kind}': t for kind, t in kinds.items()}
+    tensors |= random_state(tokenizer.device) | {'losses': torch.tensor(losses).double()}
+    values = dict(config=asdict(tokenizer.config), groups=state['param_groups'],
+                  schedule=schedule.state_dict())
+    write_checkpoint(folder, len(losses), tensors, values)
+
+
+def load_tokenizer_state(checkpoint: Checkpoint, tokenizer, optimizer, schedule) -> list[float]:
+    "Restore what `save_tokenizer_state` wrote; the losses so far."
+    if checkpoint.state['config'] != asdict(tokenizer.config):
+        raise InvalidValue(f"{checkpoint.tensors} belongs to another tokenizer: give the same "
+                           "parameters, or name another folder")
+    tensors = checkpoint.load()
+    tokenizer.load_state_dict(with_prefix(tensors, 'tokenizer.'))
+    state: dict = {}
+    for name, tensor in with_prefix(tensors, 'optimizer.').items():
+        number, kind = name.split('.')
+        state.setdefault(int(number), {})[kind] = tensor
+    optimizer.load_state_dict(dict(state=state, param_groups=checkpoint.state['groups']))
+    schedule.load_state_dict(checkpoint.state['schedule'])
+    set_random_state(tensors, tokenizer.device)
+    return tensors['losses'].tolist()
+
+# %% ../../nbs/43_training.ipynb #vqrun002
+@checked
+def train_tokenizer_in(
+    folder: Path | str,  # the run's; the checkpoints lie in tokenizer_checkpoints
+    tokenizer: TrainableTokenizer,  # trained in place
+    data: Dataset,  # as for `train_tokenizer`, and the next ones
+    seed: int = 42,
+    device: torch.device | str = 'cpu',
+    progress: bool = True,
+    workers: int = 0,
+    every: float = 60,  # seconds between two checkpoints
+) -> list[float]:  # reconstruction error of every step
+    "`train_tokenizer` that can be interrupted; raises `Stopped` after a signal."
+    place, device = usable_path(folder, 'folder') / 'tokenizer_checkpoints', usable_device(device)
+    config, losses = tokenizer.config, []
+    check_image_data(config, data)
+    newest = newest_checkpoint(place)
+    start = newest.step + 1 if newest else 0
+    torch.manual_seed(seed)
+    batches = image_batches(tokenizer, data, seed, device, workers, start)
+    bf16 = choose_precision(config.vq_precision, device) == 'bf16'
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+    tokenizer.to(device).train()
+    if newest is None:
+        start_codebook(tokenizer, next(batches), autocast)
+    optimizer, schedule = vq_optimizer(tokenizer, config)
+    bar = tqdm(total=config.vq_steps, desc='tokenizer', mininterval=1, disable=not progress)
+    saved = time.monotonic()
+    with StopRequest() as stop, bar:
+        for step, images in enumerate(batches, max(0, start - 1)):
+            if newest is not None and not losses:  # reading the first batch has drawn numbers
+                losses = load_tokenizer_state(newest, tokenizer, optimizer, schedule)
+                bar.update(len(losses))
+            losses.append(vq_step(tokenizer, optimizer, schedule, images, autocast))
+            require(math.isfinite(losses[-1]), 'reconstruction error', losses[-1],
+                    f"finite, but at step {step} it is not: lower vq_learning_rate")
+            bar.update()
+            bar.set_postfix(mse=f'{sum(losses[-50:]) / len(losses[-50:]):.4f}', refresh=False)
+            if stop.signal or time.monotonic() > saved + every:
+                save_tokenizer_state(place, tokenizer, optimizer, schedule, losses)
+                saved = time.monotonic()
+            if stop.signal and len(losses) < config.vq_steps:
+                raise Stopped(how_to_go_on(place.parent, len(losses), config.vq_steps, stop.signal))
+    tokenizer.eval()
+    return losses
 
 # %% ../../nbs/43_training.ipynb #112737fb
 def read_changes(text: str) -> dict:
@@ -527,6 +645,20 @@ def picture_maker(
     return make_picture
 
 # %% ../../nbs/43_training.ipynb #train006
+def new_model(
+    run: RunConfig,
+    folder: Path,
+    begins: bool,  # whether the run starts now, and not from a checkpoint
+) -> RAR:
+    "The generator of a run, with fresh weights or with those that it starts from."
+    torch.manual_seed(run.seed)
+    model = RAR(run.model)
+    if run.init_from is not None and begins:
+        said = start_from(model, run.init_from, read_identity(folder).get('classes'))
+        PartialState().print(said)
+    return model
+
+
 def train_in(
     folder: Path,
     run: RunConfig,
@@ -537,8 +669,7 @@ def train_in(
     cpu: bool,
 ):
     "Train the run of `folder` from its start or a checkpoint; raises `Stopped` at an early end."
-    torch.manual_seed(run.seed)
-    model = RAR(run.model)
+    model = new_model(run, folder, begins=not markers(folder / 'checkpoints'))
     is_shared = PartialState(cpu=cpu).num_processes > 1
     shards = is_shared and is_sharded(run.devices, sum(p.numel() for p in model.parameters()))
     on_eval = None if shards else picture_maker(run, folder)
@@ -547,6 +678,40 @@ def train_in(
     done, total = rows[-1]['step'] if rows else 0, run.train.total_steps
     if done < total:
         raise Stopped(how_to_go_on(folder, done, total, None))
+
+
+def work(
+    run_dir: str,
+    tokens: str,
+    preset: str | None,
+    changes: dict,
+    here: dict,  # fields of `DeviceConfig` for this time only
+    resume: bool,
+    max_minutes: float | None,
+    cpu: bool,
+):
+    "What `main` does."
+    folder = usable_path(run_dir, 'run_dir').resolve()
+    data, validation = open_tokens(tokens)
+    state = PartialState(cpu=cpu)
+    saved = plan_run(folder, data, preset, changes)
+    run, finished = override(saved, **here), is_finished(folder, resume)
+    with ExitStack() as stack:
+        if state.is_main_process and PARENT not in os.environ:  # or else the notebook holds it
+            stack.enter_context(hold(folder))
+        if state.is_main_process:
+            begin_run(folder, saved, tokens)
+            verify_tokens(folder, data, validation)
+        state.wait_for_everyone()
+        if finished:
+            print(f"{folder} is finished")
+            return
+        try:
+            train_in(folder, run, data, validation, resume, max_minutes, cpu)
+        except Stopped as stopped:
+            if state.num_processes == 1:
+                raise
+            state.print(stopped)  # the launcher would call any status but 0 a failure
 
 # %% ../../nbs/43_training.ipynb #33d4cba5
 @call_parse
@@ -575,28 +740,7 @@ def main(
 
     Ends with status 75 if a signal or --max_minutes has stopped it: repeat it with --resume."""
     end_with_parent()
-    chosen, folder = read_changes(changes), Path(run_dir).expanduser().resolve()
-    data, validation = open_tokens(tokens)
-    state = PartialState(cpu=cpu)
-    saved = plan_run(folder, data, preset, chosen)
-    run = override(saved, device_batch_size=device_batch_size, checkpoint_every=checkpoint_every,
-                   strategy=strategy, trackers=trackers, compile=compile,
-                   checkpointing=checkpointing)
-    finished = is_finished(folder, resume)
-    with ExitStack() as stack:
-        if state.is_main_process and PARENT not in os.environ:  # or else the notebook holds it
-            stack.enter_context(hold(folder))
-        if state.is_main_process:
-            begin_run(folder, saved, tokens)
-            verify_tokens(folder, data, validation)
-        state.wait_for_everyone()
-        if finished:
-            print(f"{folder} is finished")
-            return
-        try:
-            train_in(folder, run, data, validation, resume, max_minutes, cpu)
-        except Stopped as stopped:
-            if state.num_processes == 1:
-                raise
-            state.print(stopped)  # the launcher would call any status but 0 a failure
-    state.destroy_process_group()
+    here = dict(device_batch_size=device_batch_size, checkpoint_every=checkpoint_every,
+                strategy=strategy, trackers=trackers, compile=compile, checkpointing=checkpointing)
+    work(run_dir, tokens, preset, read_changes(changes), here, resume, max_minutes, cpu)
+    PartialState().destroy_process_group()

@@ -30,7 +30,7 @@ CROPS, LENGTH, BATCH, SHARD = 10, 256, 2048, 2**14
 
 
 def memory():
-    """Resident MiB of this process: private (RssAnon), and pages of files that the kernel keeps anyway and takes back when it needs them (RssFile)."""
+    """Resident MiB of this process: private (RssAnon), and pages of mapped files such as libraries (RssFile)."""
     lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {
         line[0][:-1]: int(line[1]) // 1024
@@ -88,7 +88,7 @@ def read(folder, seed, batches):
     _, shuffled = timed(batch_indices, 0, len(data), BATCH, max(1, len(data) // BATCH), 7)
     return dict(
         rows=len(data) * CROPS,
-        shards=len(data.arrays),
+        shards=len(data.shards),
         open_s=opened,
         first_batch_of_2048_s=first,
         batches=batches,
@@ -114,7 +114,7 @@ def json_lines(folder, rows):
     data, converting = timed(convert_jsonl, path, folder / "converted", 1024, crops=CROPS)
     picked = [rng.integers(0, rows, BATCH) for _ in range(20)]
 
-    def mapped():
+    def by_number():
         for i in picked:
             data.rows(i // CROPS, i % CROPS)
 
@@ -134,14 +134,14 @@ def json_lines(folder, rows):
                     found.append(json.loads(f.readline())["tokens"])
                 torch.tensor(found)
 
-    mapping = timed(mapped)[1]
+    reading = timed(by_number)[1]
     offsets, building = timed(build)
     seeking = timed(by_offset, offsets)[1]
     return dict(
         rows=rows,
         jsonl_bytes=path.stat().st_size,
         convert_rows_per_second=round(rows / converting),
-        mapped_rows_per_second=round(20 * BATCH / mapping),
+        shards_rows_per_second=round(20 * BATCH / reading),
         offset_index=dict(build_s=building, rows_per_second=round(5 * BATCH / seeking)),
     )
 
@@ -255,7 +255,7 @@ def main():
         shutil.rmtree(given.folder)
     best, whole = warm["rows_per_second"], 12_811_670 / given.json_rows
     numbers = dict(
-        what=f"Made-up tokens ({given.images:,} images x {CROPS} crops, L = {LENGTH}, uint16) in the memory-mapped form, read at random in batches of {BATCH:,} rows; and rows of JSON lines by line number, from a made-up file of {given.json_rows:,} rows",
+        what=f"Made-up tokens ({given.images:,} images x {CROPS} crops, L = {LENGTH}, uint16) read from their shards at random in batches of {BATCH:,} rows; and rows of JSON lines by line number, from a made-up file of {given.json_rows:,} rows",
         command="python tests/benchmarks/token_data.py FOLDER --write results/token_data.json",
         date=date.today().isoformat(),
         device=given.device,
@@ -265,7 +265,7 @@ def main():
         load_average_before=round(busy, 2),
         notes=[
             "cold: the files' pages were dropped from the page cache before (posix_fadvise); what lies below a virtual disk may have cached them",
-            "RssFile is memory of the page cache, shared by all processes that map the files and given back when it is needed; RssAnon is private",
+            "RssAnon is private memory; rows are read from files that the kernel keeps in its page cache, which counts for no process",
             "rows_per_second counts rows read into int64 tensors; one run each",
             "rows a second that one H100 eats while it trains rar_b is an estimate: rar_nb.runs.cost, counted FLOPs over the data sheet's bf16 peak",
         ],
@@ -276,9 +276,9 @@ def main():
             cold=round(cold["rows_per_second"] / needed[f"at {UTILISATION:.0%} of the peak"], 1),
             warm=round(best / needed[f"at {UTILISATION:.0%} of the peak"], 1),
         ),
-        mapped_cold=cold,
-        mapped_warm=warm,
-        mapped_warm_processes=workers,
+        cold=cold,
+        warm=warm,
+        warm_processes=workers,
         made=made,
         verify_s=verified,
         json_lines=lines,
@@ -290,7 +290,7 @@ def main():
     text = json.dumps(numbers, indent=1) + "\n"
     print(text)
     if given.write:
-        given.write.write_text(text)
+        given.write.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

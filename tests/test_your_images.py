@@ -1,0 +1,140 @@
+"""your_images: what it passes to the notebooks that it runs, for folders of every kind."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from rar_nb.data.images import Digits
+from rar_nb.pretrained.presets import get_preset, resolve
+from rar_nb.support import InvalidValue
+from tests.kernels import NBS
+
+CELLS = [
+    cell
+    for cell in json.loads((NBS / "your_images.ipynb").read_text(encoding="utf-8"))["cells"]
+    if cell["cell_type"] == "code"
+]
+ODD = ["$a_{$", "<script>", "größe 1", "a'b", 'x"y', "%s {0}", "-p", "# title", "\N{CAT FACE}"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def parameters(name):
+    """A notebook's globals after its cell of parameters."""
+    cells = json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    values = {}
+    exec(next(source(c) for c in cells if "parameters" in c["metadata"].get("tags", [])), values)
+    return values
+
+
+def make_folder(folder, names, each=6):
+    digits = Digits()
+    for c, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            digits[(500 * c + i) % 5000][0].save(folder / name / f"{i}.png")
+    return str(folder)
+
+
+def run(until, **given):
+    """The notebook up to the cell that contains `until`: its globals, and what it would run."""
+    ran, notebook = {}, parameters("your_images") | given
+
+    def note(path, out, values, progress_bar, **_):
+        ran[path.stem] = values
+        folder = notebook["run_dir"]
+        folder.mkdir(parents=True, exist_ok=True)
+        if "max_minutes" not in values:
+            (folder / "model.safetensors").touch()
+
+    for cell in CELLS:
+        if "parameters" not in cell["metadata"].get("tags", []):
+            exec(source(cell), notebook)
+            notebook["papermill"] = SimpleNamespace(execute_notebook=note)
+        if until in source(cell):
+            return notebook, ran
+    raise AssertionError(until)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 7, 101])
+def test_any_number_of_classes(tmp_path, capsys, classes):
+    folder = make_folder(
+        tmp_path / "images", [f"class {c}" for c in range(classes)], 120 // classes + 2
+    )
+    notebook, ran = run(
+        "run_notebook('train'", folder=folder, preset="tiny", image_size=28,
+        run_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    given = ran["train"]
+    assert set(given) <= set(parameters("train"))
+    assert not [name for name, value in given.items() if value is None]
+    names = ("epochs", "batch_size", "learning_rate", "guidance_scale", "num_samples", "seed")
+    start = get_preset(given["preset"], given["changes"], **{n: given.get(n) for n in names})
+    images = len(notebook["train_images"])
+    capsys.readouterr()
+    resolved = resolve(start, images, classes, 1, 28)
+    assert resolved.sample.num_samples == 100 * classes
+    assert "num_samples" not in capsys.readouterr().out  # there was nothing to round
+
+
+def test_odd_names(tmp_path):
+    folder = make_folder(tmp_path / "$images {0}", ODD)
+    notebook, ran = run(
+        "run_notebook('train'", folder=folder, preset="tiny", image_size=28,
+        run_dir=str(tmp_path / "a run"), changes={"batch_size": 8},
+    )  # fmt: skip
+    assert sorted(notebook["names"]) == sorted(ODD) and ran["train"]["data"] == folder
+
+
+ADVICE = dict(
+    seed=7,
+    learning_rate=1e-3,
+    guidance_scale=3.0,
+    devices=1,
+    init_from="runs/earlier",
+    tokenizer_from="runs/earlier",
+    tokens="tokens",
+    resume=True,
+    changes={"vq_steps": 10, "dropout": 0.2},
+)
+
+
+def test_what_its_advice_names_reaches_the_training(tmp_path):
+    folder = make_folder(tmp_path / "images", ["a", "b"], 40)
+    given = dict(folder=folder, preset="tiny", image_size=28, run_dir=str(tmp_path / "run"))
+    _, ran = run("run_notebook('train'", **given, **ADVICE)
+    for name, value in ADVICE.items():
+        assert ran["train"][name] == value, name
+
+
+def test_a_demonstration_takes_values_of_ones_own():
+    _, ran = run("run_notebook('train'", learning_rate=1e-3, changes={"num_layers": 1})
+    given = ran["train"]
+    assert given["learning_rate"] == 1e-3 and given["guidance_scale"] == 2.0
+    assert given["changes"]["num_layers"] == 1 and given["changes"]["num_heads"] == 3
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(num_samples=0), "num_samples = 0"),
+        (dict(learning_rate=-1.0), "learning_rate = -1.0"),
+        (dict(seed=2**32), "seed = 4294967296"),
+        (dict(image_size=10**12), "image_size = 1000000000000"),
+        (dict(image_size=30), "image_size = 30 .*multiple of the tokenizer's stride"),
+        (dict(preset="rar_z"), "preset = 'rar_z'"),
+    ],
+)
+def test_parameters_are_checked_before_the_folder_is_opened(given, message):
+    with pytest.raises(InvalidValue, match=message):
+        run("is_demo = ", **given)
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path):
+    folder = make_folder(tmp_path / "images", ["a", "b"], 40)
+    given = dict(folder=folder, preset="tiny", image_size=28, run_dir=str(tmp_path / "run"))
+    with pytest.raises(InvalidValue, match="run this notebook again with resume=True"):
+        run("run_notebook('evaluate'", **given, max_minutes=1.0)
