@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import re
 import socket
 import struct
 import zipfile
@@ -353,7 +352,7 @@ def judge_tokens(folder: Path) -> str:
             raise Wrong(f"{name} of the index is {data.index[name]!r}, not {sound.index[name]!r}")
     digest = data.index["tokenizer_sha256"]
     if digest != sound.index["tokenizer_sha256"]:
-        if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}|", digest)):
+        if not isinstance(digest, str):
             raise Wrong(f"tokenizer_sha256 is {digest!r}")
         return "undetectable"  # here; a run compares it with its tokenizer
     rows = data.rows(range(len(data)))

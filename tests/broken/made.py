@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from rar_nb.data.tokens import TokenData
-from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import get_preset, resolve, save_run_config
-from rar_nb.runs import run_folders
+from rar_nb.runs.run_folders import save_tokenizer
 from rar_nb.runs.safekeeping import write_checkpoint
 from rar_nb.runs.training import train_run
 from rar_nb.tokenizer import make_tokenizer
@@ -113,11 +112,7 @@ def finished() -> Path:
     (folder / "samples").mkdir(parents=True)
     save_run_config(run(), folder / "config.json")
     torch.manual_seed(0)
-    tokenizer = make_tokenizer(run().tokenizer)
-    if hasattr(run_folders, "save_tokenizer"):
-        run_folders.save_tokenizer(tokenizer, folder)
-    else:
-        save_weights(tokenizer, folder / "tokenizer.safetensors")
+    save_tokenizer(make_tokenizer(run().tokenizer), folder)
     data, validation = TokenData.open(tokens() / "train"), TokenData.open(tokens() / "val")
     train_run(run(), RAR(run().model), data, validation, folder, progress=False, cpu=True)
     return folder
