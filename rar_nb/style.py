@@ -94,6 +94,8 @@ def is_whole_png(path: Path | str) -> bool:
         return False
     try:
         with Image.open(path, formats=['PNG']) as image:
+            image.verify()  # the checksums, at which `load` does not look
+        with Image.open(path, formats=['PNG']) as image:
             image.load()
     except Exception:  # Pillow's readers raise almost anything on damaged files
         return False

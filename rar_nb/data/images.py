@@ -136,7 +136,10 @@ def open_image(file) -> Image.Image:
 
 def open_sound_image(file) -> Image.Image:
     "`open_image`, once a PNG's checksums are right: Pillow reads pixels without looking at them."
-    open_image(file).verify()  # does nothing for other formats, which have no checksums
+    image = open_image(file)
+    if image.format != 'PNG':
+        return image
+    image.verify()  # after which this image has no pixels to read
     file.seek(0)
     return open_image(file)
 
