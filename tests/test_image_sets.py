@@ -36,10 +36,10 @@ from rar_nb.runs.image_sets import (
     set_request,
 )
 from rar_nb.runs.launch import launch_command
-from rar_nb.runs.safekeeping import Stopped, hold
+from rar_nb.runs.safekeeping import hold
 from rar_nb.sampler import SampleConfig, sample_images
 from rar_nb.style import is_whole_png
-from rar_nb.support import InvalidValue
+from rar_nb.support import InvalidValue, Stopped
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig
 from tests.kernels import FORKS, start_server
