@@ -515,7 +515,7 @@ def test_a_folder_keeps_its_run(tokens, one, tmp_path):
 def test_a_damaged_config_is_invalid_input(tokens, tmp_path):
     """So the program ends with one line, and status 2."""
     (tmp_path / "config.json").write_text('{"preset": ')
-    with pytest.raises(InvalidValue, match="config.json is not a run configuration"):
+    with pytest.raises(InvalidValue, match="config.json does not hold what it should"):
         rar_train("--run_dir", tmp_path, "--tokens", tokens)
 
 
