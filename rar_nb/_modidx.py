@@ -888,6 +888,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'rar_nb.runs.training.TrainingLoop.write_weights': ( 'training.html#trainingloop.write_weights',
                                                                                            'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.begin_run': ('training.html#begin_run', 'rar_nb/runs/training.py'),
+                                      'rar_nb.runs.training.enough_memory': ('training.html#enough_memory', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.find_checkpoint': ('training.html#find_checkpoint', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.finished_run': ('training.html#finished_run', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.how_to_go_on': ('training.html#how_to_go_on', 'rar_nb/runs/training.py'),

@@ -10,7 +10,8 @@ from PIL import Image
 from rar_nb.data.images import Digits, open_data
 from rar_nb.data.tokens import pretokenize
 from rar_nb.pretrained.presets import load_run_config, save_run_config
-from rar_nb.runs.run_folders import curve, open_run, read_metrics, save_tokens
+from rar_nb.runs.run_folders import curve, open_run, read_identity, read_metrics, save_tokens
+from rar_nb.runs.safekeeping import newest_checkpoint
 from tests.kernels import execute
 
 SMALL = dict(preset="tiny", cpu=True, num_samples=100)
@@ -71,9 +72,8 @@ def test_same_parameters_same_run(run, images, tmp_path):
     """Also in two pieces, the first of which ends before the first step, with a checkpoint."""
     again = dict(run_dir=str(tmp_path / "again"), data=images, **SMALL)
     execute("train", tmp_path / "out.ipynb", max_minutes=0, **again)
-    assert (tmp_path / "again" / "checkpoint.safetensors").exists() and not (
-        tmp_path / "again" / "model.safetensors"
-    ).exists()
+    assert newest_checkpoint(tmp_path / "again" / "checkpoints").step == 0
+    assert not (tmp_path / "again" / "model.safetensors").exists()
     execute("train", tmp_path / "out.ipynb", resume=True, **again)
     for file in ("tokenizer", "before_annealing", "model"):
         assert (tmp_path / "again" / f"{file}.safetensors").read_bytes() == (
@@ -82,13 +82,18 @@ def test_same_parameters_same_run(run, images, tmp_path):
     names = (
         "config.json",
         "evaluation.json",
+        "identity.json",
         "metrics.jsonl",
         "before_annealing.safetensors",
         "model.safetensors",
         "samples",
         "tokenizer.safetensors",
+        "tokens",
+        "train.log",
     )
-    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == sorted(names)
+    assert sorted(p.name for p in (tmp_path / "again").glob("[!.]*")) == sorted(names)
+    before, after = (read_identity(folder) for folder in (run, tmp_path / "again"))
+    assert before == after and before["classes"] == [str(c) for c in range(10)]
 
 
 def test_tokens_in_place_of_images_on_two_devices(run, images, tmp_path):
@@ -159,13 +164,15 @@ def test_overwrite_keeps_the_tokens_it_learns_from(run, images, tmp_path):
         "before_annealing.safetensors",
         "config.json",
         "holiday.png",
+        "identity.json",
         "metrics.jsonl",
         "model.safetensors",
         "samples",
         "tokenizer.safetensors",
         "tokens",
+        "train.log",
     )
-    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == sorted(names)
+    assert sorted(p.name for p in (tmp_path / "mine").glob("[!.]*")) == sorted(names)
 
 
 def test_resume_refuses_another_run(run, images, tmp_path):
@@ -180,7 +187,8 @@ def test_resume_refuses_another_run(run, images, tmp_path):
             **SMALL,
         )
     assert (
-        "train.batch_size = 16 is not allowed: it must be 32, as in the run" in error.value.evalue
+        "this is not the run in" in error.value.evalue
+        and "train.batch_size = 32 there, 16 here" in error.value.evalue
     )
 
 
@@ -249,10 +257,10 @@ def test_evaluate(run, tmp_path):
 
 @pytest.mark.parametrize("no", [{}, dict(overwrite="false")], ids=["left out", "the word false"])
 def test_train_keeps_an_earlier_run(run, tmp_path, no):
-    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    before = {p: p.read_bytes() for p in run.rglob("[!.]*") if p.is_file()}
     with pytest.raises(PapermillExecutionError, match="overwrite=True"):
         execute("train", tmp_path / "out.ipynb", run_dir=str(run), **SMALL, **no)
-    assert before == {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert before == {p: p.read_bytes() for p in run.rglob("[!.]*") if p.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,29 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tokens, one, t
     assert all(map(torch.equal, model.parameters(), expected.parameters()))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError("no room"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_memory_is_one_message(tokens, tmp_path, error):
+    data = open_tokens(tokens)[0]
+    run = get_preset("tiny", epochs=2, eval_every=5, checkpoint_every=4, device_batch_size=32)
+    run = resolve_tokens(run, data)
+
+    def fail(step, model):
+        if step == 5:
+            raise error
+
+    with pytest.raises(InvalidValue, match="memory is full .*lower device_batch_size.*is intact"):
+        train_run(run, RAR(run.model), data, folder=tmp_path, on_eval=fail, cpu=True)
+    assert newest_checkpoint(tmp_path / "checkpoints").step == 4
+
+
 def interrupt_at(when):
     def on_eval(step, model):
         if step == when:
@@ -515,7 +538,7 @@ def test_a_folder_keeps_its_run(tokens, one, tmp_path):
 def test_a_damaged_config_is_invalid_input(tokens, tmp_path):
     """So the program ends with one line, and status 2."""
     (tmp_path / "config.json").write_text('{"preset": ')
-    with pytest.raises(InvalidValue, match="config.json is not a run configuration"):
+    with pytest.raises(InvalidValue, match="config.json does not hold what it should"):
         rar_train("--run_dir", tmp_path, "--tokens", tokens)
 
 

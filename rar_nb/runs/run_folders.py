@@ -17,6 +17,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from typing_extensions import TypedDict
 from ..data.tokens import TOKEN_INDEX, TokenData, content_hash, sha256
 from ..pretrained.checkpoints import load_pretrained, load_weights, save_weights
 from ..pretrained.presets import RunConfig, load_run_config, resolve, save_run_config
-from .safekeeping import Checkpoint, newest_checkpoint, write_checkpoint
+from .safekeeping import Checkpoint, hold, newest_checkpoint, write_checkpoint
 from rar_nb.support import (
     PROJECT,
     UNFINISHED,
@@ -250,6 +251,7 @@ RUN_FILES = re.compile('|'.join([
     r'evaluation/(features/[0-9a-f]{64}\.safetensors|sweep/[0-9a-f]{16}\.(json|png))',
     r'rar_nb/(\d+\.\d+/)?(events\.out\.tfevents\..+|hparams\.yml)',
     rf'(.+/)?{UNFINISHED}',
+    r'.+/\.[a-z0-9-]+\.(lock|owner\.json)',  # below the folder; its own is held
 ]))
 
 # %% ../../nbs/42_run_folders.ipynb #7bcb3e59
@@ -326,7 +328,10 @@ def new_run_folder(
         kept = usable_path(tokens, 'tokens').resolve()
         old = [file for file in old if not lies_in(file, kept)]
     if has_config:
-        remove_run(folder, old)
+        with ExitStack() as stack:
+            if (folder / 'evaluation').is_dir():  # nor may it be taken from an evaluation
+                stack.enter_context(hold(folder / 'evaluation', 'evaluation'))
+            remove_run(folder, old)
     else:
         names = [str(file.relative_to(folder)) for file in old if file.suffix != '.part']
         require(not names, 'run_dir', str(folder),

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_SKIPPED', 'shared_validation_loss', 'TrainingLoop', 'versions', 'remove_checkpoints', 'start_run',
-           'find_checkpoint', 'same_split', 'how_to_go_on', 'finished_run', 'train_run', 'run_loop', 'random_state',
-           'set_random_state', 'save_tokenizer_state', 'load_tokenizer_state', 'train_tokenizer_in', 'read_changes',
-           'plan_run', 'is_finished', 'begin_run', 'picture_maker', 'new_model', 'train_in', 'work', 'main']
+           'find_checkpoint', 'same_split', 'how_to_go_on', 'finished_run', 'train_run', 'enough_memory', 'run_loop',
+           'random_state', 'set_random_state', 'save_tokenizer_state', 'load_tokenizer_state', 'train_tokenizer_in',
+           'read_changes', 'plan_run', 'is_finished', 'begin_run', 'picture_maker', 'new_model', 'train_in', 'work',
+           'main']
 
 # %% ../../nbs/43_training.ipynb #ebb02f2d
 import argparse
@@ -16,7 +17,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -451,6 +452,19 @@ def train_run(
                         cpu)
 
 # %% ../../nbs/43_training.ipynb #train003
+@contextmanager
+def enough_memory(folder: Path | None):
+    "Inside, a lack of memory becomes one `InvalidValue` that says what to do."
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and 'memory' not in str(error):
+            raise
+        saved = f", and resume: the last checkpoint in {folder} is intact" if folder else ""
+        raise InvalidValue(f"the memory is full ({str(error).splitlines()[0]}): lower "
+                           f"device_batch_size, or set checkpointing=True{saved}") from error
+
+
 def run_loop(
     run: RunConfig,
     model: RAR,
@@ -469,7 +483,8 @@ def run_loop(
         accelerator = start_run(run, model, [data, validation], folder, cpu)
         checkpoint = find_checkpoint(accelerator, run, data, folder) if resume and folder else None
         run = same_split(run, checkpoint, accelerator.num_processes)
-        with working_blocks(model, run.devices), fast_attention(accelerator):
+        with (enough_memory(folder), working_blocks(model, run.devices),
+              fast_attention(accelerator)):
             loop = TrainingLoop(accelerator, run, model, data, validation, folder, on_eval,
                                 progress)
             loop.load(checkpoint)
