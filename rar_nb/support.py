@@ -478,7 +478,7 @@ def usable_path(value: Path | str, name: str = 'path') -> Path:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass  # a good name
     except (OSError, ValueError) as error:  # too long, or with a character of code 0
-        reason = REMEDIES.get(getattr(error, 'errno', None), error)
+        reason = REMEDIES.get(getattr(error, 'errno', 0), str(error))
         require(False, name, given, f"a path that this machine can have: {reason}")
     return Path(path)
 
