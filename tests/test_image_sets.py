@@ -622,9 +622,9 @@ def test_a_second_job_is_told_who_is_there(model, tmp_path):
             generate(model, GreyTokenizer(), tmp_path, TWENTY)
         # Another process of the same job has another lock.
         assert generate(model, GreyTokenizer(), tmp_path, TWENTY, share=(1, 2)) == 8
-    with held_elsewhere(tmp_path, "launch"):
-        with pytest.raises(InvalidValue, match="in use by process"):
-            launch(tmp_path, TWENTY, cpu=True, run_dir="none")
+    refused = pytest.raises(InvalidValue, match="in use by process")
+    with held_elsewhere(tmp_path, "launch"), refused:
+        launch(tmp_path, TWENTY, cpu=True, run_dir="none")
 
 
 def be_a_job(folder, place, seed, num_samples):

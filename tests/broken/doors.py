@@ -1058,7 +1058,10 @@ def runs() -> Iterator[Door]:
     yield Door(
         "runs.run_folders.has_run",
         given(folder=run_dir, run=run),
-        dict(folder=Place(skip=("text", "missing", "url", "empty-text")), run=Object()),
+        dict(  # where nothing can be, there is no run
+            folder=Place(skip=("text", "missing", "url", "empty-text", "pipe", "in-a-file")),
+            run=Object(),
+        ),
     )
     for name in ("open_tokenizer", "open_run"):
         yield Door(f"runs.run_folders.{name}", given(folder=run_dir), dict(folder=Place()))
