@@ -462,6 +462,7 @@ def writing(path: Path | str):
 
 def usable_path(value: Path | str, name: str = 'path') -> Path:
     "An absolute path, with ~ expanded; raises `InvalidValue` if nothing can be called that."
+    require(isinstance(value, (str, os.PathLike)), name, value, "a path")
     path = os.path.abspath(os.path.expanduser(value))
     try:
         os.lstat(path)
