@@ -466,7 +466,7 @@ def writing(path: Path | str):
 
 def usable_path(value: Path | str, name: str = 'path') -> Path:
     "An absolute path, with ~ expanded; raises `InvalidValue` if nothing can be called that."
-    require(isinstance(value, (str, Path)), name, value, "a path")
+    require(isinstance(value, (str, os.PathLike)), name, value, "a path")
     given = str(value)
     require(given.strip() != '', name, given, "a path; that of the current folder is '.'")
     expanded = os.path.expanduser(given)

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_trackio_available, is_wandb_available
+from pydantic import NonNegativeInt
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -61,12 +62,13 @@ TOKENIZER_FILE = 'tokenizer.safetensors'  # in a run's folder
 class Metrics:
     "Rows of numbers, kept in memory and appended to a file of JSON lines."
 
+    @checked
     def __init__(
         self,
         path: Path | str | None = None,  # None: keep the rows in memory only
-        keep: int = 0,  # rows of an existing file to keep, counted from its start
+        keep: NonNegativeInt = 0,  # rows of an existing file to keep, counted from its start
     ):
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else usable_path(path)
         self.rows = []
         if self.path is None:
             return
@@ -101,10 +103,10 @@ def parse_row(line: bytes) -> dict | None:
 @checked
 def read_metrics(
     path: Path | str,
-    keep: int | None = None,  # lines to read, counted from the start; None: all
+    keep: NonNegativeInt | None = None,  # lines to read, counted from the start; None: all
 ) -> list[dict]:
     "Rows of a metrics file, without an unfinished last line; damaged ones are named and left out."
-    path = Path(path)
+    path = usable_path(path, 'metrics')
     require(path.is_file(), 'metrics', str(path),
             "an existing file; a run's folder holds one as metrics.jsonl")
     lines = path.read_bytes().split(b'\n')[:-1][:keep]
@@ -119,11 +121,12 @@ def read_metrics(
 
 @checked
 def curve(
-    rows: list[dict],
+    rows: list[dict[str, int | float]],  # as `read_metrics` gives them
     name: str,  # of a metric
 ) -> tuple[list, list]:  # steps, values
     "One metric, from the rows that have it."
     rows = [row for row in rows if name in row]
+    require(all('step' in row for row in rows), 'rows', rows[:1], "rows of metrics, with 'step'")
     return [row['step'] for row in rows], [row[name] for row in rows]
 
 # %% ../../nbs/42_run_folders.ipynb #098fd6e2
@@ -145,6 +148,7 @@ def check_trackers(names: list[str]):
     available = dict(tensorboard=is_tensorboard_available, wandb=is_wandb_available,
                      trackio=is_trackio_available)
     for name in names:
+        require(name in available, 'trackers', name, "one of " + ", ".join(available))
         require(available[name](), 'trackers', name,
                 f"installed; run `pip install {name}`, or leave it out")
 
@@ -329,8 +333,9 @@ def new_run_folder(
         old = [file for file in old if not lies_in(file, kept)]
     if has_config:
         with ExitStack() as stack:
-            if (folder / 'evaluation').is_dir():  # nor may it be taken from an evaluation
-                stack.enter_context(hold(folder / 'evaluation', 'evaluation'))
+            place = folder / 'evaluation'  # nothing may be taken from one that is at work
+            if place.is_dir() and not place.is_symlink():
+                stack.enter_context(hold(place, 'evaluation'))
             remove_run(folder, old)
     else:
         names = [str(file.relative_to(folder)) for file in old if file.suffix != '.part']

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import NonNegativeInt
 from safetensors.torch import load_file, save_file
 from typing_extensions import TypedDict
 
@@ -30,6 +31,7 @@ from ..data.tokens import sha256
 from rar_nb.support import (
     UNFINISHED,
     InvalidValue,
+    checked,
     make_folder,
     read_json,
     require,
@@ -208,12 +210,13 @@ def check_finite(tensors: dict[str, torch.Tensor]):
                 "finite to be saved; lower learning_rate, or use precision='no'")
 
 
+@checked
 def write_checkpoint(
     folder: Path | str,  # made if needed
-    step: int,
+    step: NonNegativeInt,
     tensors: dict[str, torch.Tensor],  # all finite, or else `InvalidValue` and nothing is written
     state: dict,  # plain values
-    keep_every: int = 0,  # keep those whose step is a multiple of it; 0: only the newest two
+    keep_every: NonNegativeInt = 0,  # keep those whose step is a multiple of it; 0: only the newest two
 ):
     "Write a checkpoint, then its marker; then remove those that are no longer needed."
     check_finite(tensors)
