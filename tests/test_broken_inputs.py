@@ -7,7 +7,6 @@ import signal
 import time
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import pytest
 
@@ -18,15 +17,12 @@ from tests.broken.cases import GOOD, Case, Wrong, run_cases
 
 COUNT = 300
 SLOW = ["config/huge-*", "doors/train*", "doors/training*", "doors/inpainting*", "doors/watch*"]
-KNOWN = Path(__file__).parent / "broken" / "known.txt"  # cases that still fail; to be removed
 
 
 def some_cases() -> list[Case]:
     """Evenly spread over all, so that every kind is there."""
     cases = [case for case in all_cases() if not any(fnmatchcase(case.name, s) for s in SLOW)]
-    known = KNOWN.read_text(encoding="utf-8").splitlines() if KNOWN.exists() else []
-    chosen = [cases[k * len(cases) // COUNT] for k in range(COUNT)]
-    return [case for case in chosen if ascii(case.name)[1:-1] not in known]
+    return [cases[k * len(cases) // COUNT] for k in range(COUNT)]
 
 
 @pytest.fixture(scope="module")
