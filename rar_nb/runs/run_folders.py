@@ -327,7 +327,7 @@ def new_run_folder(
             "a folder without a run in it; name another one, or set overwrite=True to replace "
             "that run, or resume=True to go on with it")
     place = folder / 'evaluation'
-    if overwrite and place.is_dir() and not place.is_symlink():
+    if has_config and place.is_dir() and not place.is_symlink():
         with hold(place, 'evaluation'):  # nothing may be taken from an evaluation that is at work
             pass
     old = run_files(folder)
