@@ -45,6 +45,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'rar_nb.data.images.open_data': ('images.html#open_data', 'rar_nb/data/images.py'),
                                     'rar_nb.data.images.open_folder': ('images.html#open_folder', 'rar_nb/data/images.py'),
                                     'rar_nb.data.images.open_image': ('images.html#open_image', 'rar_nb/data/images.py'),
+                                    'rar_nb.data.images.open_sound_image': ('images.html#open_sound_image', 'rar_nb/data/images.py'),
                                     'rar_nb.data.images.open_torchvision': ('images.html#open_torchvision', 'rar_nb/data/images.py'),
                                     'rar_nb.data.images.printable': ('images.html#printable', 'rar_nb/data/images.py'),
                                     'rar_nb.data.images.some': ('images.html#some', 'rar_nb/data/images.py'),

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .support import (
-    check_image_sets, check_image_labels, check_statistics, checked, import_torchvision)
+    Seed, check_image_labels, check_image_sets, check_statistics, checked, import_torchvision)
 from .tokenizer import Tokenizer, psnr, reconstruct, stack_images
 
 import_torchvision()  # before torch-fidelity, which imports it
@@ -67,8 +67,7 @@ def predict(
 ) -> torch.Tensor:  # int64 [N]
     "The class that `classifier` gives each image."
     device = classifier.head.weight.device
-    parts = [classifier(x.to(device)).argmax(1).cpu() for x in images.split(batch_size)]
-    return torch.cat(parts)
+    return torch.cat([classifier(x.to(device)).argmax(1).cpu() for x in images.split(batch_size)])
 
 # %% ../nbs/07_evaluation.ipynb #84ef875b
 def move_randomly(images: torch.Tensor, shift: int) -> torch.Tensor:
@@ -84,7 +83,7 @@ def train_classifier(
     num_classes: PositiveInt,
     epochs: PositiveInt = 3,
     batch_size: PositiveInt = 64,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
     shift: NonNegativeInt = 2,  # batches are moved by up to so many pixels in each direction
     progress: bool = False,
     device: torch.device | str = 'cpu',
@@ -129,6 +128,7 @@ def feature_statistics(
     return fid_features_to_statistics(torch.cat(features))
 
 # %% ../nbs/07_evaluation.ipynb #1e447155
+@checked
 def proxy_fid(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     reference: torch.Tensor,  # uint8 [M, C, H, W]

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from .orders import permute, raster_order, unpermute
 from .support import (
-    check_classes, check_codebook, check_distribution, check_known, check_finite_logits,
-    check_noise, check_orders, check_pixels, checked, choose_precision, config, float32_products,
-    require, require_int, require_key)
+    Length, Samples, check_classes, check_codebook, check_distribution, check_finite_logits,
+    check_known, check_noise, check_orders, check_pixels, checked, choose_precision, config,
+    float32_products, require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, ModelConfig
 
@@ -79,7 +79,7 @@ class SampleConfig:
     guidance_scale: NonNegativeFloat = 16.0  # g, weight at the last token; 0: no guidance
     guidance_power: PositiveFloat = 2.75  # p, larger keeps the first tokens free for longer
     temperature: Annotated[float, Field(ge=1e-3)] = 1.0  # divides the logits
-    num_samples: PositiveInt = 50_000  # images of an evaluation, the same number a class
+    num_samples: Samples = 50_000  # images of an evaluation, the same number a class
     sample_batch_size: PositiveInt = 125  # images sampled side by side
     sample_precision: Literal['tf32', 'no', 'bf16', 'auto'] = 'tf32'  # of products
     guidance_schedule: str = 'pow_cosine'  # a key of `GUIDANCE_SCHEDULES`
@@ -106,7 +106,7 @@ def sample_from(
 def image_noise(
     seed: int,  # of the whole set of images, from 0 to below 2⁶⁴
     indices,  # numbers of the images within the set
-    num_tokens: PositiveInt,  # L
+    num_tokens: Length,  # L
 ) -> torch.Tensor:  # float32 [N, L] in [0, 1)
     "The random numbers of image i: NumPy's counter-based Philox generator with key (seed, i)."
     require_int('seed', seed, 0, 2**64 - 1)

@@ -9,6 +9,7 @@ __all__ = ['COLORS', 'MARKS', 'use_style', 'image_grid', 'save_png', 'is_whole_p
 # %% ../nbs/08_style.ipynb #31a4569d
 import html
 import math
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -88,10 +89,12 @@ def save_png(image: Image.Image, path: Path | str):
 
 def is_whole_png(path: Path | str) -> bool:
     "Whether there is a PNG at `path` that can be read to its end."
-    path, last_chunk = Path(path), b'IEND\xaeB`\x82'
-    if not path.is_file() or not path.read_bytes().endswith(last_chunk):
+    last_chunk = b'IEND\xaeB`\x82'
+    if not os.path.isfile(path) or not Path(path).read_bytes().endswith(last_chunk):
         return False
     try:
+        with Image.open(path, formats=['PNG']) as image:
+            image.verify()  # the checksums, at which `load` does not look
         with Image.open(path, formats=['PNG']) as image:
             image.load()
     except Exception:  # Pillow's readers raise almost anything on damaged files

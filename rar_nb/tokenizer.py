@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .support import (
-    FloatImages, Seed, UInt8Tensor, ValueRange, Workers, check_convolutions, check_image_data,
-    check_images, check_indices, check_loss, check_same_shape, check_sizes, check_tokens, checked,
-    choose_precision, config, require, require_key, usable_device)
+    FloatImages, Seed, UInt8Images, UInt8Tensor, ValueRange, Workers, check_convolutions,
+    check_image_data, check_images, check_indices, check_loss, check_same_shape, check_sizes,
+    check_tokens, checked, choose_precision, config, require, require_key, usable_device)
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 @checked
@@ -437,7 +437,7 @@ def train_tokenizer(
 @torch.no_grad()
 def reconstruct(
     tokenizer: Tokenizer,
-    images: UInt8Tensor,  # [B, C, H, W]
+    images: UInt8Images,  # [B, C, H, W]
     batch_size: PositiveInt = 250,
 ) -> torch.Tensor:  # uint8, like images, on the CPU
     "Encode and decode images."

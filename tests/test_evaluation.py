@@ -25,15 +25,14 @@ from rar_nb.evaluation import (
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, stack_images
 
 
-class PixelFeatures:
-    "Stands in for a `SmallCNN`: an image's features are its pixels, so statistics are known."
+class PixelFeatures(SmallCNN):
+    "An image's features are its pixels, so statistics are known."
 
-    num_features = 4
-    head = SimpleNamespace(weight=torch.zeros(1))
-
-    @staticmethod
-    def features(images):
+    def features(self, images):
         return images.flatten(1).double()
+
+
+PIXELS = PixelFeatures(channels=1, num_classes=2)
 
 
 def random_images(n, low, high, seed=0):  # uint8 [n, 1, 2, 2]
@@ -74,15 +73,15 @@ def test_statistics_are_mean_and_covariance():
     images = random_images(50, 0, 256)
     pixels = images.flatten(1).numpy().astype(float)
     for batch_size in (7, 50):
-        found = feature_statistics(images, PixelFeatures, batch_size)
+        found = feature_statistics(images, PIXELS, batch_size)
         assert found["mu"] == pytest.approx(pixels.mean(0))
         assert found["sigma"] == pytest.approx(np.cov(pixels, rowvar=False))
 
 
 def test_proxy_fid_of_moved_images():
     images = random_images(300, 0, 200)
-    assert proxy_fid(images, images, PixelFeatures) == pytest.approx(0, abs=1e-3)
-    assert proxy_fid(images + 50, images, PixelFeatures) == pytest.approx(4 * 50**2, rel=1e-6)
+    assert proxy_fid(images, images, PIXELS) == pytest.approx(0, abs=1e-3)
+    assert proxy_fid(images + 50, images, PIXELS) == pytest.approx(4 * 50**2, rel=1e-6)
 
 
 def test_proxy_fid_of_stretched_images():
@@ -92,14 +91,14 @@ def test_proxy_fid_of_stretched_images():
     by_hand = np.sum((2 * pixels.mean(0)) ** 2) + (3 - 1) ** 2 * np.trace(
         np.cov(pixels, rowvar=False)
     )
-    assert proxy_fid(3 * images, images, PixelFeatures) == pytest.approx(by_hand, rel=1e-6)
+    assert proxy_fid(3 * images, images, PIXELS) == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_proxy_fid_is_blind_to_repetition():
     "The reason why copies have to be looked for with another measure."
     images = random_images(200, 0, 256)
-    assert proxy_fid(images.repeat(5, 1, 1, 1), images, PixelFeatures) < 0.5
-    assert proxy_fid(random_images(200, 0, 256, seed=1), images, PixelFeatures) > 5
+    assert proxy_fid(images.repeat(5, 1, 1, 1), images, PIXELS) < 0.5
+    assert proxy_fid(random_images(200, 0, 256, seed=1), images, PIXELS) > 5
 
 
 @pytest.mark.parametrize("few, many", [(1, 10), (10, 1), (0, 10)])
@@ -108,7 +107,7 @@ def test_too_few_images_are_refused(few, many):
     with pytest.raises(
         ValueError, match=f"number of images = {min(few, many)} is not allowed.*at least 2"
     ):
-        proxy_fid(images[:few], images[:many], PixelFeatures)
+        proxy_fid(images[:few], images[:many], PIXELS)
 
 
 # The classifier

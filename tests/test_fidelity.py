@@ -345,7 +345,7 @@ def test_damaged_features_are_computed_again(place, ours, tmp_path, monkeypatch,
     folder, cache = place[0], tmp_path / "cache"
     shutil.copytree(folder / "cache", cache)
     whole = extract(RGBImages(folder / "real"), folder / "inception.pth", cache)
-    found = {name: whole[name] for name in fidelity.LAYERS}
+    found = {name: whole[name].clone() for name in fidelity.LAYERS}  # no part of the file
     before = {name: whole[name].clone() for name in fidelity.FEATURES}
     for file in cache.iterdir():  # of the generated images, too
         damage(file, kind)

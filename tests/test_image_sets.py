@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
@@ -36,10 +37,9 @@ from rar_nb.runs.image_sets import (
     set_request,
 )
 from rar_nb.runs.launch import launch_command
-from rar_nb.runs.safekeeping import Stopped, hold
 from rar_nb.sampler import SampleConfig, sample_images
 from rar_nb.style import is_whole_png
-from rar_nb.support import InvalidValue
+from rar_nb.support import InvalidValue, Stopped
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig
 from tests.kernels import FORKS, start_server
@@ -602,13 +602,28 @@ def test_a_damaged_identity_is_named(tmp_path, content):
 # Two at once, and jobs that are stopped
 
 
+@contextmanager
+def held_elsewhere(folder, name):
+    """The folder's lock is another process's; yields its number."""
+    script = "import sys; from rar_nb.runs.safekeeping import hold\nwith hold(*sys.argv[1:]):\n"
+    script += "    print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(folder), name]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "held\n"
+        yield child.pid
+    finally:
+        child.communicate()
+
+
 def test_a_second_job_is_told_who_is_there(model, tmp_path):
-    with hold(tmp_path, "set-0"):
-        with pytest.raises(InvalidValue, match=f"{tmp_path} is in use by process {os.getpid()} on"):
+    with held_elsewhere(tmp_path, "set-0") as number:
+        with pytest.raises(InvalidValue, match=f"{tmp_path} is in use by process {number} on"):
             generate(model, GreyTokenizer(), tmp_path, TWENTY)
         # Another process of the same job has another lock.
         assert generate(model, GreyTokenizer(), tmp_path, TWENTY, share=(1, 2)) == 8
-    with hold(tmp_path, "launch"), pytest.raises(InvalidValue, match="in use by process"):
+    refused = pytest.raises(InvalidValue, match="in use by process")
+    with held_elsewhere(tmp_path, "launch"), refused:
         launch(tmp_path, TWENTY, cpu=True, run_dir="none")
 
 

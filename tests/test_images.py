@@ -296,6 +296,20 @@ def test_damaged_exif_data_is_no_reason_to_lose_an_image(tmp_path):
         assert load_rgb(tmp_path / "x.png").size == (20, 10)
 
 
+def test_every_byte_of_the_pixels_of_a_png_counts(tmp_path):
+    """Pillow reads pixels without looking at their checksum, so that a flipped bit would pass."""
+    name = tmp_path / "x.png"
+    picture(8, 6).save(name, compress_level=0)  # the pixels as they are
+    sound = name.read_bytes()
+    pixels = load_rgb(name).tobytes()
+    for place in range(sound.index(b"IDAT"), sound.index(b"IEND") - 4):
+        name.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        with pytest.raises(InvalidValue, match=f"{name} can't be read as an image"):
+            load_rgb(name)
+    name.write_bytes(sound)
+    assert load_rgb(name).tobytes() == pixels
+
+
 @pytest.mark.parametrize("damage", ["empty", "text", "half png", "half jpg", "flipped"])
 def test_damaged_files_are_named(tmp_path, damage):
     name = tmp_path / ("x.jpg" if "jpg" in damage else "x.png")

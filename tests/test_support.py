@@ -21,10 +21,12 @@ from rar_nb.support import (
     checked,
     choose_precision,
     float32_products,
+    make_folder,
     program,
     require,
     require_int,
     require_number,
+    usable_path,
     write_beside,
     write_json,
 )
@@ -152,6 +154,18 @@ def test_limits_belong_to_the_range():
 def test_an_error_is_one_line_in_a_notebook():
     error = InvalidValue("x = 1 is not allowed")
     assert error._render_traceback_() == ["InvalidValue: x = 1 is not allowed"]
+
+
+def test_paths_as_people_write_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert usable_path("~/runs") == tmp_path / "home" / "runs"
+    assert usable_path("a/../b") == tmp_path / "b" and usable_path(".") == tmp_path
+    assert usable_path("./~b") == tmp_path / "~b"
+    assert make_folder("~/made") == tmp_path / "home" / "made" and make_folder("~/made").is_dir()
+    for impossible in ("", " ", "~nosuchuser/x", "a\0b", "x" * 300, None, 3, b"x"):
+        with pytest.raises(InvalidValue, match="^run_dir = .* is not allowed: it must be a path"):
+            usable_path(impossible, "run_dir")
 
 
 def test_an_old_file_survives_a_failed_write(tmp_path):

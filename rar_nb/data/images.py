@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['torchvision', 'DATA', 'DIGITS', 'DIGITS_SHA256', 'FORMATS', 'MAX_PIXELS', 'GREY_MODES', 'IMAGE_ENDINGS', 'LITTER',
            'ARRANGEMENT', 'VALIDATION', 'SPLITS', 'TORCHVISION', 'Digits', 'on_white', 'grey_16', 'to_rgb', 'printable',
-           'file_type', 'open_image', 'upright', 'load_rgb', 'center_crop', 'ten_crop_size', 'ten_crop',
-           'check_targets', 'ImageData', 'Part', 'split_validation', 'is_hidden', 'named_as_image', 'list_folder',
-           'find_images', 'some', 'class_images', 'ImageFolder', 'split_folders', 'open_folder', 'open_torchvision',
-           'open_data', 'Readable', 'failures', 'check_readable', 'images_hash']
+           'file_type', 'open_image', 'open_sound_image', 'upright', 'load_rgb', 'center_crop', 'ten_crop_size',
+           'ten_crop', 'check_targets', 'ImageData', 'Part', 'split_validation', 'is_hidden', 'named_as_image',
+           'list_folder', 'find_images', 'some', 'class_images', 'ImageFolder', 'split_folders', 'open_folder',
+           'open_torchvision', 'open_data', 'Readable', 'failures', 'check_readable', 'images_hash']
 
 # %% ../../nbs/20_images.ipynb #f2eac919
 import hashlib
@@ -26,7 +26,8 @@ from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..support import PROJECT, InvalidValue, checked, import_torchvision, require, require_int
+from ..support import (
+    PROJECT, Images, InvalidValue, checked, import_torchvision, require, require_int, usable_path)
 
 torchvision = import_torchvision()
 DATA = PROJECT / 'data'  # bundled data, and torchvision's downloads
@@ -45,7 +46,7 @@ class Digits(Dataset):
 
     @checked
     def __init__(self, path: Path | str = DIGITS):
-        path = Path(path)
+        path = usable_path(path)
         require(path.is_file(), 'digits file', str(path),
                 "an existing file; it comes with the repository (data/digits.npz)")
         content = path.read_bytes()
@@ -83,6 +84,7 @@ def grey_16(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled[values])
 
 
+@checked
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image as 8-bit RGB of the same size, composited on white where it is transparent.
 
@@ -132,6 +134,16 @@ def open_image(file) -> Image.Image:
     return image
 
 
+def open_sound_image(file) -> Image.Image:
+    "`open_image`, once a PNG's checksums are right: Pillow reads pixels without looking at them."
+    image = open_image(file)
+    if image.format != 'PNG':
+        return image
+    image.verify()  # after which this image has no pixels to read
+    file.seek(0)
+    return open_image(file)
+
+
 def upright(image: Image.Image, name: str) -> Image.Image:
     "`image` with its EXIF orientation applied; unchanged, with a warning, if the EXIF is damaged."
     try:
@@ -152,7 +164,7 @@ def load_rgb(path: Path | str) -> Image.Image:
     require(os.path.isfile(path), name, file_type(path), "a regular file")
     try:
         # Not by its name: Pillow 13 maps an oriented grey TIFF into memory with the wrong width.
-        with open(path, 'rb') as file, open_image(file) as image:
+        with open(path, 'rb') as file, open_sound_image(file) as image:
             image.load()  # first, so that `upright` warns about damaged EXIF data only
             return to_rgb(upright(image, name))
     except Image.DecompressionBombError as error:
@@ -163,6 +175,7 @@ def load_rgb(path: Path | str) -> Image.Image:
                            "repair or remove the file") from error
 
 # %% ../../nbs/20_images.ipynb #9e635b90
+@checked
 def center_crop(
     image: Image.Image,
     size: int,  # pixels along a side of the result
@@ -190,8 +203,9 @@ def ten_crop_size(size: int) -> int:
     return int(1.1 * size)
 
 
+@checked
 def ten_crop(
-    images: torch.Tensor,  # [B, C, H, W], H and W at least `size`; published: `ten_crop_size(size)`
+    images: Images,  # [B, C, H, W], H and W at least `size`; published: `ten_crop_size(size)`
     size: int,  # pixels along a side of a crop
 ) -> torch.Tensor:  # [B, 10, C, size, size]
     "Four corners and the centre, then the same of the mirrored image (torchvision's `TenCrop`)."
@@ -298,6 +312,7 @@ class Part(Dataset):
         return self.data[int(self.indices[i])]
 
 
+@checked
 def split_validation(
     data: ImageData,
     per_class: int | None = None,  # validation images of each class; None: a tenth of the class
@@ -442,7 +457,7 @@ def open_folder(
     Validation images come from val, valid or validation, or else from test, or else from a tenth
     of each class, as `split_validation` takes it. Raises `InvalidValue` that says what was found
     for any other arrangement."""
-    train_folder, validation_folder = split_folders(Path(folder))
+    train_folder, validation_folder = split_folders(usable_path(folder, 'folder'))
     train = ImageFolder(train_folder)
     if validation_folder is None:
         return split_validation(ImageData(train, image_size, channels=3))
@@ -485,7 +500,7 @@ def open_data(
         return split_validation(ImageData(Digits(), image_size), 50)
     if data in TORCHVISION:
         return open_torchvision(data, image_size, root, download)
-    folder = os.path.expanduser(data)
+    folder = usable_path(data, 'data')
     names = "'digits', " + ', '.join(map(repr, TORCHVISION))
     require(os.path.isdir(folder), 'data', str(data),
             f"{names} or an existing folder with one subfolder a class")

@@ -42,6 +42,7 @@ from rar_nb.support import (
     read_json,
     require,
     require_int,
+    usable_path,
     write_beside,
     write_json,
 )
@@ -56,6 +57,7 @@ def shifted(
     if shifts == 0:
         return images[:, None]
     h, w = images.shape[-2:]
+    require_int('shifts', shifts, 0, min(h, w) - 1)
     padded = F.pad(images, (shifts,) * 4)
     around = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
     starts = [(shifts * (1 - i), shifts * (1 - j)) for i, j in [(0, 0), *around]]
@@ -137,6 +139,7 @@ def write_shard(
 ) -> dict:  # the shard's entry in the index
     "Write the labels of a shard, then its tokens: a shard whose tokens are there is complete."
     require_int('number', number, 0, MAX_SHARDS - 1)
+    folder = usable_path(folder, 'folder')
     tokens, labels = to_uint16(tokens, 'tokens'), to_uint16(labels, 'labels')
     require_rows(tokens, labels)
     require_unfinished(folder)
@@ -265,7 +268,7 @@ def write_index(
     """Check all shards and write the index that completes the folder.
 
     Raises `InvalidValue` that names what is missing or wrong, or was written by somebody else."""
-    folder = Path(folder)
+    folder = usable_path(folder, 'folder')
     require_int('num_shards', num_shards, 1, MAX_SHARDS)
     require_int('codebook_size', codebook_size, 1, 2**16)
     require_int('num_classes', num_classes, 1, 2**16)
@@ -500,7 +503,7 @@ class TokenData:
         """Open a folder without reading its shards.
 
         Raises `InvalidValue` that names a file that is missing, too short or of another version."""
-        self, folder = cls.__new__(cls), Path(folder)
+        self, folder = cls.__new__(cls), usable_path(folder, 'folder')
         index = read_index(folder)
         shape = index['crops'], index['num_tokens']
         shards = [FileShard(folder, k, (shard['rows'], *shape))

@@ -348,6 +348,7 @@ def load_pretrained(
     path = find_weights(source, filename)
     with torch.device('meta'):
         module = make()
+    require(isinstance(module, nn.Module), 'make', make, "a function that builds a module")
     found = choose_weights(module, read_weights(path, unwrap), path, ignore)
     check_weights(module, found, path)
     expected, seen = module.state_dict(), set()

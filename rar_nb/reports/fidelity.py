@@ -29,8 +29,9 @@ from torch.utils.data import Dataset
 from ..data.images import center_crop, find_images, load_rgb, printable
 from ..data.tokens import content_hash, sha256
 from ..pretrained.checkpoints import check_weights, file_kind, read_weights
-from ..support import (
-    InvalidValue, check_statistics, checked, import_torchvision, require, require_int, write_beside)
+from rar_nb.support import (
+    InvalidValue, check_statistics, checked, import_torchvision, require, require_int, usable_path,
+    write_beside)
 
 import_torchvision()  # before torch-fidelity, which imports it
 from torch_fidelity.feature_extractor_inceptionv3 import (
@@ -164,7 +165,7 @@ def find_inception(
     if str(inception) == 'download':
         path = download_inception()
     else:
-        path = Path(inception).expanduser()
+        path = usable_path(inception, 'inception')
     if os.path.isdir(path):
         path = path / INCEPTION_FILE
     require(os.path.isfile(path), 'inception', str(inception),
@@ -192,7 +193,7 @@ class RGBImages(Dataset):
             require_int('size', size, 1)
         name = 'number of images'
         if isinstance(source, (str, Path)):
-            folder = os.path.expanduser(source)
+            folder = usable_path(source, 'images')
             require(os.path.isdir(folder), 'images', str(source), "an existing folder")
             self.files = find_images(folder)
             name = f'number of images in {printable(source)}'
@@ -306,7 +307,8 @@ def extract(
     require_int('batch_size', batch_size, 1)
     if cache is not None:
         key = json.dumps([images.sha256(), sha256(weights), EXTRACTOR])
-        file = Path(cache) / f'{hashlib.sha256(key.encode()).hexdigest()}.safetensors'
+        name = hashlib.sha256(key.encode()).hexdigest()
+        file = usable_path(cache, 'cache') / f'{name}.safetensors'
         kept = read_features(file)
         if kept is not None:
             return kept
@@ -342,7 +344,7 @@ def adm_statistics(
     path: Path | str,  # `.npz`
 ) -> dict[str, np.ndarray]:  # float64: 'mu' [2048], 'sigma' [2048, 2048]
     "Mean and covariance of Inception's features in a reference batch of ADM, checked."
-    path = Path(path).expanduser()
+    path = usable_path(path, 'reference')
     require(os.path.isfile(path), 'reference', str(path),
             "an existing .npz, or a folder of real images")
     require(zipfile.is_zipfile(path), f'content of {path}',
@@ -386,7 +388,7 @@ def open_reference(
     require(reference is not None, 'reference', None, "a folder of real images, or ADM's .npz")
     if not str(reference).endswith('.npz'):
         return None, RGBImages(reference, size)
-    statistics, path = adm_statistics(reference), Path(reference).expanduser()
+    statistics, path = adm_statistics(reference), usable_path(reference, 'reference')
     with reading_npz(path), np.load(path, allow_pickle=False) as content:
         has_images = 'arr_0' in content.files
     if not has_images:

@@ -49,7 +49,7 @@ from ..style import (
     COLORS, figure_text, image_grid, is_whole_png, markdown_table, markdown_text, one_line)
 from ..support import (
     PROJECT, InvalidValue, check_classes, check_image_sets, checked, read_json, require,
-    require_int, write_json)
+    require_int, usable_path, write_json)
 from ..tokenizer import stack_images
 
 # %% ../../nbs/51_report.ipynb #005f60ee
@@ -536,9 +536,9 @@ def read_set(
     "Some images of a set."
     require(channels in (1, 3), 'channels', channels, "1 or 3")
     numbers = check_classes(numbers, 10**9, name='numbers').tolist()
-    images, mode = [], 'L' if channels == 1 else 'RGB'
+    folder, images, mode = usable_path(folder, 'folder'), [], 'L' if channels == 1 else 'RGB'
     for i in numbers:
-        path = Path(folder) / f'{i:06d}.png'
+        path = folder / f'{i:06d}.png'
         require(is_whole_png(path), 'image', str(path), "a whole PNG; sample the set again")
         with Image.open(path, formats=['PNG']) as image:
             require(image.mode == mode, f'mode of {path}', image.mode, f"{mode}, as of the set")

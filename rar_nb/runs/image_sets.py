@@ -41,6 +41,7 @@ from ..style import is_whole_png, save_png
 from rar_nb.support import (
     UNFINISHED,
     InvalidValue,
+    Processes,
     Stopped,
     check_classes,
     check_codebook,
@@ -51,6 +52,7 @@ from rar_nb.support import (
     read_json,
     require,
     require_int,
+    usable_path,
     write_beside,
 )
 from ..tokenizer import Tokenizer, make_tokenizer
@@ -147,7 +149,7 @@ def generate(
 
     Memory does not grow with the number of images. Raises `InvalidValue` if `folder` holds
     another set or anything else, and `Stopped` after the batch at which a signal came."""
-    (index, count), folder = share, Path(folder).expanduser()
+    (index, count), folder = share, usable_path(folder, 'folder')
     require_int('number of processes', count, 1)
     require_int('number of the process', index, 0, count - 1)
     require_int('seed', seed, 0, 2**64 - 1)
@@ -214,7 +216,7 @@ LOCKS = r'\.(set-\d+|request|launch)\.(lock|owner\.json)'  # see `hold`
 @checked
 def remove_set(folder: Path | str):
     "Remove the files of a set, and the folder if nothing else is in it; a link is only unlinked."
-    folder = Path(folder)
+    folder = usable_path(folder, 'folder')
     if os.path.islink(folder):
         folder.unlink()
         return
@@ -228,7 +230,7 @@ def remove_set(folder: Path | str):
 # %% ../../nbs/46_image_sets.ipynb #02307e10
 def check_run(run_dir: Path | str) -> Path:
     "Raise `InvalidValue` unless `run_dir` is the folder of a finished run."
-    folder = Path(os.path.expanduser(run_dir))
+    folder = usable_path(run_dir, 'run_dir')
     require(os.path.isdir(folder), 'run_dir', str(run_dir),
             "the folder of a run, and this is no folder")
     require((folder / 'config.json').is_file(), 'run_dir', str(run_dir),
@@ -359,11 +361,12 @@ def main(
         state.destroy_process_group()
 
 # %% ../../nbs/46_image_sets.ipynb #02875910
+@checked
 def launch(
     folder: Path | str,  # of the set; the processes' output goes to launch.log in it
     sample: SampleConfig,
     seed: int = 0,
-    processes: int = 2,
+    processes: Processes = 2,
     cpu: bool = False,
     progress: bool = False,  # show a bar
     classes: Sequence[int] | None = None,  # numbers of the classes; None: all
@@ -372,7 +375,7 @@ def launch(
     """Sample a set in child processes; raises `RuntimeError` with the last output if one fails.
 
     Raises `InvalidValue` if another job samples in `folder`."""
-    folder = make_folder(Path(folder).expanduser())
+    folder = make_folder(folder)
     command = launch_command('rar_nb.runs.image_sets', processes, cpu, **source,
                              folder=folder, seed=seed, **asdict(sample),
                              classes=classes and ','.join(map(str, classes)))
@@ -420,7 +423,7 @@ def pack_npz(
     path: Path | str,  # the `.npz`
 ) -> Path:
     "Pack a set for ADM's evaluator, shuffled; raises `InvalidValue` if images are missing."
-    folder, path = Path(folder), Path(path)
+    folder, path = usable_path(folder, 'folder'), usable_path(path)
     require(path.suffix == '.npz', 'path', str(path), "a name that ends in .npz")
     labels = labels_of(read_request(folder))
     n, there = len(labels), {file.name for file in folder.iterdir() if file.is_file()}

@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 import torch
 from accelerate import PartialState
 from fastcore.script import Param, call_parse
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import multiprocessing
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -56,12 +56,14 @@ from .run_folders import keep_request, open_tokenizer
 from .safekeeping import hold, remove_unfinished
 from rar_nb.support import (
     InvalidValue,
+    Processes,
+    Workers,
     checked,
     config,
     program,
     read_json,
     require,
-    require_int,
+    usable_path,
     write_json,
     writing,
 )
@@ -116,7 +118,7 @@ class PretokenizeConfig:
     batch_size: PositiveInt = 64  # crops that are tokenized at a time, at least those of one image
     tf32: bool = False  # convolve in TF32 on NVIDIA GPUs: faster, close calls may differ
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.001  # unreadable images tolerated
-    workers: NonNegativeInt | None = None  # reading processes for each that tokenizes; None: 8 or 0
+    workers: Workers | None = None  # reading processes for each that tokenizes; None: 8 or 0
     download: bool = False  # let torchvision fetch a named data set that is not there
     cpu: bool = False  # stay on the CPU even if there is a GPU
 
@@ -128,7 +130,7 @@ class PretokenizeConfig:
     @property
     def folder(self) -> Path:
         "Where `out` is."
-        return Path(os.path.abspath(os.path.expanduser(self.out)))
+        return usable_path(self.out, 'out')
 
 # %% ../../nbs/45_pretokenizer.ipynb #50a81155
 def open_part(config: PretokenizeConfig, size: int) -> Dataset:
@@ -150,7 +152,7 @@ def chosen_sizes(
     if config.tokenizer in PUBLISHED:
         sizes = PUBLISHED[config.tokenizer].fixed_sizes
         return config.image_size or 256, sizes['stride'], sizes['channels']
-    file = Path(os.path.expanduser(config.tokenizer)) / 'config.json'
+    file = usable_path(config.tokenizer, 'tokenizer') / 'config.json'
     require(os.path.isfile(file), 'tokenizer', config.tokenizer,
             f"one of {', '.join(PUBLISHED)}, or the folder of a finished run")
     trained = load_run_config(file).tokenizer
@@ -162,7 +164,7 @@ def open_chosen_tokenizer(config: PretokenizeConfig) -> tuple[Tokenizer, str]:
     if config.tokenizer in PUBLISHED:
         weights = [config.weights] if config.weights else []
         return PUBLISHED[config.tokenizer].from_pretrained(*weights), config.tokenizer
-    trained, tokenizer = open_tokenizer(os.path.expanduser(config.tokenizer))
+    trained, tokenizer = open_tokenizer(config.tokenizer)
     return tokenizer, trained.kind
 
 
@@ -204,7 +206,6 @@ class Request(TypedDict):
 
 def check_place(folder: Path):
     "Raise `InvalidValue` unless `folder` is one, or can be made and written to. Makes nothing."
-    require('\0' not in str(folder), 'out', str(folder), "a path without a zero byte")
     with writing(folder):
         for place in (folder, *folder.parents):
             with suppress(FileNotFoundError):
@@ -510,14 +511,13 @@ def spawn_work(processes: int, config: PretokenizeConfig, progress: bool):
 @checked
 def pretokenize_folder(
     config: PretokenizeConfig,
-    processes: int = 1,  # on this machine
+    processes: Processes = 1,  # on this machine
     progress: bool = True,  # show the first process's bar
 ) -> TokenData:  # opened and verified
     """Make a data set of tokens, or go on with one that was interrupted.
 
     Raises `InvalidValue` as `prepare`, `write_shards` and `finish` do, and while another job is at
     work in the folder."""
-    require_int('processes', processes, 1)
     opened = open_first(config)
     with hold(config.folder, LOCK, PATIENCE):
         set_up(config, opened)

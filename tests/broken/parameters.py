@@ -269,7 +269,9 @@ def parameters() -> Iterator[Case]:
                     notebook, base(notebook, room) | given
                 ),
                 lambda found: (
-                    "right" if "get_ipython" in found and found.get("Path") is Path else "silent"
+                    "right"
+                    if "get_ipython" in found and found.get("Path", Path) is Path
+                    else "silent"
                 ),
             )
 
