@@ -17,7 +17,6 @@ import os
 import re
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -327,16 +326,16 @@ def new_run_folder(
     require(overwrite or not has_config, 'run_dir', str(folder),
             "a folder without a run in it; name another one, or set overwrite=True to replace "
             "that run, or resume=True to go on with it")
+    place = folder / 'evaluation'
+    if has_config and place.is_dir() and not place.is_symlink():
+        with hold(place, 'evaluation'):  # nothing may be taken from an evaluation that is at work
+            pass
     old = run_files(folder)
     if tokens is not None:
         kept = usable_path(tokens, 'tokens').resolve()
         old = [file for file in old if not lies_in(file, kept)]
     if has_config:
-        with ExitStack() as stack:
-            place = folder / 'evaluation'  # nothing may be taken from one that is at work
-            if place.is_dir() and not place.is_symlink():
-                stack.enter_context(hold(place, 'evaluation'))
-            remove_run(folder, old)
+        remove_run(folder, old)
     else:
         names = [str(file.relative_to(folder)) for file in old if file.suffix != '.part']
         require(not names, 'run_dir', str(folder),

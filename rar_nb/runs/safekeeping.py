@@ -216,7 +216,7 @@ def write_checkpoint(
     step: NonNegativeInt,
     tensors: dict[str, torch.Tensor],  # all finite, or else `InvalidValue` and nothing is written
     state: dict,  # plain values
-    keep_every: NonNegativeInt = 0,  # keep those whose step is a multiple of it; 0: only the newest two
+    keep_every: NonNegativeInt = 0,  # those at its multiples are kept; 0: only the newest two
 ):
     "Write a checkpoint, then its marker; then remove those that are no longer needed."
     check_finite(tensors)
