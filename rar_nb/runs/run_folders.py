@@ -120,12 +120,13 @@ def read_metrics(
 
 @checked
 def curve(
-    rows: list[dict[str, int | float]],  # as `read_metrics` gives them
+    rows: list[dict],  # as `read_metrics` gives them
     name: str,  # of a metric
 ) -> tuple[list, list]:  # steps, values
     "One metric, from the rows that have it."
     rows = [row for row in rows if name in row]
-    require(all('step' in row for row in rows), 'rows', rows[:1], "rows of metrics, with 'step'")
+    numbers = all(isinstance(row.get(key), (int, float)) for row in rows for key in ('step', name))
+    require(numbers, 'rows', rows[:1], "rows of metrics, with numbers as 'step' and as the metric")
     return [row['step'] for row in rows], [row[name] for row in rows]
 
 # %% ../../nbs/42_run_folders.ipynb #098fd6e2

@@ -8,7 +8,7 @@ its files with those of a run that nobody disturbed: weights bit for bit, metric
     program    `rar-train`, ended by SIGKILL; every second moment lies inside the writing of a file
     polite     `rar-train`, ended by SIGTERM: no step may be repeated
     two        `accelerate launch` with two processes, one of which is ended by SIGKILL
-    notebook   `papermill nbs/train.ipynb`, ended by SIGKILL with its kernel, in any phase
+    notebook   the notebook `train` under papermill, ended by SIGKILL with its kernel, in any phase
     full       `rar-train` on a disk that fills up (a small tmpfs; needs root)
 
 --kills is the number for `program`; the others take a share of it.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 
 OUTCOMES = {
@@ -175,6 +176,13 @@ def lines_of(pipe: int, limit: float) -> Iterator[str]:
         yield from (line.decode() for line in whole)
 
 
+def go_offline():
+    """Nothing is fetched, whatever a case asks for; in the child process only."""
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        os.environ[name] = "http://127.0.0.1:9"
+
+
 def run_cases(
     cases: Iterable[Case],
     seed: int = 0,
@@ -190,6 +198,7 @@ def run_cases(
         if child == 0:
             try:
                 os.close(reading)
+                go_offline()
                 work(todo, seed, root, limit, writing)
             finally:
                 os._exit(0)
