@@ -290,7 +290,7 @@ def test_every_setting_is_an_option():
     [
         (["--preset", "tiny"], "error: folder is missing"),
         (["--folder", "{}"], "error: run_dir, preset = (None, None) is not allowed"),
-        (["--folder", "{}", "--run_dir", "{}/none"], "the folder of a run, and this is no folder"),
+        (["--folder", "{}", "--run_dir", "{}/none"], "but there is no such folder"),
     ],
 )
 def test_bad_input_ends_the_program_with_one_line(tmp_path, options, message):
@@ -509,10 +509,10 @@ def test_classes_by_name(classes, expected):
 @pytest.mark.parametrize(
     "classes, message",
     [
-        (["cta"], "no class 'cta' among the 9; there is 'cat'"),
-        (["CAT"], "no class 'CAT' among the 9; there is 'cat'"),
-        (["zzzzzz"], "no class 'zzzzzz' among the 9; there is 'cat', 'caterpillar', .*, …"),
-        (["dog house"], "its number, as 2 classes are called so: 5, 6"),
+        (["cta"], "no class 'cta'; the 9 classes include 'cat'"),
+        (["CAT"], "no class 'CAT'; the 9 classes include 'cat'"),
+        (["zzzzzz"], "no class 'zzzzzz'; the 9 classes include 'cat', 'caterpillar', .*, …"),
+        (["dog house"], "its number, as 2 classes have that name: 5, 6"),
         (["9"], "classes = .9. is not allowed: it must be from 0 to 8"),
         (["-1"], "no class '-1'"),
         ([""], "no class ''"),
@@ -580,7 +580,7 @@ def test_the_program_takes_names(folder, tmp_path, capsys):
         main(classes="cat", **given)
     names = [f"kind {k}" for k in range(10)]
     (tmp_path / "run" / "identity.json").write_text(json.dumps({"classes": names, "images": "f"}))
-    with pytest.raises(InvalidValue, match="no class 'kind10' among the 10; there is 'kind 1'"):
+    with pytest.raises(InvalidValue, match="no class 'kind10'; the 10 classes include 'kind 1'"):
         main(classes="kind10", **given)
     main(classes="kind 7, kind 2,kind 0, kind 1", **given)
     request = json.loads((tmp_path / "set" / "generate.json").read_text())

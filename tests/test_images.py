@@ -1040,7 +1040,7 @@ def test_damaged_files_of_a_named_data_set(tmp_path, monkeypatch):
     for part in ("train", "t10k"):
         for name in ("images-idx3", "labels-idx1"):
             (raw / f"{part}-{name}-ubyte").write_bytes(b"\0\0\x08\x03 half a download")
-    for download, remedy in ((False, "set download=True"), (True, "look after the network")):
+    for download, remedy in ((False, "set download=True"), (True, "check the network")):
         with pytest.raises(InvalidValue, match=f"data = 'mnist' is not in .*{remedy}") as error:
             open_data("mnist", root=tmp_path, download=download)
         assert "\n" not in str(error.value)

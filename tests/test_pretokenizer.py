@@ -596,7 +596,7 @@ def test_a_second_job_gets_an_error_that_names_the_first(config, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(pretokenizer, "PATIENCE", 0)
         m.setattr(pretokenizer, "open_data", lambda *a, **k: pytest.fail("images were listed"))
-        message = rf"{both.out} is in use by process {child.pid} on .*wait until it has ended"
+        message = rf"{both.out} is in use by process {child.pid} on .*wait until it ends"
         for job in (prepare, pretokenize_folder):
             with pytest.raises(InvalidValue, match=message):
                 job(both)

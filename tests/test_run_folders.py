@@ -394,7 +394,7 @@ def test_a_run_knows_what_it_learns_from(tmp_path):
     )
     with pytest.raises(ValueError, match="gone: dog; new: dogs; 2 then, 2 now"):
         keep_identity(tmp_path, classes=["cat", "dogs"])
-    with pytest.raises(ValueError, match="the tokens are others .bbbbbbbbbbbb… then, cccccccccccc"):
+    with pytest.raises(ValueError, match="tokens .hash bbbbbbbbbbbb… then, cccccccccccc"):
         keep_identity(tmp_path, tokens="c" * 64)
     (tmp_path / "identity.json").write_text('{"classes": 3}')
     with pytest.raises(ValueError, match="identity.json does not hold what it should .classes"):
@@ -411,7 +411,7 @@ def test_tokens_are_verified_before_a_run(tmp_path, what):
     if what == "another tokenizer":
         keep = {"tokenizer": "f" * 64}
         write_json(read_identity(tmp_path) | keep, tmp_path / "identity.json")
-        message = "the tokenizer are others"
+        message = "has changed since it began: tokenizer"
     else:
         shard = tmp_path / "tokens" / "val" / "tokens-00000.npy"
         content = bytearray(shard.read_bytes())

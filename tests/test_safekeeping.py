@@ -152,13 +152,13 @@ def test_any_flipped_bit_is_noticed(tmp_path, capsys):
             assert newest_checkpoint(tmp_path).step == 1, (path.name, at)
             flip(path, at)
     assert newest_checkpoint(tmp_path).step == 2
-    assert "step_000002 is passed over, as it is damaged" in capsys.readouterr().out
+    assert "step_000002 is damaged and skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda p: p.unlink(), "step_000001.safetensors is absent"),
+        (lambda p: p.unlink(), "step_000001.safetensors is missing"),
         (lambda p: p.write_bytes(p.read_bytes()[:-1]), "has .* of its .* bytes"),
         (lambda p: p.write_bytes(bytes(p.stat().st_size)), "has changed since it was written"),
     ],

@@ -389,7 +389,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tokens, one, t
     newest = folder / "step_000025.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1])
     model = trained(resume=True)
-    assert "step_000025 is passed over, as it is damaged" in capsys.readouterr().out
+    assert "step_000025 is damaged and skipped" in capsys.readouterr().out
     expected = load_weights(RAR(run.model), one / "model.safetensors")
     assert all(map(torch.equal, model.parameters(), expected.parameters()))
 
@@ -430,7 +430,7 @@ def test_train_run_does_not_go_on_as_another_run(tokens, tmp_path, what):
     data = open_tokens(tokens)[0]
     run = resolve_tokens(get_preset("tiny", epochs=1), data)
     train_run(run, RAR(run.model), data, folder=tmp_path, max_minutes=0, progress=False, cpu=True)
-    message = "can't go on with other tokens"
+    message = "began with other tokens than these"
     if what == "tokens":
         ids, labels = data.tokens, data.labels
         ids[0, 0, 0] = 7 - ids[0, 0, 0]
@@ -527,7 +527,7 @@ def test_command_line_refuses(tokens, tmp_path, wrong, message):
 
 
 def test_a_folder_keeps_its_run(tokens, one, tmp_path):
-    with pytest.raises(ValueError, match="one with a config.json; or else give --preset"):
+    with pytest.raises(ValueError, match="a config.json; to begin a new run there, give --preset"):
         rar_train("--run_dir", tmp_path / "none", "--tokens", tokens)
     with pytest.raises(
         ValueError, match="train.epochs = 10.0 there, 3.0 here"

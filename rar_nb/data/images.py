@@ -101,7 +101,7 @@ MAX_PIXELS = 178_956_970  # in one image; above this Pillow suspects a decompres
 
 
 def printable(path: Path | str) -> str:
-    "A file name as one line of text: bytes that are not UTF-8, and line breaks, become `\\xff`."
+    "A file name as one line of text: line breaks, and bytes that are not UTF-8, become `\\x…`."
     text = os.fsencode(path).decode('utf-8', 'backslashreplace')
     return text.translate({code: f'\\x{code:02x}' for code in (*range(32), 127)})
 
@@ -126,7 +126,7 @@ def open_image(file) -> Image.Image:
     with warnings.catch_warnings():  # Pillow warns at half the limit
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         image = Image.open(file, formats=FORMATS)
-    # A TIFF may be made of tiles, each of which is unpacked whole, even if the image is smaller.
+    # A TIFF may consist of tiles. A tile is unpacked as a whole, even if the image is smaller.
     tags = getattr(image, 'tag_v2', {})
     tile = tags.get(ExifTags.Base.TileWidth, 0), tags.get(ExifTags.Base.TileLength, 0)
     if max(image.width * image.height, tile[0] * tile[1]) > MAX_PIXELS:
@@ -135,7 +135,7 @@ def open_image(file) -> Image.Image:
 
 
 def open_sound_image(file) -> Image.Image:
-    "`open_image`, once a PNG's checksums are right: Pillow reads pixels without looking at them."
+    "`open_image`, after a PNG's checksums are verified: Pillow reads pixels without doing so."
     image = open_image(file)
     if image.format != 'PNG':
         return image
@@ -163,7 +163,7 @@ def load_rgb(path: Path | str) -> Image.Image:
     name = printable(path)
     require(os.path.isfile(path), name, file_type(path), "a regular file")
     try:
-        # Not by its name: Pillow 13 maps an oriented grey TIFF into memory with the wrong width.
+        # Not by name: then Pillow 13 maps an oriented grey TIFF into memory with the wrong width.
         with open(path, 'rb') as file, open_sound_image(file) as image:
             image.load()  # first, so that `upright` warns about damaged EXIF data only
             return to_rgb(upright(image, name))
@@ -338,7 +338,7 @@ LITTER = ('Thumbs.db', 'desktop.ini', '__MACOSX')  # hidden on the systems that 
 
 
 def is_hidden(name: str) -> bool:
-    "Whether a file or folder of this name is passed over everywhere."
+    "Whether a file or folder of this name is ignored everywhere."
     return name.startswith('.') or name in LITTER
 
 
@@ -482,7 +482,7 @@ def open_torchvision(
     try:
         train, test = (kind(root, train=is_train, download=download) for is_train in (True, False))
     except Exception as error:  # torchvision's readers raise almost anything on damaged files
-        remedy = ("look after the network, or remove what is there of it, and try again"
+        remedy = ("check the network, or remove the part that is there, and try again"
                   if download else "set download=True to fetch it")
         raise InvalidValue(f"data = {name!r} is not in {root} ({error}); {remedy}") from error
     return ImageData(train, image_size), ImageData(test, image_size)
@@ -508,7 +508,7 @@ def open_data(
 
 # %% ../../nbs/20_images.ipynb #imgchk02
 class Readable(Dataset):
-    "Item i of `data`, or what was wrong with it."
+    "Item i of `data`, or what is wrong with it."
 
     def __init__(self, data: Dataset):
         self.data = data
@@ -516,7 +516,7 @@ class Readable(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, i: int) -> tuple:  # (image, class, None), or (None, None, what was wrong)
+    def __getitem__(self, i: int) -> tuple:  # (image, class, None) or (None, None, file and reason)
         try:
             image, label = self.data[i]
         except (ValueError, OSError) as error:
@@ -525,7 +525,7 @@ class Readable(Dataset):
 
 
 def failures(items: list[tuple]) -> list[dict]:
-    "What was wrong with the images of a batch of `Readable`."
+    "File and reason of each image in a batch of `Readable` that can't be used."
     return [failure for *_, failure in items if failure is not None]
 
 
@@ -535,7 +535,7 @@ def check_readable(
     workers: int | None = None,  # processes; None: one a core for more than 1,000 images, else 0
     progress: bool = False,  # show a bar
 ):
-    "Open every image once. Raises `InvalidValue` that names the first ones that can't be used."
+    "Open every image once. Raises `InvalidValue` that names the first images that can't be used."
     if workers is None:
         workers = (os.cpu_count() or 1) if len(data) > 1000 else 0
     require_int('workers', workers, 0)
@@ -554,7 +554,7 @@ def check_readable(
 def images_hash(
     data: Dataset,  # an `ImageData` or a `Part` of one
 ) -> str:  # hexadecimal
-    "SHA-256 over classes, and labels and file names (without folders) of the images in order."
+    "SHA-256 of the classes, and of the labels and file names (without folders) in order."
     digest = hashlib.sha256(json.dumps(list(data.classes)).encode())
     for i, label in enumerate(data.targets.tolist()):
         digest.update(f'{label} {os.path.basename(data.name(i))}\n'.encode())

@@ -83,7 +83,7 @@ def as_array(
     values,  # an array, a tensor on any device, or nested lists
     name: str,  # what messages call them
 ) -> np.ndarray:
-    "Numbers as a NumPy array. Raises `InvalidValue` for what is none."
+    "Numbers as a NumPy array. Raises `InvalidValue` for anything that is no array."
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
     try:
@@ -163,7 +163,7 @@ def require_rows(tokens: np.ndarray, labels: np.ndarray):
 # %% ../../nbs/21_tokens.ipynb #8bc0d5fd
 @contextmanager
 def reading(path: Path) -> Iterator:
-    "Open a file, unbuffered. What the system says when it can't be read is an `InvalidValue`."
+    "Open a file, unbuffered. An error of the system while reading becomes an `InvalidValue`."
     try:
         with open(path, 'rb', buffering=0) as file:
             yield file
@@ -172,7 +172,7 @@ def reading(path: Path) -> Iterator:
 
 
 def read_shape(file, path: Path) -> tuple[int, ...]:
-    "The shape of an `.npy` file of 16-bit numbers, which is then read up to where they begin."
+    "The shape of an `.npy` file of 16-bit numbers; afterwards `file` stands where they begin."
     try:
         version = np.lib.format.read_magic(file)
         read_header = getattr(np.lib.format, 'read_array_header_{}_{}'.format(*version))
@@ -185,7 +185,7 @@ def read_shape(file, path: Path) -> tuple[int, ...]:
 
 
 def read_numbers(file, path: Path, numbers: np.ndarray):
-    "Fill a contiguous array from a file; `InvalidValue` if the file ends before."
+    "Fill a contiguous array from a file; `InvalidValue` if the file ends too early."
     rest = numbers.data.cast('B')
     while rest:
         count = file.readinto(rest)
@@ -310,13 +310,13 @@ class ShardEntry(TypedDict):
 
 
 class TokenVersion(TypedDict):
-    "What the index of any version holds."
+    "Content of an index of any version."
 
     version: int
 
 
 class TokenIndex(TokenVersion):
-    "What the index holds."
+    "Content of the index."
 
     images: PositiveInt  # N
     crops: PositiveInt
@@ -332,7 +332,7 @@ def index_files(
     folder: Path,
     index: dict,
 ) -> list[tuple[Path, dict, tuple, int]]:  # path, entry, shape, what its numbers are below
-    "All files of a folder of tokens, with what its index says of them."
+    "All files of a folder of tokens, with what its index says about them."
     found = []
     limits = index['codebook_size'], index['num_classes']
     for k, shard in enumerate(index['shards']):
@@ -343,9 +343,9 @@ def index_files(
 
 
 def read_index(folder: Path) -> dict:
-    """The index of a folder of tokens, whose files are there and have their sizes.
+    """The index of a folder of tokens, after checking that its files exist with the right sizes.
 
-    Reads no shard. Raises `InvalidValue` that names the file which is missing or wrong."""
+    Reads no shard. Raises `InvalidValue` that names the file that is missing or wrong."""
     path, remedy = folder / TOKEN_INDEX, f"{AGAIN}, or tokenize again"
     require(os.path.isfile(path), 'token folder', str(folder),
             f"one with an index {TOKEN_INDEX}; tokenizing writes it at its end")
@@ -385,11 +385,11 @@ class FileShard:
         self.files, self.shape = shard_files(folder, number), shape
 
     def __getstate__(self) -> dict:
-        return dict(files=self.files, shape=self.shape)  # a worker reads the labels by itself
+        return dict(files=self.files, shape=self.shape)  # each worker reads the labels for itself
 
     @contextmanager
     def opened(self, kind: int) -> Iterator:
-        "The file of the tokens (0) or of the labels (1), standing where the numbers begin."
+        "Open the file of the tokens (0) or of the labels (1), at its first number."
         path, expected = self.files[kind], (self.shape, self.shape[:1])[kind]
         with reading(path) as file:
             shape = read_shape(file, path)
@@ -452,9 +452,9 @@ def npy_sha256(values: np.ndarray) -> str:
 
 
 def verify_files(files: list, progress: bool):
-    "Read all files of `index_files` and compare; `InvalidValue` names the first that differs."
+    "Read all files of `index_files`; `InvalidValue` names the first that differs from the index."
     total = sum(entry['bytes'] for _, entry, _, _ in files)
-    pool = ThreadPoolExecutor(4)  # hashing leaves the interpreter to others
+    pool = ThreadPoolExecutor(4)  # threads are enough: hashing releases the interpreter lock
     scans = [pool.submit(scan, path) for path, *_ in files]
     try:
         with tqdm(total=total, desc='verify', unit='B', unit_scale=True, mininterval=1,
@@ -546,9 +546,9 @@ class TokenData:
 
     @cached_property
     def sha256(self) -> str:
-        """A hash of all tokens and labels, wherever they are: from the checksums of the shards.
+        """One hash of all tokens and labels, made from the checksums of the shards.
 
-        Data in memory have the hash of the folder that `save` makes of them."""
+        Data in memory has the same hash as the folder that `save` writes."""
         shards = self.index['shards']
         if self.folder:
             files = [[shard[kind]['sha256'] for kind in ('tokens', 'labels')] for shard in shards]
@@ -577,9 +577,9 @@ class TokenData:
         self,
         progress: bool = False,  # show a bar, for large folders
     ):
-        """Read everything and compare it with the index: sizes, checksums, and ranges of numbers.
+        """Read everything once and compare it with the index: sizes, checksums, ranges of numbers.
 
-        Raises `InvalidValue` that names the first file to differ. One pass over each file."""
+        Raises `InvalidValue` that names the first file that differs."""
         if self.folder:
             verify_files(index_files(self.folder, self.index), progress)
             return

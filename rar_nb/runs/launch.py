@@ -28,10 +28,10 @@ LAUNCHER = ('accelerate.commands.launch', '--multi_gpu', '--num_machines', 1,
 def launch_command(
     module: str,  # a program of this library, such as 'rar_nb.runs.training'
     processes: int,  # to start on this machine
-    cpu: bool = False,  # on its CPU, even if there are GPUs
+    cpu: bool = False,  # stay on the CPU even if there are GPUs
     **options,  # of that program; True makes a flag, None and False are left out
 ) -> list[str]:
-    "The command that runs a program of ours in one process or in several."
+    "The command that runs a program of this library in one process or in several."
     command: list = [sys.executable, '-m']
     if processes > 1:  # --multi_gpu also on CPUs: accelerate's own --cpu would start one only
         command += [*LAUNCHER, '--num_processes', processes, '-m']
@@ -47,12 +47,12 @@ def launch_command(
 def run_child(
     command: list[str],  # of `launch_command`
     log: Path | str,  # file for its output
-    on_tick: Callable[[], None],  # called now and then while it runs
+    on_tick: Callable[[], None],  # called every `interval` seconds while it runs
     interval: float = 1,  # seconds between two calls
 ):
-    """Run a program of ours until it ends or stops early, with everything saved.
+    """Run a program of this library until it ends, or stops early with exit status `TRY_AGAIN`.
 
-    Raises `RuntimeError` with its last lines if it fails."""
+    Raises `RuntimeError` with the last 40 lines of its output if it fails."""
     log, paths = Path(log), [str(PROJECT), os.environ.get('PYTHONPATH')]
     environment = os.environ | {
         PARENT: str(os.getpid()),  # so that the child ends if this process is killed
@@ -67,7 +67,7 @@ def run_child(
             on_tick()
     finally:
         if child.returncode is None:
-            child.terminate()  # a launcher passes that on to all it has started
+            child.terminate()  # a launcher passes this signal on to its processes
         child.wait()
     if child.returncode not in (0, TRY_AGAIN):
         text = log.read_text(encoding='utf-8', errors='replace')
@@ -92,13 +92,13 @@ class Follower:
 
     def rows(self) -> list[dict]:
         "All rows so far; the bar moves to the last of them."
-        rows = read_metrics(self.path) if self.path.exists() else []  # also in mid-line
+        rows = read_metrics(self.path) if self.path.exists() else []  # while it writes, too
         if rows:
             self.bar.update(rows[-1]['step'] - self.bar.n)
         return rows
 
     def tick(self):
-        "Pass the rows on, if it is time again."
+        "Pass the rows on, if `interval` seconds have passed since the last time."
         if time.monotonic() - self.last < self.interval:
             return
         self.last, rows = time.monotonic(), self.rows()
@@ -107,22 +107,22 @@ class Follower:
 
 
 def last_sentence(log: Path) -> str:
-    "What the program has said about its early end."
+    "What the program printed when it stopped early."
     lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
     found = [line for line in lines if line.startswith('stopped after')]
-    return found[-1] if found else f"stopped early; {log} tells more. Repeat with resume to go on."
+    return found[-1] if found else f"stopped early; see {log}. Repeat with resume to go on."
 
 
 def follow(
     command: list[str],  # of `launch_command`
     folder: Path | str,  # the run's
-    on_rows: Callable[[list[dict]], None] | None = None,  # called with all rows now and then
+    on_rows: Callable[[list[dict]], None] | None = None,  # called with all rows so far
     every: float = 10,  # seconds between two such calls
     progress: bool = True,  # show a bar
 ) -> list[dict]:  # rows of metrics
     """Run a training in a child process and watch it.
 
-    Raises `Stopped` if it ends early for another reason than --max_minutes, and `RuntimeError` as
+    Raises `Stopped` if it ends early for a reason other than --max_minutes, and `RuntimeError` as
     `run_child` does."""
     folder = Path(folder)
     total, log = load_run_config(folder / 'config.json').train.total_steps, folder / 'train.log'

@@ -104,13 +104,13 @@ def read_metrics(
     path: Path | str,
     keep: NonNegativeInt | None = None,  # lines to read, counted from the start; None: all
 ) -> list[dict]:
-    "Rows of a metrics file, without an unfinished last line; damaged ones are named and left out."
+    "Rows of a metrics file, without damaged lines (each is reported) and an unfinished last one."
     path = usable_path(path, 'metrics')
     require(path.is_file(), 'metrics', str(path),
             "an existing file; a run's folder holds one as metrics.jsonl")
     lines = path.read_bytes().split(b'\n')[:-1][:keep]
     rows = [parse_row(line) for line in lines]
-    if rows and rows[-1] is None:  # torn by what ended the run
+    if rows and rows[-1] is None:  # unfinished when the run was ended
         rows.pop()
     for number, row in enumerate(rows, 1):
         if row is None:
@@ -273,7 +273,7 @@ def is_evaluation(file: Path) -> bool:
 
 def run_files(
     folder: Path | str,
-) -> list[Path]:  # config.json, by which a folder is known as a run's, comes last
+) -> list[Path]:  # config.json, which marks the folder as a run, comes last
     "Files and links in `folder` that have the names of a run's; no link is followed."
     folder, found = Path(folder), []
     for place, folders, files in os.walk(folder):
@@ -329,7 +329,7 @@ def new_run_folder(
             "that run, or resume=True to go on with it")
     place = folder / 'evaluation'
     if has_config and place.is_dir() and not place.is_symlink():
-        with hold(place, 'evaluation'):  # nothing may be taken from an evaluation that is at work
+        with hold(place, 'evaluation'):  # raises if an evaluation is running there
             pass
     old = run_files(folder)
     if tokens is not None:
@@ -358,7 +358,7 @@ def remove_run(folder: Path, files: list[Path]):
 
 # %% ../../nbs/42_run_folders.ipynb #ident002
 class Identity(TypedDict, total=False):
-    "What a run began with, by which it is known again."
+    "What a run began with: it is compared whenever the run is resumed."
 
     classes: list[str]  # their names, in the order of the labels
     images: str  # hash of the training images' names and classes
@@ -372,7 +372,7 @@ class Identity(TypedDict, total=False):
 
 @checked
 def read_identity(folder: Path | str) -> Identity:
-    "What a run knows of itself; nothing if it has not begun yet."
+    "The identity of the run in `folder`, empty if there is none; `InvalidValue` if damaged."
     path = Path(folder) / 'identity.json'
     if not path.exists():
         return Identity()
@@ -380,11 +380,11 @@ def read_identity(folder: Path | str) -> Identity:
 
 
 def difference(name: str, before, now) -> str:
-    "What has become of a part of a run's identity, for a message."
+    "How a part of a run's identity has changed, for a message."
     if name != 'classes':
-        return f"the {name.replace('_', ' ')} are others ({before[:12]}… then, {now[:12]}… now)"
+        return f"{name.replace('_', ' ')} (hash {before[:12]}… then, {now[:12]}… now)"
     gone, new = (sorted(set(a) - set(b)) for a, b in ((before, now), (now, before)))
-    return (f"the classes are others (gone: {', '.join(gone) or 'none'}; "
+    return (f"classes (gone: {', '.join(gone) or 'none'}; "
             f"new: {', '.join(new) or 'none'}; {len(before)} then, {len(now)} now)")
 
 
@@ -392,19 +392,22 @@ def keep_identity(
     folder: Path | str,
     **found: str | list[str] | None,  # fields of `Identity`; None: not known at the moment
 ):
-    "Compare what a run learns from with what it began with, and write down what is new."
+    """Compare what a run learns from with what it began with, and record what is new.
+
+    Raises `InvalidValue` that names the first part that has changed."""
     identity = read_identity(folder)
     for name, value in found.items():
         before = identity.get(name)
         if None not in (value, before) and value != before:
-            raise InvalidValue(f"{folder} can't go on: {difference(name, before, value)}. Give "
-                               "the data that it began with, or start a new run in another folder")
+            raise InvalidValue(f"the run in {folder} can't go on, as this has changed since it "
+                               f"began: {difference(name, before, value)}. Give what it began "
+                               "with, or start a new run in another folder")
     known = {name: value for name, value in found.items() if value is not None}
     write_json(identity | known, Path(folder) / 'identity.json')
 
 # %% ../../nbs/42_run_folders.ipynb #ident003
 def seal(path: Path | str):
-    "Write the checksum of a finished file into its run's identity."
+    "Record the checksum of a finished file in the identity of its run."
     path = Path(path)
     identity = read_identity(path.parent)
     files = identity.get('files', {}) | {path.name: sha256(path)}
@@ -421,7 +424,7 @@ def check_seal(path: Path | str):
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path | str):
-    "Write the tokenizer of a run, and what it is known by."
+    "Write the tokenizer of a run, and record its hash and its checksum."
     path = Path(folder) / TOKENIZER_FILE
     keep_identity(folder, tokenizer=content_hash(tokenizer.state_dict()))
     save_weights(tokenizer, path)
@@ -435,7 +438,7 @@ MAY_CHANGE = re.compile(
 
 
 def changed_fields(before: dict, now: dict) -> dict[str, tuple]:
-    "Fields in which two runs, as `flat_config` gives them, differ, with both values."
+    "Fields in which two runs (of `flat_config`) differ, with their old and new values."
     return {name: (before[name], now[name]) for name in before.keys() & now.keys()
             if before[name] != now[name]}
 
@@ -445,7 +448,7 @@ def require_same_run(
     now: dict,  # likewise
     where: Path | str,  # what messages call the run
 ) -> dict[str, tuple]:  # fields that differ and may
-    "Raise `InvalidValue` with all fields in which two runs differ, though they must not."
+    "Raise `InvalidValue` with all fields in which two runs differ although they must not."
     changed = changed_fields(before, now)
     wrong = [f"{name} = {old!r} there, {new!r} here" for name, (old, new) in changed.items()
              if not MAY_CHANGE.fullmatch(name)]
@@ -460,7 +463,7 @@ def has_run(
     folder: Path | str,
     run: RunConfig,  # the one that is to go on
 ) -> bool:
-    "Whether `folder` holds `run`, or else no run; prints what changes, and refuses what may not."
+    "Whether `folder` holds `run`; prints what changes, `InvalidValue` for what must not change."
     path = usable_path(folder, 'folder') / 'config.json'
     if not path.exists():
         return False
@@ -472,7 +475,7 @@ def has_run(
 
 
 def go_on(folder: Path | str, run: RunConfig):
-    "Let the run of `folder` go on as `run`, which `has_run` has accepted; notes what changes."
+    "Let the run in `folder` go on as `run`, which `has_run` has accepted; records what changes."
     folder = Path(folder)
     saved = load_run_config(folder / 'config.json')
     changed = changed_fields(flat_config(saved), flat_config(run))
@@ -502,7 +505,7 @@ def open_run(folder: Path | str) -> tuple[RunConfig, Tokenizer, RAR]:
     folder = usable_path(folder, 'folder')
     config, path = load_run_config(folder / 'config.json'), folder / 'model.safetensors'
     if not path.is_file() and newest_checkpoint(folder / 'checkpoints'):
-        raise InvalidValue(f"the run in {folder} is not finished: resume it, and use it then")
+        raise InvalidValue(f"the run in {folder} is not finished: resume it first")
     check_seal(path)
     tokenizer = open_tokenizer(folder)[1]
     return config, tokenizer, load_pretrained(lambda: RAR(config.model), folder, path.name)
@@ -601,7 +604,7 @@ def resolve_tokens(run: RunConfig, data: TokenData) -> RunConfig:
 @checked
 def keep_request(
     path: Path | str,  # of the request, in the folder whose content it describes
-    request: dict,  # plain values that the folder's content follows from
+    request: dict,  # plain values that determine the folder's content
     what: str,  # the content, in one word
     pattern: str,  # of the content's file names; there must be none before the request
 ):

@@ -184,7 +184,7 @@ class TrainingLoop:
 
     def train(
         self,
-        stop: StopRequest,  # notes the signals that ask for an end
+        stop: StopRequest,  # notes the signals that ask the run to stop
         deadline: float | None,  # `time.perf_counter()` after which the run stops; None: never
     ) -> int:  # steps done
         "Train from the step that was loaded until the end of the run, or until it must stop."
@@ -239,7 +239,7 @@ class TrainingLoop:
         done: int,  # steps
         norm: float,  # of the last step's gradients
     ):
-        "Log what the steps since the last row of metrics have in common."
+        "Log the mean loss since the last row of metrics, and what else belongs in a row."
         config, now, (since, since_step) = self.run.train, time.perf_counter(), self.clock
         row = {}
         if self.losses:
@@ -248,7 +248,7 @@ class TrainingLoop:
             self.bar.set_postfix(loss=f'{loss:.3f}', refresh=False)
         row |= dict(r=random_ratio_at(done - 1, config),
                     learning_rate=learning_rate_at(done - 1, config))
-        if math.isfinite(norm):  # JSON has no word for NaN
+        if math.isfinite(norm):  # JSON cannot express NaN
             row['grad_norm'] = norm
         if self.skipped:
             row['skipped'] = self.skipped
@@ -263,7 +263,7 @@ class TrainingLoop:
         self.accelerator.log(values, step=step)
 
     def must_stop(self, step: int, stop: StopRequest, deadline: float | None) -> bool:
-        "Whether a signal has come or `deadline` has passed, for any process: if one stops, all do."
+        "Whether a signal has come or `deadline` has passed in any process: if one stops, all stop."
         is_asked = stop.signal is not None
         is_late = deadline is not None and time.perf_counter() > deadline
         alone = self.accelerator.num_processes == 1
@@ -295,7 +295,7 @@ class TrainingLoop:
         return math.isfinite(loss)
 
     def write_checkpoint(self, step: int):
-        "Write all that is needed to go on from `step`, unless the model is no longer sound."
+        "Write a checkpoint of `step`, unless gradients or predictions are no longer finite."
         if self.folder is None or self.in_a_row or not self.is_sound():
             return
         parts = dict(device_batch_size=self.run.train.batch_size // self.accelerator.num_processes
@@ -316,7 +316,7 @@ class TrainingLoop:
     def finish(self):
         "Write the result; its existence means that the run is finished."
         if not self.is_sound():
-            raise InvalidValue("the trained model predicts no finite numbers, so it is not saved: "
+            raise InvalidValue("the trained model predicts NaN or infinities, so it is not saved: "
                                "resume from the last checkpoint with a lower learning_rate")
         self.write_weights('model')
         if self.folder is not None and self.is_main:
@@ -324,13 +324,13 @@ class TrainingLoop:
 
 # %% ../../nbs/43_training.ipynb #train001
 def versions() -> dict[str, str]:
-    "Of Python and of the libraries that numbers depend on."
+    "The versions of Python and of the libraries that affect the numbers."
     names = ('torch', 'accelerate', 'numpy', 'safetensors')
     return dict(python=platform.python_version()) | {name: version(name) for name in names}
 
 
 def remove_checkpoints(folder: Path, keep_every: int):
-    "Remove the checkpoints of a finished run, but for those that are kept for good."
+    "Remove the checkpoints of a finished run, except those that are kept for good."
     for marker in markers(folder):
         if not keep_every or step_of(marker) % keep_every:
             marker.unlink()
@@ -368,8 +368,8 @@ def find_checkpoint(
     run: RunConfig,
     data: TokenData,
     folder: Path,
-) -> Checkpoint | None:  # None: the run has not come so far
-    "The newest intact checkpoint; `InvalidValue` if it is another run's, or of other tokens."
+) -> Checkpoint | None:  # None: there is no checkpoint yet
+    "The newest intact checkpoint; `InvalidValue` if its run or its tokens are not the same."
     found: list[Checkpoint | None] = [None]
     if accelerator.is_main_process:  # the others needn't read it twice
         found = [newest_checkpoint(folder / 'checkpoints')]
@@ -379,13 +379,13 @@ def find_checkpoint(
     state = checkpoint.state
     require_same_run(state['config'], flat_config(run), folder)
     if state['tokens'] != data.sha256:
-        raise InvalidValue(f"{folder} can't go on with other tokens than those it began with: "
+        raise InvalidValue(f"the run in {folder} began with other tokens than these: "
                            "give the same ones, or start a new run in another folder")
     return checkpoint
 
 
 def same_split(run: RunConfig, checkpoint: Checkpoint | None, processes: int) -> RunConfig:
-    "`run` with the batch split as before, if nobody has asked for another way and it is possible."
+    "`run` with the batch split as before, if that is possible and no other size was asked for."
     if checkpoint is None:
         return run
     before = checkpoint.state['split']
@@ -396,12 +396,12 @@ def same_split(run: RunConfig, checkpoint: Checkpoint | None, processes: int) ->
     if run.model.dropout and now != (before['processes'], size):
         print(f"dropout masks depend on how a batch is split: {before['processes']} processes "
               f"with {size} images at a time until now, {now[0]} with {now[1] or 'as many as fit'}"
-              " from here on. The run is as good, but not equal bit for bit.")
+              " from here on. The run is just as good, but not equal bit for bit.")
     return run
 
 # %% ../../nbs/43_training.ipynb #train002
 def how_to_go_on(folder: Path, done: int, total: int, why: str | None) -> str:
-    "What to tell about a run that ended early."
+    "What `Stopped` says about a run that ended early."
     reason = why or 'the time is up'
     return (f"stopped after {done:,} of {total:,} steps ({reason}); everything is saved in "
             f"{folder}. Repeat the command with resume (-p resume True, or --resume) to go on.")
@@ -428,7 +428,7 @@ def train_run(
     max_minutes: float | None = None,  # stop with a checkpoint after so many minutes
     progress: bool = True,  # print how the batch is shared, and show a bar
     cpu: bool = False,  # stay on the CPU even if there is a GPU
-) -> Metrics:  # if the run is finished, its last row's step is the run's total
+) -> Metrics:  # its last row has step = total_steps if the run is finished
     """Train as `run` says (section 3; supplement, Table 1) on the devices of all calling processes.
 
     Raises `Stopped` after a signal, with a checkpoint, and `InvalidValue` if anything does not fit,
@@ -454,7 +454,7 @@ def train_run(
 # %% ../../nbs/43_training.ipynb #train003
 @contextmanager
 def enough_memory(folder: Path | None):
-    "Inside, a lack of memory becomes one `InvalidValue` that says what to do."
+    "Inside, running out of memory raises one `InvalidValue` that says what to do."
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -477,7 +477,7 @@ def run_loop(
     progress: bool,
     cpu: bool,
 ) -> Metrics:
-    "What `train_run` does once it holds the folder; parameters as there."
+    "What `train_run` does once it holds the folder's lock. The parameters are the same."
     stop = StopRequest()
     with stop if folder else nullcontext():  # without a folder there is nothing to save
         accelerator = start_run(run, model, [data, validation], folder, cpu)
@@ -494,7 +494,7 @@ def run_loop(
     loop.bar.close()
     for tracker in accelerator.trackers:
         tracker.finish()
-    # Takes away autocast and DDP's wrapper, so the model computes as before.
+    # Removes autocast and DDP's wrapper, so the model computes as before.
     accelerator.unwrap_model(loop.prepared, keep_fp32_wrapper=False).eval()
     if folder and stop.signal and done < run.train.total_steps:
         raise Stopped(how_to_go_on(folder, done, run.train.total_steps, stop.signal))
@@ -502,7 +502,7 @@ def run_loop(
 
 # %% ../../nbs/43_training.ipynb #vqrun001
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    "The state of torch's random numbers."
+    "The state of torch's random number generators."
     state = {'random.cpu': torch.get_rng_state()}
     if device.type == 'cuda':
         state['random.cuda'] = torch.cuda.get_rng_state(device)
@@ -510,14 +510,14 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_random_state(state: dict[str, torch.Tensor], device: torch.device):
-    "Go on with the random numbers of `random_state`."
+    "Restore what `random_state` returned."
     torch.set_rng_state(state['random.cpu'])
     if device.type == 'cuda':
         torch.cuda.set_rng_state(state['random.cuda'], device)
 
 
 def save_tokenizer_state(folder: Path, tokenizer, optimizer, schedule, losses: list[float]):
-    "Write all that the training of a tokenizer needs to go on."
+    "Write a checkpoint with all that the training of a tokenizer needs to continue."
     tensors = {f'tokenizer.{name}': t for name, t in tokenizer.state_dict().items()}
     state = optimizer.state_dict()
     for number, kinds in state['state'].items():
@@ -529,7 +529,9 @@ def save_tokenizer_state(folder: Path, tokenizer, optimizer, schedule, losses: l
 
 
 def load_tokenizer_state(checkpoint: Checkpoint, tokenizer, optimizer, schedule) -> list[float]:
-    "Restore what `save_tokenizer_state` wrote; the losses so far."
+    """Restore what `save_tokenizer_state` wrote. Returns the losses so far.
+
+    Raises `InvalidValue` if the checkpoint belongs to a tokenizer with another configuration."""
     if checkpoint.state['config'] != asdict(tokenizer.config):
         raise InvalidValue(f"{checkpoint.tensors} belongs to another tokenizer: give the same "
                            "parameters, or name another folder")
@@ -556,7 +558,7 @@ def train_tokenizer_in(
     workers: int = 0,
     every: float = 60,  # seconds between two checkpoints
 ) -> list[float]:  # reconstruction error of every step
-    "`train_tokenizer` that can be interrupted; raises `Stopped` after a signal."
+    "`train_tokenizer`, resumed from its newest checkpoint if there is one. `Stopped` at a signal."
     place, device = usable_path(folder, 'folder') / 'tokenizer_checkpoints', usable_device(device)
     config, losses = tokenizer.config, []
     check_image_data(config, data)
@@ -574,7 +576,7 @@ def train_tokenizer_in(
     saved = time.monotonic()
     with StopRequest() as stop, bar:
         for step, images in enumerate(batches, max(0, start - 1)):
-            if newest is not None and not losses:  # reading the first batch has drawn numbers
+            if newest is not None and not losses:  # only now: reading a batch uses random numbers
                 losses = load_tokenizer_state(newest, tokenizer, optimizer, schedule)
                 bar.update(len(losses))
             losses.append(vq_step(tokenizer, optimizer, schedule, images, autocast))
@@ -612,15 +614,15 @@ def plan_run(
     path = folder / 'config.json'
     if not path.exists():
         if preset is None:
-            raise InvalidValue(f"run_dir = '{folder}' is not allowed: it must be one with a "
-                               "config.json; or else give --preset, too")
+            raise InvalidValue(f"run_dir = '{folder}' is not allowed: it must be a folder with "
+                               "a config.json; to begin a new run there, give --preset, too")
         return resolve_tokens(get_preset(preset, changes), data)
     saved = load_run_config(path)
     if preset is not None:
         asked = get_preset(preset, dict(data=saved.data) | changes)
         require_same_run(flat_config(saved), flat_config(resolve_tokens(asked, data)), folder)
     run = override(saved, changes)
-    has_run(folder, run)  # says what changes
+    has_run(folder, run)  # prints what changes
     return run
 
 
@@ -663,7 +665,7 @@ def picture_maker(
 def new_model(
     run: RunConfig,
     folder: Path,
-    begins: bool,  # whether the run starts now, and not from a checkpoint
+    begins: bool,  # whether the run starts now, not from a checkpoint
 ) -> RAR:
     "The generator of a run, with fresh weights or with those that it starts from."
     torch.manual_seed(run.seed)
