@@ -37,7 +37,13 @@ from typing_extensions import TypedDict
 from ..data.tokens import TOKEN_INDEX, TokenData, content_hash, sha256
 from ..pretrained.checkpoints import load_pretrained, load_weights, save_weights
 from ..pretrained.presets import RunConfig, load_run_config, resolve, save_run_config
-from .safekeeping import Checkpoint, hold, newest_checkpoint, write_checkpoint
+from rar_nb.runs.safekeeping import (
+    Checkpoint,
+    hold,
+    newest_checkpoint,
+    remove_checkpoints,
+    write_checkpoint,
+)
 from rar_nb.support import (
     PROJECT,
     UNFINISHED,
@@ -429,6 +435,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str):
     keep_identity(folder, tokenizer=content_hash(tokenizer.state_dict()))
     save_weights(tokenizer, path)
     seal(path)
+    remove_checkpoints(Path(folder) / 'tokenizer_checkpoints', keep_every=0)
 
 # %% ../../nbs/42_run_folders.ipynb #ident006
 MAY_CHANGE = re.compile(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIGNALS', 'CHECKPOINT_NAME', 'owner_file', 'describe_owner', 'hold', 'remove_unfinished', 'StopRequest', 'Checkpoint',
            'step_of', 'Marker', 'marker_hash', 'read_marker', 'markers', 'newest_checkpoint', 'check_finite',
-           'write_checkpoint']
+           'write_checkpoint', 'remove_checkpoints']
 
 # %% ../../nbs/41_safekeeping.ipynb #safe0002
 import hashlib
@@ -207,7 +207,7 @@ def check_finite(tensors: dict[str, torch.Tensor]):
     for name, tensor in tensors.items():
         finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
         require(finite, f'tensor {name}', 'not finite',
-                "finite to be saved; lower learning_rate, or use precision='no'")
+                "finite to be saved; lower the learning rate")
 
 
 @checked
@@ -232,3 +232,13 @@ def write_checkpoint(
         if not keep_every or step_of(old) % keep_every:
             old.unlink()  # the marker first: without it, the checkpoint does not count
             old.with_suffix('.safetensors').unlink(missing_ok=True)
+
+
+def remove_checkpoints(folder: Path, keep_every: int):
+    "Remove the checkpoints of a finished run, except those that are kept for good."
+    for marker in markers(folder):
+        if not keep_every or step_of(marker) % keep_every:
+            marker.unlink()
+            marker.with_suffix('.safetensors').unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
