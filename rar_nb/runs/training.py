@@ -401,8 +401,8 @@ def how_to_go_on(
     saved = max(map(step_of, markers(folder)), default=0)
     where = f"everything is saved in {folder}"
     if saved < done:
-        where = (f"the checkpoint of step {saved:,} is the last one, as the gradients after it were "
-                 "not finite, and a lower learning_rate may help")
+        where = (f"the checkpoint of step {saved:,} is the last one, as the gradients after it "
+                 "were not finite, and a lower learning_rate may help")
     return (f"stopped after {done:,} of {total:,} steps ({why or 'the time is up'}); {where}. "
             "Repeat the command with resume (-p resume True, or --resume) to go on.")
 
@@ -497,8 +497,9 @@ def run_loop(
         tracker.finish()
     # Removes autocast and DDP's wrapper, so the model computes as before.
     accelerator.unwrap_model(loop.prepared, keep_fp32_wrapper=False).eval()
-    if folder and stop.signal and done < run.train.total_steps:
-        raise Stopped(how_to_go_on(folder / 'checkpoints', done, run.train.total_steps, stop.signal))
+    total = run.train.total_steps
+    if folder and stop.signal and done < total:
+        raise Stopped(how_to_go_on(folder / 'checkpoints', done, total, stop.signal))
     return loop.metrics
 
 # %% ../../nbs/43_training.ipynb #vqrun001
