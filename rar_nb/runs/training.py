@@ -83,6 +83,7 @@ from rar_nb.runs.safekeeping import (
     markers,
     newest_checkpoint,
     remove_checkpoints,
+    remove_unfinished,
     step_of,
     write_checkpoint,
 )
@@ -448,6 +449,8 @@ def train_run(
     with ExitStack() as stack:
         if PartialState(cpu=cpu).is_main_process:  # a job that is about to end gets half a minute
             stack.enter_context(hold(folder, 'training', patience=30))
+            for place in (folder, folder / 'checkpoints', folder / 'samples'):
+                remove_unfinished(place)  # of a process that was killed
         return run_loop(run, model, data, validation, folder, on_eval, resume, deadline, progress,
                         cpu)
 
@@ -564,6 +567,7 @@ def train_tokenizer_in(
     place, device = usable_path(folder, 'folder') / 'tokenizer_checkpoints', usable_device(device)
     config, losses = tokenizer.config, []
     check_image_data(config, data)
+    remove_unfinished(place)
     newest = newest_checkpoint(place)
     start = newest.step + 1 if newest else 0
     torch.manual_seed(seed)
