@@ -492,10 +492,10 @@ def run_loop(
             loop = TrainingLoop(accelerator, run, model, data, validation, folder, on_eval,
                                 progress)
             loop.load(checkpoint)
-            done = loop.train(stop, deadline)
+            with loop.bar:
+                done = loop.train(stop, deadline)
             if done == run.train.total_steps:
                 loop.finish()
-    loop.bar.close()
     for tracker in accelerator.trackers:
         tracker.finish()
     # Removes autocast and DDP's wrapper, so the model computes as before.

@@ -293,7 +293,20 @@ def run_full(part: Part, fills: int, undisturbed: Path):
             part.problems += [f"run {part.runs}: {name} differs" for name in wrong]
             shutil.rmtree(disk / "run")
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(path: Path, leave: int):
+    """Fill the disk with a file, but for some bytes, while others write there, too."""
+    file = os.open(path, os.O_CREAT | os.O_WRONLY)
+    size = 0
+    try:
+        while True:
+            size += os.write(file, bytes(2**16))
+    except OSError:  # full
+        os.ftruncate(file, max(0, size - leave))
+    finally:
+        os.close(file)
 
 
 def fill_and_resume(part: Part, disk: Path, fills: int):
@@ -304,10 +317,7 @@ def fill_and_resume(part: Part, disk: Path, fills: int):
         log.write_text("")
         process, filler = start(program(part.tokens, folder), log), disk / "filler"
         if wait_until(choose(folder), process, 120):
-            with filler.open("wb") as file:
-                free = shutil.disk_usage(disk).free
-                file.truncate(0)
-                os.posix_fallocate(file.fileno(), 0, max(1, free - part.rng.randint(0, 20_000)))
+            fill(filler, leave=part.rng.randint(0, 20_000))
             part.moments.append(part.phase(folder))
             part.count += 1
             status = process.wait()
