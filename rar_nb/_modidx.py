@@ -903,6 +903,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'rar_nb.runs.training.plan_run': ('training.html#plan_run', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.random_state': ('training.html#random_state', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.read_changes': ('training.html#read_changes', 'rar_nb/runs/training.py'),
+                                      'rar_nb.runs.training.require_same_tokenizer': ( 'training.html#require_same_tokenizer',
+                                                                                       'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.run_loop': ('training.html#run_loop', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.same_split': ('training.html#same_split', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.save_tokenizer_state': ( 'training.html#save_tokenizer_state',

@@ -208,6 +208,27 @@ def test_tokenizer_of_another_run(run, images, tmp_path):
     assert load_run_config(tmp_path / "b" / "config.json").model.num_layers == 1
 
 
+def test_a_run_starts_from_another_one(run, images, tmp_path):
+    """Fine-tuning: the first validation loss is the last one of the run that it starts from."""
+    execute(
+        "train",
+        tmp_path / "out.ipynb",
+        run_dir=str(tmp_path / "b"),
+        data=images,
+        tokenizer_from=str(run),
+        init_from=str(run),
+        epochs=1,
+        **SMALL,
+    )
+    first, last = (
+        [row for row in read_metrics(folder / "metrics.jsonl") if "raster_loss" in row]
+        for folder in (tmp_path / "b", run)
+    )
+    assert first[0]["raster_loss"] == last[-1]["raster_loss"]
+    assert "the rows of all 10 classes among them" in (tmp_path / "out.ipynb").read_text()
+    assert load_run_config(tmp_path / "b" / "config.json").init_from == str(run)
+
+
 def test_colour_folder(tmp_path):
     """One's own images: a folder of photographs of another size, in colour."""
     generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ for FSDP a small script makes it take the two CPU processes for GPUs; the rest i
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from rar_nb.runs.devices import make_accelerator
 from rar_nb.runs.launch import follow, launch_command
 from rar_nb.runs.run_folders import (
     curve,
+    keep_identity,
     open_tokens,
     read_metrics,
     resolve_tokens,
@@ -453,6 +455,19 @@ def test_a_finished_run_is_not_trained_once_more(tokens, tmp_path, monkeypatch):
     again = RAR(run.model)
     assert train_run(run, again, data, folder=tmp_path, resume=True, cpu=True).rows == rows
     assert all(map(torch.equal, first.parameters(), again.parameters()))
+
+
+def test_a_run_does_not_start_from_the_ids_of_another_tokenizer(tokens, one, tmp_path):
+    shutil.copytree(one, tmp_path / "source")
+    keep_identity(tmp_path / "source", tokenizer="a" * 64)
+    begin = [*command(tokens, tmp_path / "run"), "--max_minutes", "0"]
+    begin[begin.index("--changes") + 1] = json.dumps(CHANGES | dict(init_from=str(tmp_path / "source")))
+    with pytest.raises(Stopped):  # made-up tokens name no tokenizer, so nothing is known
+        rar_train(*begin)
+    keep_identity(tmp_path / "run", tokenizer="b" * 64)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(InvalidValue, match="ids of another tokenizer.*give tokenizer_from = "):
+        rar_train(*begin, "--resume")
 
 
 def test_a_second_job_is_kept_out(tokens, tmp_path):

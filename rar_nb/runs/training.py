@@ -6,7 +6,8 @@
 __all__ = ['MOST_SKIPPED', 'shared_validation_loss', 'TrainingLoop', 'versions', 'start_run', 'find_checkpoint', 'same_split',
            'how_to_go_on', 'finished_run', 'train_run', 'enough_memory', 'run_loop', 'random_state', 'set_random_state',
            'save_tokenizer_state', 'load_tokenizer_state', 'train_tokenizer_in', 'read_changes', 'plan_run',
-           'is_finished', 'begin_run', 'picture_maker', 'new_model', 'train_in', 'work', 'main']
+           'is_finished', 'begin_run', 'picture_maker', 'require_same_tokenizer', 'new_model', 'train_in', 'work',
+           'main']
 
 # %% ../../nbs/43_training.ipynb #ebb02f2d
 import argparse
@@ -38,6 +39,7 @@ from ..pretrained.checkpoints import load_weights
 from ..pretrained.fine_tuning import start_from
 from rar_nb.pretrained.presets import (
     RunConfig,
+    config_beside,
     get_preset,
     load_run_config,
     override,
@@ -668,6 +670,16 @@ def picture_maker(
     return make_picture
 
 # %% ../../nbs/43_training.ipynb #train006
+def require_same_tokenizer(folder: Path, source: str):
+    "Raise `InvalidValue` if a run is to start from a generator that knows another tokenizer's ids."
+    config = config_beside(usable_path(source, 'init_from'))
+    theirs = None if config is None else read_identity(config.parent).get('tokenizer')
+    ours = read_identity(folder).get('tokenizer')
+    if None not in (theirs, ours) and theirs != ours:
+        raise InvalidValue(f"{source} has learned the ids of another tokenizer, to which the same "
+                           f"numbers mean other things: give tokenizer_from = {source!r}, too")
+
+
 def new_model(
     run: RunConfig,
     folder: Path,
@@ -677,6 +689,7 @@ def new_model(
     torch.manual_seed(run.seed)
     model = RAR(run.model)
     if run.init_from is not None and begins:
+        require_same_tokenizer(folder, run.init_from)
         said = start_from(model, run.init_from, read_identity(folder).get('classes'))
         PartialState().print(said)
     return model
