@@ -671,7 +671,7 @@ def picture_maker(
 
 # %% ../../nbs/43_training.ipynb #train006
 def require_same_tokenizer(folder: Path, source: str):
-    "Raise `InvalidValue` if a run is to start from a generator that knows another tokenizer's ids."
+    "Raise `InvalidValue` if a run is to start from a generator of another tokenizer's ids."
     config = config_beside(usable_path(source, 'init_from'))
     theirs = None if config is None else read_identity(config.parent).get('tokenizer')
     ours = read_identity(folder).get('tokenizer')
