@@ -461,7 +461,8 @@ def test_a_run_does_not_start_from_the_ids_of_another_tokenizer(tokens, one, tmp
     shutil.copytree(one, tmp_path / "source")
     keep_identity(tmp_path / "source", tokenizer="a" * 64)
     begin = [*command(tokens, tmp_path / "run"), "--max_minutes", "0"]
-    begin[begin.index("--changes") + 1] = json.dumps(CHANGES | dict(init_from=str(tmp_path / "source")))
+    start = dict(init_from=str(tmp_path / "source"))
+    begin[begin.index("--changes") + 1] = json.dumps(CHANGES | start)
     with pytest.raises(Stopped):  # made-up tokens name no tokenizer, so nothing is known
         rar_train(*begin)
     keep_identity(tmp_path / "run", tokenizer="b" * 64)
