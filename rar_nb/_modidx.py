@@ -914,6 +914,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'rar_nb.runs.training.shared_validation_loss': ( 'training.html#shared_validation_loss',
                                                                                        'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.start_run': ('training.html#start_run', 'rar_nb/runs/training.py'),
+                                      'rar_nb.runs.training.tidy_up': ('training.html#tidy_up', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.train_in': ('training.html#train_in', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.train_run': ('training.html#train_run', 'rar_nb/runs/training.py'),
                                       'rar_nb.runs.training.train_tokenizer_in': ( 'training.html#train_tokenizer_in',

@@ -26,12 +26,13 @@ from rar_nb.runs.run_folders import (
     curve,
     keep_identity,
     open_tokens,
+    read_identity,
     read_metrics,
     resolve_tokens,
 )
 from rar_nb.runs.safekeeping import SIGNALS, check_finite, markers, newest_checkpoint
 from rar_nb.runs.training import shared_validation_loss, train_run
-from rar_nb.support import PROJECT, InvalidValue, Stopped
+from rar_nb.support import PROJECT, InvalidValue, Stopped, write_json
 from rar_nb.trainer import train, validation_loss
 from rar_nb.transformer import RAR
 from tests.tools.runs import rar_train, save_made_up_tokens
@@ -168,8 +169,13 @@ def test_interrupted_equals_uninterrupted(tokens, one, tmp_path, monkeypatch):
     for file in ("model", "before_annealing"):
         mine, theirs = (place / f"{file}.safetensors" for place in (run, one))
         assert mine.read_bytes() == theirs.read_bytes()
-    rar_train(*command(tokens, run, "--resume"))  # finished: nothing happens
+    files = read_identity(run)["files"]
+    write_json(dict(files={}), run / "identity.json")  # as if killed just before its last file
+    (run / ".identity.json-0a_b1c2d.part").touch()
+    rar_train(*command(tokens, run, "--resume"))  # finished: nothing more is trained
     same_curves(one, run, 0)
+    name = "model.safetensors"
+    assert read_identity(run)["files"] == {name: files[name]} and not list(run.rglob("*.part"))
 
 
 def test_a_time_limit_stops_with_a_checkpoint(tokens, tmp_path):

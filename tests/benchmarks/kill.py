@@ -242,7 +242,7 @@ def run_polite(part: Part, kills: int, undisturbed: Path):
         log = folder.with_name(f"{folder.name}.log")
         said = [line for line in log.read_text().splitlines() if line.startswith("stopped after")] \
             if log.exists() else []  # fmt: skip
-        newest = newest_checkpoint(folder / "checkpoints")
+        newest = None if part.is_done(folder) else newest_checkpoint(folder / "checkpoints")
         if said and newest is not None and int(said[-1].split()[2]) != newest.step:
             part.problems.append(f"{said[-1]}, but the checkpoint is of step {newest.step}")
         return program(part.tokens, folder)
