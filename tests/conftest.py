@@ -11,6 +11,7 @@ LONG = [
     "test_fidelity",
     "test_pretokenizer",
     "test_runs_pretokenize",
+    "test_kill",
     "test_launch",
     "test_image_sets",
     "test_refusals",
