@@ -11,6 +11,7 @@ from rar_nb.pretrained.presets import (
     get_preset,
     load_run_config,
     override,
+    read_identity,
     save_run_config,
 )
 from rar_nb.runs.run_folders import (
@@ -28,7 +29,6 @@ from rar_nb.runs.run_folders import (
     new_run_folder,
     open_run,
     open_tokens,
-    read_identity,
     read_metrics,
     remove_files,
     resolve_tokens,

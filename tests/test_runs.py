@@ -9,8 +9,8 @@ from PIL import Image
 
 from rar_nb.data.images import Digits, open_data
 from rar_nb.data.tokens import pretokenize
-from rar_nb.pretrained.presets import load_run_config, save_run_config
-from rar_nb.runs.run_folders import curve, open_run, read_identity, read_metrics, save_tokens
+from rar_nb.pretrained.presets import load_run_config, read_identity, save_run_config
+from rar_nb.runs.run_folders import curve, open_run, read_metrics, save_tokens
 from rar_nb.runs.safekeeping import newest_checkpoint
 from tests.kernels import execute
 

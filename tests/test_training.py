@@ -19,14 +19,18 @@ from safetensors.torch import load_file
 import rar_nb.runs.training as training
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.checkpoints import load_weights
-from rar_nb.pretrained.presets import get_preset, load_run_config, override
+from rar_nb.pretrained.presets import (
+    get_preset,
+    load_run_config,
+    override,
+    read_identity,
+)
 from rar_nb.runs.devices import make_accelerator
 from rar_nb.runs.launch import follow, launch_command
 from rar_nb.runs.run_folders import (
     curve,
     keep_identity,
     open_tokens,
-    read_identity,
     read_metrics,
     resolve_tokens,
 )

@@ -7,7 +7,6 @@ __all__ = ['REMEDIES', 'check_fit', 'source_classes', 'shared_classes', 'copy_we
            'describe_start']
 
 # %% ../../nbs/33_fine_tuning.ipynb #fine0002
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,13 @@ from pathlib import Path
 import torch
 
 from .checkpoints import find_weights, read_weights
-from .presets import MODELS, config_beside, model_of, sizes_of
+from rar_nb.pretrained.presets import (
+    MODELS,
+    config_beside,
+    model_of,
+    read_identity,
+    sizes_of,
+)
 from ..support import InvalidValue, checked, require
 from ..transformer import RAR, ModelConfig
 
@@ -49,12 +54,9 @@ def source_classes(path: Path) -> list[str] | None:
     if config is None:
         return None
     try:
-        identity = json.loads((config.parent / 'identity.json').read_text(encoding='utf-8'))
-        names = identity['classes']
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # a run of an earlier version, or only part of its folder
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return names if is_list else None
+        return read_identity(config.parent).get('classes')
+    except InvalidValue:
+        return None  # the weights can be used without it
 
 
 def shared_classes(

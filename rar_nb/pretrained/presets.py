@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MODELS', 'SAMPLING', 'TRACKERS', 'PARTS', 'PRESETS', 'LATER', 'DeviceConfig', 'RunConfig', 'chosen_values',
            'override', 'get_preset', 'balance', 'steps_an_epoch', 'resolve', 'published', 'small', 'save_run_config',
-           'RunFile', 'load_run_config', 'config_beside', 'model_of', 'sizes_of', 'check_sizes']
+           'RunFile', 'load_run_config', 'Identity', 'read_identity', 'config_beside', 'model_of', 'sizes_of',
+           'check_sizes']
 
 # %% ../../nbs/32_presets.ipynb #9375ae83
 import os
@@ -315,6 +316,27 @@ def load_run_config(
         return RunConfig(**values, **parts)
     except InvalidValue as error:
         raise InvalidValue(f"{path} can't be used: {error}") from error
+
+# %% ../../nbs/32_presets.ipynb #identity1
+class Identity(TypedDict, total=False):
+    "What a run began with: it is compared whenever the run is resumed."
+
+    classes: list[str]  # their names, in the order of the labels
+    images: str  # hash of the training images' names and classes
+    validation_images: str  # likewise
+    tokens: str  # hash of the training tokens
+    validation_tokens: str  # likewise
+    tokenizer: str  # hash of the weights that made the tokens
+    files: dict[str, str]  # SHA-256 of the run's finished files by name
+
+
+@checked
+def read_identity(folder: Path | str) -> Identity:
+    "The identity of the run in `folder`, empty if there is none; `InvalidValue` if damaged."
+    path = Path(folder) / 'identity.json'
+    if not path.exists():
+        return Identity()
+    return read_json(path, Identity, "copy it again from where the run was made")
 
 # %% ../../nbs/32_presets.ipynb #7f392d53
 def config_beside(source: Path) -> Path | None:

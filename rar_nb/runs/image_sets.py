@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REQUEST', 'LOCKS', 'set_request', 'Request', 'read_request', 'labels_of', 'image_name', 'check_folder',
            'write_images', 'generate', 'sample_missing', 'stop_if_asked', 'check_chosen', 'remove_set', 'check_run',
-           'open_model', 'Named', 'class_names', 'class_ids', 'class_id', 'main', 'launch', 'write_npy', 'read_pixels',
+           'open_model', 'class_names', 'class_ids', 'class_id', 'main', 'launch', 'write_npy', 'read_pixels',
            'pack_npz']
 
 # %% ../../nbs/46_image_sets.ipynb #002db34b
@@ -30,7 +30,13 @@ from typing_extensions import TypedDict
 from ..data.images import find_images, load_rgb, printable
 from ..data.tokens import content_hash
 from ..pretrained.checkpoints import load_weights
-from ..pretrained.presets import RunConfig, balance, get_preset, override
+from rar_nb.pretrained.presets import (
+    RunConfig,
+    balance,
+    get_preset,
+    override,
+    read_identity,
+)
 from ..pretrained.vq_models import PUBLISHED
 from .devices import end_with_parent
 from .launch import launch_command, run_child
@@ -268,20 +274,11 @@ def open_model(
     return run, opened, RAR.from_pretrained(*filter(None, [model]), preset=preset)
 
 # %% ../../nbs/46_image_sets.ipynb #clsname2
-class Named(TypedDict, total=False):
-    "The part of a run's identity that is read here."
-
-    classes: list[str]
-
-
 def class_names(
     run_dir: Path | str | None,  # of a run
 ) -> list[str] | None:  # in the order of the labels; None: not known
     "Names of the classes that a run was trained on."
-    if run_dir is None or not (Path(run_dir) / 'identity.json').exists():
-        return None
-    remedy = "copy it again from where the run was made"
-    return read_json(Path(run_dir) / 'identity.json', Named, remedy).get('classes')
+    return None if run_dir is None else read_identity(run_dir).get('classes')
 
 
 def class_ids(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGNALS', 'CHECKPOINT_NAME', 'owner_file', 'describe_owner', 'hold', 'remove_unfinished', 'StopRequest', 'Checkpoint',
-           'step_of', 'Marker', 'marker_hash', 'read_marker', 'markers', 'newest_checkpoint', 'check_finite',
-           'write_checkpoint', 'remove_checkpoints']
+           'step_of', 'Marker', 'marker_hash', 'read_marker', 'markers', 'last_step', 'newest_checkpoint',
+           'check_finite', 'write_checkpoint', 'remove_checkpoints']
 
 # %% ../../nbs/41_safekeeping.ipynb #safe0002
 import hashlib
@@ -182,6 +182,11 @@ def markers(folder: Path | str) -> list[Path]:
     "The markers in a folder of checkpoints, the newest first."
     found = [path for path in Path(folder).glob('step_*.json') if step_of(path) >= 0]
     return sorted(found, key=step_of, reverse=True)
+
+
+def last_step(folder: Path | str) -> int:
+    "The step of the newest marker, 0 if there is none; nothing is read, so it may be damaged."
+    return max(map(step_of, markers(folder)), default=0)
 
 
 def newest_checkpoint(folder: Path | str) -> Checkpoint | None:

@@ -35,7 +35,6 @@ from tqdm import tqdm
 
 from ..data.tokens import TokenData
 from ..orders import raster_order, sample_orders
-from ..pretrained.checkpoints import load_weights
 from ..pretrained.fine_tuning import start_from
 from rar_nb.pretrained.presets import (
     RunConfig,
@@ -43,6 +42,7 @@ from rar_nb.pretrained.presets import (
     get_preset,
     load_run_config,
     override,
+    read_identity,
     save_run_config,
 )
 from rar_nb.runs.devices import (
@@ -59,17 +59,16 @@ from rar_nb.runs.devices import (
 from rar_nb.runs.run_folders import (
     TOKENIZER_FILE,
     Metrics,
-    check_seal,
     check_tokens,
     check_trackers,
     flat_config,
     go_on,
     has_run,
     load_checkpoint,
+    load_latest,
     new_run_folder,
     open_tokenizer,
     open_tokens,
-    read_identity,
     read_metrics,
     require_same_run,
     resolve_tokens,
@@ -83,11 +82,11 @@ from rar_nb.runs.safekeeping import (
     Checkpoint,
     StopRequest,
     hold,
+    last_step,
     markers,
     newest_checkpoint,
     remove_checkpoints,
     remove_unfinished,
-    step_of,
     write_checkpoint,
 )
 from ..sampler import sample_images
@@ -97,6 +96,7 @@ from rar_nb.support import (
     Stopped,
     check_data,
     check_image_data,
+    check_loss,
     checked,
     choose_precision,
     program,
@@ -413,7 +413,7 @@ def how_to_go_on(
     why: str | None,  # name of a signal; None: the time is up
 ) -> str:
     "What `Stopped` says about a run that ended early."
-    saved = max(map(step_of, markers(folder)), default=0)
+    saved = last_step(folder)
     where = f"everything is saved in {folder}"
     if saved < done:
         where = (f"the checkpoint of step {saved:,} is the last one, as the gradients after it "
@@ -424,9 +424,8 @@ def how_to_go_on(
 
 def finished_run(model: RAR, folder: Path) -> Metrics:
     "Load the weights of a run that is finished already; its metrics."
-    path, metrics = folder / 'model.safetensors', Metrics()
-    check_seal(path)
-    load_weights(model, path).eval()
+    load_latest(model, folder)
+    metrics = Metrics()
     metrics.rows = read_metrics(folder / 'metrics.jsonl')
     return metrics
 
@@ -599,8 +598,7 @@ def train_tokenizer_in(
                 losses = load_tokenizer_state(newest, tokenizer, optimizer, schedule)
                 bar.update(len(losses))
             losses.append(vq_step(tokenizer, optimizer, schedule, images, autocast))
-            require(math.isfinite(losses[-1]), 'reconstruction error', losses[-1],
-                    f"finite, but at step {step} it is not: lower vq_learning_rate")
+            check_loss(losses[-1], step, "lower vq_learning_rate")
             bar.update()
             bar.set_postfix(mse=f'{sum(losses[-50:]) / len(losses[-50:]):.4f}', refresh=False)
             if stop.signal or time.monotonic() > saved + every:
@@ -722,8 +720,8 @@ def train_in(
     on_eval = None if shards else picture_maker(run, folder)
     train_run(run, model, data, validation, folder, on_eval, resume, max_minutes, cpu=cpu)
     if not (folder / 'model.safetensors').exists():
-        done = max(map(step_of, markers(folder / 'checkpoints')), default=0)
-        raise Stopped(how_to_go_on(folder / 'checkpoints', done, run.train.total_steps, None))
+        place = folder / 'checkpoints'
+        raise Stopped(how_to_go_on(place, last_step(place), run.train.total_steps, None))
 
 
 def work(
@@ -747,7 +745,8 @@ def work(
             stack.enter_context(hold(folder))
         if state.is_main_process:
             begin_run(folder, saved, tokens)
-            tidy_up(folder, run.devices.keep_every)
+            if finished:  # or else `train_run` does it
+                tidy_up(folder, run.devices.keep_every)
             verify_tokens(folder, data, validation)
         state.wait_for_everyone()
         if finished:
