@@ -6,7 +6,7 @@
 __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed', 'Workers', 'Processes', 'Samples', 'ValueRange',
            'UInt8Tensor', 'Images', 'UInt8Images', 'FloatTensor', 'FloatImages', 'Int64Tensor', 'Labels', 'Orders',
            'Permutations', 'Length', 'GridSize', 'Utilisation', 'Count', 'TRY_AGAIN', 'UNFINISHED', 'REMEDIES',
-           'InvalidValue', 'Shown', 'show_tensor', 'require', 'require_int', 'require_key', 'require_number',
+           'OneLine', 'InvalidValue', 'Shown', 'show_tensor', 'require', 'require_int', 'require_key', 'require_number',
            'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first', 'config', 'only', 'readable',
            'numbers_within', 'is_permuted', 'is_kind', 'as_checked', 'checked', 'refuse_argument', 'plain',
            'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing', 'usable_path', 'make_folder',
@@ -48,11 +48,15 @@ Configuration = TypeVar('Configuration')
 Function = TypeVar('Function', bound=Callable)
 
 # %% ../nbs/09_support.ipynb #35318d1e
-class InvalidValue(ValueError):
-    "Input that is not allowed. IPython shows it as one line instead of a long traceback."
+class OneLine(Exception):
+    "An exception that IPython shows as one line instead of a long traceback."
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+class InvalidValue(OneLine, ValueError):
+    "Input that is not allowed."
 
 
 class Shown(reprlib.Repr):
@@ -392,11 +396,8 @@ def check_parameters(
         notebook[name] = as_declared(name, notebook[name], optional)
 
 # %% ../nbs/09_support.ipynb #b91d6a24
-class Stopped(Exception):
-    "Work that ended early, with everything saved. IPython shows it as one line."
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {self}"]
+class Stopped(OneLine):
+    "Work that ended early, with everything saved."
 
 
 TRY_AGAIN = 75  # exit status of a program that was stopped and can be resumed

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Module', 'MAX_NAMES', 'MAX_CONTENTS', 'CHECKS', 'WRAPPERS', 'HUB_ADVICE', 'save_weights', 'file_kind',
            'check_contents', 'check_safetensors', 'check_pickle', 'check_torch', 'check_old_torch', 'open_weights',
-           'named_values', 'describe', 'read_weights', 'prefixes', 'under', 'shapes_of', 'choose_weights',
-           'check_tensor', 'check_weights', 'load_weights', 'in_folder', 'find_weights', 'load_pretrained']
+           'named_values', 'describe', 'read_weights', 'prefixes', 'with_prefix', 'under', 'shapes_of',
+           'choose_weights', 'check_tensor', 'check_weights', 'load_weights', 'in_folder', 'find_weights',
+           'load_pretrained']
 
 # %% ../../nbs/30_checkpoints.ipynb #80a20bb4
 import json
@@ -200,15 +201,20 @@ def prefixes(name: str, expected: dict[str, torch.Tensor]) -> Iterator[str]:
             yield ''.join(f'{part}.' for part in parts[:k])
 
 
+def with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    "The tensors whose names start with `prefix`, without it."
+    return {name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def under(
     prefix: str,
     found: dict[str, torch.Tensor],
     ignore: Callable[[str], bool],  # whether a name doesn't count
 ) -> dict[str, torch.Tensor]:
     "The tensors whose names start with `prefix`, without it."
-    names = (name for name in found if name.startswith(prefix))
-    return {name.removeprefix(prefix): found[name] for name in names
-            if not ignore(name.removeprefix(prefix))}
+    return {name: tensor for name, tensor in with_prefix(found, prefix).items()
+            if not ignore(name)}
 
 
 def shapes_of(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RUNS', 'TOKENIZER_FILE', 'FULL', 'SET_FILES', 'IMAGE_SETS', 'RUN_FOLDERS', 'RUN_FILES', 'MAY_CHANGE', 'Metrics',
            'parse_row', 'read_metrics', 'curve', 'flat_config', 'check_trackers', 'save_model', 'optimizer_moments',
-           'save_checkpoint', 'with_prefix', 'load_moments', 'load_checkpoint', 'is_evaluation', 'run_files',
-           'remove_files', 'lies_in', 'new_run_folder', 'remove_run', 'difference', 'keep_identity', 'seal',
-           'check_seal', 'save_tokenizer', 'changed_fields', 'require_same_run', 'has_run', 'go_on', 'open_tokenizer',
-           'open_run', 'load_latest', 'open_tokens', 'save_tokens', 'check_tokens', 'verify_tokens', 'resolve_tokens',
+           'save_checkpoint', 'load_moments', 'load_checkpoint', 'is_evaluation', 'run_files', 'remove_files',
+           'lies_in', 'new_run_folder', 'remove_run', 'difference', 'keep_identity', 'seal', 'check_seal',
+           'save_tokenizer', 'changed_fields', 'require_same_run', 'has_run', 'go_on', 'open_tokenizer', 'open_run',
+           'load_latest', 'open_tokens', 'save_tokens', 'check_tokens', 'verify_tokens', 'resolve_tokens',
            'keep_request']
 
 # %% ../../nbs/42_run_folders.ipynb #5b0a3166
@@ -34,7 +34,12 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from ..data.tokens import TOKEN_FILES, TOKEN_INDEX, TokenData, content_hash, sha256
-from ..pretrained.checkpoints import load_pretrained, load_weights, save_weights
+from rar_nb.pretrained.checkpoints import (
+    load_pretrained,
+    load_weights,
+    save_weights,
+    with_prefix,
+)
 from rar_nb.pretrained.presets import (
     RunConfig,
     load_run_config,
@@ -209,12 +214,6 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
 
 # %% ../../nbs/42_run_folders.ipynb #6a9b13b0
-def with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    "The tensors whose names start with `prefix`, without it."
-    return {name.removeprefix(prefix): tensor
-            for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def load_moments(model: RAR, optimizer, moments: dict[str, torch.Tensor]):
     "Fill AdamW's state with tensors named '<kind>.<parameter>'."
     state = {}

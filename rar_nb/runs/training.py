@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from ..data.tokens import TokenData
 from ..orders import raster_order, sample_orders
+from ..pretrained.checkpoints import with_prefix
 from ..pretrained.fine_tuning import start_from
 from rar_nb.pretrained.presets import (
     RunConfig,
@@ -76,7 +77,6 @@ from rar_nb.runs.run_folders import (
     save_model,
     seal,
     verify_tokens,
-    with_prefix,
 )
 from rar_nb.runs.safekeeping import (
     Checkpoint,

@@ -515,22 +515,15 @@ def core() -> Iterator[Door]:
     )
     # Orders
     x = floats(3, L)
-    yield Door(
-        "orders.permute",
-        given(x=x, orders=orders()),
-        dict(
-            x=Tensor(skip=("int", "nan-inside", "inf-inside", "complex", "more-axes")),
-            orders=ORDERS,
-        ),
-    )
-    yield Door(
-        "orders.unpermute",
-        given(x=x, orders=orders()),
-        dict(
-            x=Tensor(skip=("int", "nan-inside", "inf-inside", "complex", "more-axes")),
-            orders=ORDERS,
-        ),
-    )
+    for name in ("permute", "unpermute"):
+        yield Door(
+            f"orders.{name}",
+            given(x=x, orders=orders()),
+            dict(
+                x=Tensor(skip=("int", "nan-inside", "inf-inside", "complex", "more-axes")),
+                orders=ORDERS,
+            ),
+        )
     yield Door(
         "orders.inverse",
         given(orders=orders()),
