@@ -19,6 +19,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import numpy as np
+import torch
 
 OUTCOMES = {
     "ours": "one of our errors, in one line",
@@ -198,6 +199,7 @@ def run_cases(
         if child == 0:
             try:
                 os.close(reading)
+                torch.set_num_threads(1)  # a fork has none of its parent's, and would wait for them
                 go_offline()
                 work(todo, seed, root, limit, writing)
             finally:
