@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['GUIDANCE_SCHEDULES', 'guide', 'pow_cosine', 'linear_guidance', 'constant_guidance', 'guidance_weight', 'SampleConfig',
-           'sample_from', 'image_noise', 'LayerCache', 'KVCache', 'SamplingState', 'sample_tokens', 'sample_batch',
-           'sample_images', 'balanced_classes']
+           'guided_logits', 'choose', 'sample_from', 'image_noise', 'GrowingCache', 'guidance_weights', 'sequences',
+           'SamplingState', 'textbook_tokens', 'fast_state', 'sample_tokens', 'sample_batch', 'sample_images',
+           'balanced_classes']
 
 # %% ../nbs/06_sampler.ipynb #83600f59
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,19 +20,20 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
+from .fast_sampling import DEFAULT_PLAN, FastState, Plan, forget, kept_state
 from .orders import permute, raster_order, unpermute
 from .support import (
     Length, Samples, check_classes, check_codebook, check_distribution, check_finite_logits,
     check_known, check_noise, check_orders, check_pixels, checked, choose_precision, config,
     float32_products, require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
-from .transformer import RAR, ModelConfig
+from .transformer import RAR, Conditioning
 
 # %% ../nbs/06_sampler.ipynb #6f09002f
 def guide(
     conditional: torch.Tensor,  # c, logits with the class
     unconditional: torch.Tensor,  # u, logits with the null class, of the same shape
-    weight: float,  # w; 1 changes nothing
+    weight: float | torch.Tensor,  # w; 1 changes nothing
 ) -> torch.Tensor:
     "Logits moved away from the unconditional ones: u + w·(c − u) (Ho and Salimans, 2022)."
     return unconditional + weight * (conditional - unconditional)
@@ -87,19 +90,35 @@ class SampleConfig:
     def __post_init__(self):
         require_key('guidance_schedule', self.guidance_schedule, GUIDANCE_SCHEDULES)
 
+# %% ../nbs/06_sampler.ipynb #guidlog1
+def guided_logits(
+    logits: torch.Tensor,  # [2·B, V]: with the class, then without; [B, V] without guidance
+    weight: float | torch.Tensor,  # w
+    sample: SampleConfig,
+) -> torch.Tensor:  # float32 [B, V]
+    "The logits that are sampled from: guided, and divided by the temperature."
+    logits = logits.float()
+    if sample.guidance_scale != 0:
+        conditional, unconditional = logits.chunk(2)
+        logits = guide(conditional, unconditional, weight)
+    return logits / sample.temperature
+
 # %% ../nbs/06_sampler.ipynb #09b1290d
+def choose(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    "`sample_from` without a check, which would make a GPU wait."
+    cumulated = logits.float().softmax(-1).cumsum(-1)
+    ids = torch.searchsorted(cumulated, noise[:, None] * cumulated[:, -1:], right=True)
+    return ids.squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
 @checked
 def sample_from(
     logits: torch.Tensor,  # [B, V]
     noise: torch.Tensor,  # [B], uniform in [0, 1)
-    check: bool = True,  # refuse NaN and infinity now, for which a GPU has to be waited for
 ) -> torch.Tensor:  # int64 [B], from 0 to V - 1
     "A sample from softmax(logits): the id whose interval of cumulated probability has `noise`."
-    cumulated = logits.float().softmax(-1).cumsum(-1)
-    if check:
-        check_distribution(cumulated, noise)
-    ids = torch.searchsorted(cumulated, noise[:, None] * cumulated[:, -1:], right=True)
-    return ids.squeeze(1).clamp(max=logits.shape[-1] - 1)
+    check_distribution(logits.float().softmax(-1).cumsum(-1), noise)
+    return choose(logits, noise)
 
 # %% ../nbs/06_sampler.ipynb #0bc09742
 @checked
@@ -116,52 +135,38 @@ def image_noise(
     return torch.from_numpy(np.stack(rows))
 
 # %% ../nbs/06_sampler.ipynb #cadada09
-class LayerCache:
-    "Keys and values of one block, in memory of known final size."
+class GrowingCache:
+    "Keys and values of one block so far, [B, heads, length, head_dim]."
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor):  # [B, heads, L + 2, head_dim]
-        self.keys, self.values = keys, values
-        self.length = 0  # sequence positions that are filled
+    keys = values = None
 
-    def extend(
-        self,
-        k: torch.Tensor,  # [B, heads, n, head_dim]
-        v: torch.Tensor,  # [B, heads, n, head_dim]
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # all of them so far, [B, heads, length, head_dim]
-        "Append keys and values. Raises `InvalidValue` if the sequence is longer than the memory."
-        n, capacity = k.shape[2], self.keys.shape[2]
-        require(n == 1 or self.length == 0, 'entries for a filled cache', n, "1, one at a time")
-        end = self.length + n
-        require(end <= capacity, 'length of the sequence', end, f"at most {capacity}")
-        self.keys[:, :, self.length:end] = k
-        self.values[:, :, self.length:end] = v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    def extend(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        "Append n of each, [B, heads, n, head_dim], and return all of them."
+        if self.keys is not None:
+            k, v = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
+        self.keys, self.values = k, v
+        return k, v
 
-# %% ../nbs/06_sampler.ipynb #c08b0be8
-class KVCache:
-    "Keys and values of all blocks; `cache[layer]` is one block's."
+# %% ../nbs/06_sampler.ipynb #seqs0001
+def guidance_weights(num_tokens: int, sample: SampleConfig) -> list[float]:
+    "The weight of guidance at each of the L steps."
+    return [guidance_weight(k, num_tokens, sample.guidance_scale, sample.guidance_power,
+                            sample.guidance_schedule) for k in range(num_tokens)]
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch_size: int,  # B, both guidance branches counted
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ):
-        head_dim = config.hidden_size // config.num_heads
-        shape = (config.num_layers, batch_size, config.num_heads, config.num_tokens + 2, head_dim)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.layers = [LayerCache(k, v) for k, v in zip(self.keys, self.values)]
 
-    def __getitem__(self, layer: int) -> LayerCache:
-        return self.layers[layer]
-
-    @property
-    def length(self) -> int:
-        "Sequence positions that are filled in every block."
-        return self.layers[-1].length
+def sequences(
+    model: RAR, classes, sample: SampleConfig, orders,  # as for `sample_tokens`
+) -> tuple[torch.Tensor, torch.Tensor]:  # R conditions; orders [1, L] or [R, L]
+    "What the model reads: with guidance each image twice, first with its class, then without."
+    config, device = model.config, model.lm_head.weight.device
+    condition = config.condition_id(check_classes(classes, config.num_classes))
+    orders = raster_order(config.num_tokens) if orders is None else orders
+    check_orders(orders, len(condition), config.num_tokens)
+    if sample.guidance_scale != 0:
+        condition = torch.cat([condition, torch.full_like(condition, config.null_id)])
+        if len(orders) > 1:
+            orders = orders.repeat(2, 1)
+    return condition.to(device), orders.to(device)
 
 # %% ../nbs/06_sampler.ipynb #fcf5b7a5
 class SamplingState:
@@ -175,70 +180,73 @@ class SamplingState:
         sample: SampleConfig,
         orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
     ):
-        config, device = model.config, model.lm_head.weight.device
-        classes = check_classes(classes, config.num_classes, device)
-        self.finite = torch.ones((), dtype=torch.bool, device=device)  # all logits so far
-        self.model, self.sample, self.batch_size = model, sample, len(classes)
-        self.guided = sample.guidance_scale != 0
-        self.precision = choose_precision(sample.sample_precision, device)
-        orders = raster_order(config.num_tokens) if orders is None else orders
-        self.orders = check_orders(orders, len(classes), config.num_tokens).to(device)
-        condition = config.condition_id(classes)
-        if self.guided:  # both branches in one batch: first with the class, then without
-            condition = torch.cat([condition, torch.full_like(condition, config.null_id)])
-            if len(self.orders) > 1:
-                self.orders = self.orders.repeat(2, 1)
+        self.model, self.sample, self.guided = model, sample, sample.guidance_scale != 0
+        self.precision = choose_precision(sample.sample_precision, model.lm_head.weight.device)
+        self.condition, self.orders = sequences(model, classes, sample, orders)
         self.positions = model.positions(self.orders)
-        self.conditioning = model.conditions(condition)
-        self.entry = model.start(condition)
-        dtype = torch.bfloat16 if self.precision == 'bf16' else model.lm_head.weight.dtype
-        self.cache = KVCache(config, len(condition), device, dtype)
-
-    @property
-    def step(self) -> int:
-        "The step, from 0, that `next_logits` computes next."
-        return max(0, self.cache.length - 1)
-
-    @property
-    def weight(self) -> float:
-        "The weight of guidance at that step."
-        sample, num_tokens = self.sample, self.model.config.num_tokens
-        return guidance_weight(self.step, num_tokens, sample.guidance_scale,
-                               sample.guidance_power, sample.guidance_schedule)
-
-    def check(self):
-        "Raise `InvalidValue` if logits so far were NaN or infinite; waits for the device."
-        check_finite_logits(self.finite, self.model, self.sample)
-
-    def autocast(self, enabled: bool = True) -> torch.autocast:
-        "bf16 inside the block, if that is the precision."
-        device = self.conditioning.vectors.device
-        return torch.autocast(device.type, torch.bfloat16, enabled and self.precision == 'bf16')
+        self.weights = guidance_weights(model.config.num_tokens, sample)
+        self.entry = model.start(self.condition)  # what is read next
+        self.caches = [GrowingCache() for _ in model.blocks]
+        self.length = 0  # entries that were read
 
     def next_logits(
         self,
         tokens: torch.Tensor | None = None,  # int64 [B], sampled last; None at the start
     ) -> torch.Tensor:  # float32 [B, V], guided and divided by the temperature
         "Read the last tokens and predict the next ones."
-        weight, head = self.weight, self.model.lm_head
+        model, head = self.model, self.model.lm_head
         if tokens is not None:
-            tokens = tokens.repeat(2) if self.guided else tokens
-            self.entry = self.model.embeddings(tokens)[:, None]
-        here = slice(self.cache.length, self.cache.length + self.entry.shape[1])
-        x, c = self.entry + self.positions[:, here], self.conditioning.at(here)
+            self.entry = model.embeddings(tokens.repeat(2) if self.guided else tokens)[:, None]
+        here = slice(self.length, self.length + self.entry.shape[1])
+        c = model.embeddings(self.condition)[:, None] + model.timesteps_embeddings[:, here]
+        bf16 = self.precision == 'bf16'
         with float32_products(tf32=self.precision != 'no'):
-            with self.autocast():
-                x = self.model.features(x, c, self.cache)
-            with self.autocast(False):  # guidance would multiply a rounding error of the logits
-                logits = head(x.to(head.weight.dtype))[:, -1].float()
-        if self.guided:
-            conditional, unconditional = logits.chunk(2)
-            logits = guide(conditional, unconditional, weight)
-        logits = logits / self.sample.temperature
-        self.finite &= logits.isfinite().all()
-        return logits
+            with torch.autocast(c.device.type, torch.bfloat16, bf16):
+                x = self.entry + self.positions[:, here]
+                x = model.features(x, Conditioning(c), self.caches)
+            logits = head(x.to(head.weight.dtype))[:, -1]
+        self.length = here.stop
+        return guided_logits(logits, self.weights[self.length - 2], self.sample)
 
 # %% ../nbs/06_sampler.ipynb #b7d6cfc6
+@checked
+@torch.no_grad()
+def textbook_tokens(
+    model: RAR,  # in eval mode
+    classes,  # int64 [B] or a list, from 0 to C - 1
+    sample: SampleConfig,
+    noise: torch.Tensor,  # [B, L] in [0, 1), from `image_noise`
+    orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
+) -> torch.Tensor:  # int64 [B, L], in raster order
+    "Sample the tokens of a batch of images (supplement, Table 1), without any haste."
+    state, tokens, sampled = SamplingState(model, classes, sample, orders), None, []
+    check_noise(noise, (len(classes), model.config.num_tokens))
+    for noise_of_step in noise.to(state.orders.device).unbind(1):
+        tokens = sample_from(state.next_logits(tokens), noise_of_step)
+        sampled.append(tokens)
+    return unpermute(torch.stack(sampled, 1), state.orders[:len(classes)])
+
+# %% ../nbs/06_sampler.ipynb #fastst01
+@torch.no_grad()
+def fast_state(
+    model: RAR, classes, sample: SampleConfig,  # this and what follows as for `sample_tokens`
+    noise=None, orders=None, known=None,  # noise: not needed for `next_logits`
+    plan: Plan = DEFAULT_PLAN,
+) -> FastState:
+    "A batch at its start. What is prepared for it is kept for the next of the same size."
+    condition, orders = sequences(model, classes, sample, orders)
+    shape = batch_size, num_tokens = len(classes), model.config.num_tokens
+    noise = torch.zeros(shape) if noise is None else noise
+    check_noise(noise, shape)
+    known = check_known(known, model.config.codebook_size, shape).to(orders.device)
+    precision = choose_precision(sample.sample_precision, orders.device)
+    choosing = guidance_weights(num_tokens, sample), partial(guided_logits, sample=sample), choose
+    state = kept_state(model, batch_size, len(condition), precision, len(orders) == 1, choosing,
+                       sample, plan)
+    state.start(condition.tolist(), orders, noise, permute(known, orders[:batch_size]))
+    return state
+
+# %% ../nbs/06_sampler.ipynb #fasttk01
 @checked
 @torch.no_grad()
 def sample_tokens(
@@ -248,24 +256,22 @@ def sample_tokens(
     noise: torch.Tensor,  # [B, L] in [0, 1), from `image_noise`
     orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
     known: torch.Tensor | None = None,  # int64 [B, L], raster order; -1: to be sampled
+    on_step: Callable[[int, int], None] | None = None,  # called with (tokens sampled, L)
+    plan: Plan = DEFAULT_PLAN,  # the means that may be used
 ) -> torch.Tensor:  # int64 [B, L], in raster order
     """Sample the tokens of a batch of images; `known` tokens are kept and only read.
 
     Raises `InvalidValue` for what doesn't fit the model, and for NaN or infinite logits."""
-    config, classes = model.config, check_classes(classes, model.config.num_classes)
-    check_noise(noise, (len(classes), config.num_tokens))
-    known = check_known(known, config.codebook_size, noise.shape)
-    state = SamplingState(model, classes, sample, orders)
-    orders = state.orders[:len(classes)]
-    noise, known = noise.to(orders.device), permute(known.to(orders.device), orders)
-    tokens, sampled = None, []
-    with state.autocast():  # around all steps, so that torch rounds the weights only once
-        for k in range(config.num_tokens):
-            tokens = sample_from(state.next_logits(tokens), noise[:, k], check=False)
-            tokens = torch.where(known[:, k] < 0, tokens, known[:, k])
-            sampled.append(tokens)
-    state.check()  # once, as each look at the device would make it wait
-    return unpermute(torch.stack(sampled, 1), orders)
+    num_tokens = model.config.num_tokens
+    orders = raster_order(num_tokens) if orders is None else orders
+    state = fast_state(model, classes, sample, noise, orders, known, plan)
+    with state.products():
+        for k in range(num_tokens):
+            state.next_token()
+            if on_step is not None:
+                on_step(k + 1, num_tokens)
+    check_finite_logits(state.finite, model, sample)
+    return unpermute(state.tokens, orders.to(state.tokens.device))
 
 # %% ../nbs/06_sampler.ipynb #af8c727a
 @checked
@@ -276,13 +282,14 @@ def sample_batch(
     numbers,  # int64 [B] or a list, which images of the set
     sample: SampleConfig,
     seed: int,  # of the set
+    on_step: Callable[[int, int], None] | None = None,  # as of `sample_tokens`
 ) -> torch.Tensor:  # uint8 [B, channels, H, W]
     "Sample some images of a set; image i follows from (seed, i) and its class."
     check_codebook(model.config, tokenizer)
     classes = check_classes(classes, model.config.num_classes)
     numbers = check_classes(numbers, len(classes), name='numbers')
     noise = image_noise(seed, numbers, model.config.num_tokens)
-    tokens = sample_tokens(model, classes[numbers], sample, noise)
+    tokens = sample_tokens(model, classes[numbers], sample, noise, on_step=on_step)
     with float32_products(choose_precision(sample.sample_precision, tokenizer.device) != 'no'):
         images = tokenizer.decode(tokens.to(tokenizer.device))
     check_pixels(images)
@@ -306,6 +313,7 @@ def sample_images(
     try:
         images = [sample_batch(model, tokenizer, classes, numbers, sample, seed) for numbers in bar]
     finally:
+        forget(model)
         model.train(was_training)
     return torch.cat(images)
 
@@ -315,9 +323,7 @@ def balanced_classes(
     num_samples: Annotated[int, Field(gt=0, le=10**9)],  # N, a multiple of C
     num_classes: PositiveInt,  # C
 ) -> torch.Tensor:  # int64 [N]
-    """Labels of a class-balanced set of images: N/C times class 0, then class 1, and so on.
-
-    Raises `InvalidValue` unless N is a positive multiple of C."""
+    "Labels of a class-balanced set: N/C times class 0, then class 1, and so on."
     require(num_samples % num_classes == 0, 'num_samples', num_samples,
             f"a multiple of the number of classes, {num_classes}")
     return torch.arange(num_classes).repeat_interleave(num_samples // num_classes)

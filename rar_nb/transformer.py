@@ -134,10 +134,6 @@ class Conditioning(NamedTuple):
     vectors: torch.Tensor  # [N, n, D]
     rows: torch.Tensor | None = None  # int64 [B], each image's row of `vectors`; None: its own
 
-    def at(self, positions: slice) -> 'Conditioning':
-        "The vectors of some sequence positions."
-        return Conditioning(self.vectors[:, positions], self.rows)
-
     def modulation(
         self,
         adaLN: nn.Module,  # maps [..., D] to [..., parts·D]

@@ -9,7 +9,7 @@ import torch
 
 from rar_nb.orders import permute, raster_order
 from rar_nb.pretrained.presets import MODELS
-from rar_nb.sampler import SampleConfig, SamplingState, guidance_weight
+from rar_nb.sampler import SampleConfig, SamplingState, fast_state, guidance_weight
 from rar_nb.transformer import RAR, ModelConfig, rar_loss
 from tests.golden.fill import fill
 
@@ -55,11 +55,12 @@ def test_training_logits_and_loss(model, golden):
     assert rar_loss(logits, tokens, orders).item() == pytest.approx(golden["loss"], abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", [SamplingState, fast_state])
 @torch.no_grad()
-def test_guided_logits(model, golden):
+def test_guided_logits(model, golden, kind):
     c, tokens, classes = golden["config"], golden["tokens"], golden["classes"]
     sample = SampleConfig(c["guidance_scale"], c["guidance_scale_pow"], c["temperature"])
-    state = SamplingState(model, classes, sample)
+    state = kind(model, classes, sample)
     logits = [state.next_logits(tokens[:, k - 1] if k else None) for k in range(tokens.shape[1])]
     torch.testing.assert_close(torch.stack(logits, 1), golden["guided_logits"], atol=1e-4, rtol=0)
 

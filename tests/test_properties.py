@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as npst
 
 from rar_nb.data.tokens import TokenData, convert_jsonl
 from rar_nb.orders import permute
-from rar_nb.sampler import SampleConfig, SamplingState, guidance_weight
+from rar_nb.sampler import SampleConfig, SamplingState, fast_state, guidance_weight
 from rar_nb.trainer import batch_indices
 from rar_nb.transformer import RAR, ModelConfig
 
@@ -62,9 +62,10 @@ def tokens_of(seed, batch):
     guidance=st.sampled_from([0.0, 1.0, 7.5]),
     power=st.floats(0.5, 3),
     temperature=st.floats(0.5, 2),
+    kind=st.sampled_from([SamplingState, fast_state]),
 )
 def test_stepwise_logits_are_those_of_the_whole_sequence(
-    seed, batch, shared, guidance, power, temperature
+    seed, batch, shared, guidance, power, temperature, kind
 ):
     orders, tokens, classes = (
         orders_of(seed, 1 if shared else batch),
@@ -74,7 +75,7 @@ def test_stepwise_logits_are_those_of_the_whole_sequence(
     sample, drawn = SampleConfig(guidance, power, temperature), permute(tokens, orders)
     for model in (MODEL, MODEL64):
         with torch.no_grad():
-            state = SamplingState(model, classes, sample, orders)
+            state = kind(model, classes, sample, orders=orders)
             stepwise = torch.stack(
                 [state.next_logits(drawn[:, k - 1] if k else None) for k in range(L)], 1
             ).double()

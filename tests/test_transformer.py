@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rar_nb.orders import permute, sample_orders, unpermute
 from rar_nb.pretrained.presets import PRESETS
-from rar_nb.sampler import KVCache
+from rar_nb.sampler import GrowingCache
 from rar_nb.support import InvalidValue
 from rar_nb.transformer import (
     MLP,
@@ -205,16 +205,17 @@ def test_an_order_acts_through_the_position_tables_alone(seed, batch):
 @given(seed=seeds, batch=st.integers(1, 4), shared=st.booleans())
 def test_one_entry_at_a_time_with_a_cache_is_the_whole_sequence(seed, batch, shared):
     tokens, condition, orders = inputs(seed, batch, shared)
-    cache = KVCache(CONFIG, batch, dtype=torch.float64)
+    cache = [GrowingCache() for _ in MODEL.blocks]
     positions, c = MODEL.positions(orders), MODEL.conditions(condition)
     entries = [MODEL.start(condition), *MODEL.embeddings(permute(tokens, orders)).split(1, 1)]
     features, s = [], 0
     for entry in entries:
         here = slice(s, s + entry.shape[1])
-        features.append(MODEL.features(entry + positions[:, here], c.at(here), cache))
+        vectors = Conditioning(c.vectors[:, here])
+        features.append(MODEL.features(entry + positions[:, here], vectors, cache))
         s = here.stop
     logits = MODEL.lm_head(torch.cat(features, 1))[:, 1:]
-    assert cache.length == L + 2
+    assert cache[-1].keys.shape[2] == L + 2
     torch.testing.assert_close(logits, MODEL(tokens, condition, orders))
 
 

@@ -24,10 +24,12 @@ from ..data.images import DATA
 from .widgets import Pixels, draw_cells, new_canvas, write, write_texts
 from ..pretrained.presets import RunConfig
 from ..runs.run_folders import RUNS, open_run
+from ..orders import raster_order
 from rar_nb.sampler import (
     SampleConfig,
-    SamplingState,
+    fast_state,
     guidance_weight,
+    guidance_weights,
     image_noise,
     sample_from,
     sample_images,
@@ -159,10 +161,10 @@ def make_trace(
     check_eval(model)
     check_pair(model, tokenizer, label)
     length, classes = model.config.num_tokens, torch.tensor([label])
-    state, noise = SamplingState(model, classes, sample), image_noise(seed, [0], length)
-    tokens, sampled, steps, weights = None, [], [], []
+    state, noise = fast_state(model, classes, sample), image_noise(seed, [0], length)
+    tokens, sampled, steps = None, [], []
+    weights = guidance_weights(length, sample) if sample.guidance_scale else [1.0] * length
     for k in range(length):
-        weights.append(state.weight if state.guided else 1.0)
         logits = state.next_logits(tokens)
         tokens = sample_from(logits, noise[:, k].to(logits.device))
         sampled.append(tokens)
@@ -171,7 +173,7 @@ def make_trace(
             report(k + 1, length)
     image = torch.stack(sampled, 1)
     condition = model.config.condition_id(classes.to(image.device))
-    attention = attention_maps(model, image, condition, state.orders[:1])[:, 0]
+    attention = attention_maps(model, image, condition, raster_order(length, image.device))[:, 0]
     is_known = torch.arange(length) < torch.arange(length + 1)[:, None]
     partial = decode_known(tokenizer, torch.where(is_known, image.cpu(), -1))
     return Trace(image[0].cpu().numpy(), torch.stack(steps).numpy(), np.array(weights),
