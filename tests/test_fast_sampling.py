@@ -153,7 +153,8 @@ def test_new_weights_are_noticed(how):
     elif how == "another tensor":
         model.lm_head.weight = torch.nn.Parameter(-model.lm_head.weight.detach())
     else:
-        model(torch.zeros(1, L, dtype=torch.int64), torch.tensor([9]), raster_order(L)).sum().backward()
+        tokens = torch.zeros(1, L, dtype=torch.int64)
+        model(tokens, torch.tensor([9]), raster_order(L)).sum().backward()
         torch.optim.AdamW(model.parameters(), lr=0.5).step()
     after = sample_tokens(model, [0, 1], SAMPLE, noise)
     assert torch.equal(after, textbook_tokens(model, [0, 1], SAMPLE, noise))
