@@ -1,6 +1,7 @@
 """How a batch is shared, and what happens when it does not fit."""
 
 import copy
+import json
 import os
 import shutil
 import subprocess
@@ -283,75 +284,23 @@ def test_the_next_batch_is_made_while_one_is_used():
 # One step
 
 
-class Waits(torch.utils._python_dispatch.TorchDispatchMode):
-    """Notes every operation for which the host would have to wait, or which copies between
-    devices."""
-
-    def __init__(self):
-        super().__init__()
-        self.found, self.count = [], 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        result = func(*args, **(kwargs or {}))
-        tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs, result))
-                   if isinstance(x, torch.Tensor)]  # fmt: skip
-        name = func.overloadpacket.__name__
-        masks = name.startswith(("index", "masked_select")) and any(
-            x.dtype == torch.bool for x in tensors[1:])  # fmt: skip
-        reads = name in ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "unique")
-        if masks or reads or len({x.device for x in tensors}) > 1:
-            self.found.append((str(func), [str(x.device) for x in tensors]))
-        return result
-
-
-class Ready:
-    """A batch that is there."""
-
-    def __init__(self, *batch):
-        self.batch = batch
-
-    def at(self, step):
-        return self.batch
-
-
-@pytest.mark.parametrize("micro_steps", [1, 2])
-@pytest.mark.parametrize("classes", [10, 1000])
-def test_a_step_waits_for_nothing(micro_steps, classes, monkeypatch):
-    """The whole step runs on CUDA tensors without numbers, so nothing in it can need a number."""
-    run = override(RUN, num_classes=classes)
-    accelerator = make_accelerator("no", cpu=True)
-    monkeypatch.setattr(accelerator, "autocast", partial(torch.autocast, "cuda", torch.bfloat16))
-    with torch._subclasses.FakeTensorMode(), torch.device("cuda"):
-        model = RAR(run.model).train()
-        optimizer = prepare_optimizer(accelerator, model, run)
-        accelerator.gradient_accumulation_steps = micro_steps
-        batch = (torch.zeros(32, 49, dtype=torch.int64), torch.zeros(32, dtype=torch.int64),
-                 torch.zeros(32, 49, dtype=torch.int64))  # fmt: skip
-        for step in range(2):
-            with Waits() as waits:
-                loss, norm = train_step(accelerator, model, optimizer, run, Ready(*batch), step)
-            assert waits.count > 200 and waits.found == []
-            assert loss.device.type == norm.device.type == "cuda" and loss.shape == norm.shape == ()
-
-
-def prepare_optimizer(accelerator, model, run):
-    """AdamW as in `prepare`, which would move the model to the accelerator's device."""
-    from rar_nb.trainer import make_optimizer
-
-    return accelerator.prepare(make_optimizer(model, run.train, fused=True))
-
-
-def test_the_watcher_sees_what_would_wait():
-    x = torch.arange(4.0)
-    with Waits() as waits:
-        x[x > 1]
-        x.sum().item()
-        x.nonzero()
-        x.to("meta")
-    found = [name for name, _ in waits.found]
+def test_a_step_waits_for_nothing():
+    """In a process of its own: `tests.tools.waits` registers a device."""
+    command = [sys.executable, "-m", "tests.tools.waits"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout.splitlines()[-1])
     expected = ["index", "_local_scalar_dense", "nonzero", "_to_copy"]
-    assert [next(n for n in found if e in n) for e in expected]
+    assert [name in found for name, found in zip(expected, report["seen"], strict=True)] == [
+        True] * 4, "the watcher sees what would wait"  # fmt: skip
+    assert len(report["steps"]) == 4
+    for case in report["steps"]:
+        assert [step["found"] for step in case["steps"]] == [[], []]
+        for step in case["steps"]:
+            assert step["operations"] > 1000
+            assert [shape for _, shape in step["results"]] == [[], []]
+            assert all(device.startswith(case["device"]) for device, _ in step["results"])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

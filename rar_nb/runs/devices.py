@@ -436,9 +436,10 @@ def update(
     learning_rate: float,
 ):
     "Let AdamW take a step, or do nothing if `norm` is not finite; nobody waits to find out which."
-    adamw = cast(torch.optim.AdamW, optimizer.optimizer)
+    adamw, device = cast(torch.optim.AdamW, optimizer.optimizer), norm.device
+    dtype = torch.float64 if device.type == 'cpu' else torch.float32  # what its kernels read
     for group in adamw.param_groups:
-        group['lr'] = torch.full((), learning_rate, device=norm.device)
+        group['lr'] = torch.full((), learning_rate, device=device, dtype=dtype)
     adamw.found_inf = 1.0 - norm.isfinite().float()
     optimizer.step()
     del adamw.found_inf
