@@ -842,6 +842,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'rar_nb.runs.run_folders.save_tokens': ( 'run_folders.html#save_tokens',
                                                                                   'rar_nb/runs/run_folders.py'),
                                          'rar_nb.runs.run_folders.seal': ('run_folders.html#seal', 'rar_nb/runs/run_folders.py'),
+                                         'rar_nb.runs.run_folders.sharded_states': ( 'run_folders.html#sharded_states',
+                                                                                     'rar_nb/runs/run_folders.py'),
                                          'rar_nb.runs.run_folders.verify_tokens': ( 'run_folders.html#verify_tokens',
                                                                                     'rar_nb/runs/run_folders.py')},
             'rar_nb.runs.safekeeping': { 'rar_nb.runs.safekeeping.Checkpoint': ( 'safekeeping.html#checkpoint',

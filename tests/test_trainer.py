@@ -32,6 +32,7 @@ from rar_nb.trainer import (
 )
 from rar_nb.transformer import RAR, ModelConfig
 from tests.doors import refuses
+from tests.tools.steps import Steps
 
 PAPER = TrainConfig()
 
@@ -296,6 +297,19 @@ def test_the_fused_optimizer_differs_by_rounding(data, one_thread):
     rows = train_run(run, new_model(run), data, progress=False, cpu=True).rows
     fast = torch.tensor([row["loss"] for row in rows if "loss" in row])
     assert torch.allclose(fast, torch.tensor(losses), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_steps_of_the_benchmarks_are_those_of_the_loops(data, precision, one_thread):
+    """`textbook_step` of tests.tools.steps is what `train` does, bit for bit, and the fast step is
+    close to it."""
+    run = small_run(data, epochs=2, steps_per_epoch=5, dropout=0.0, precision=precision)
+    losses = train(new_model(run), data, run.train, run.seed)
+    with Steps(run, data) as steps:
+        both = [(steps.textbook(step), steps.fast(step)) for step in range(10)]
+    assert [textbook for textbook, _ in both] == losses
+    tolerance = 1e-6 if precision == "no" else 5e-3
+    assert all(abs(textbook - fast) < tolerance for textbook, fast in both)
 
 
 def test_dropout_is_there_and_follows_from_the_seed(data):

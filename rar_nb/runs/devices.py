@@ -35,7 +35,6 @@ from accelerate.utils import (
 )
 from pydantic import PositiveInt
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.checkpoint import checkpoint
 
 from ..orders import raster_order
@@ -77,6 +76,7 @@ def sharding(state: PartialState) -> FullyShardedDataParallelPlugin:
     on_gpus = state.distributed_type in (DistributedType.MULTI_GPU, DistributedType.FSDP)
     require(on_gpus, 'strategy', 'fsdp',
             "'ddp' or 'auto' where the processes run on CPUs, as accelerate shards on GPUs only")
+    from torch.distributed.fsdp import MixedPrecisionPolicy  # takes half a second
     # The empty policy leaves precision to autocast, as without FSDP.
     return FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy='transformer_based_wrap',
@@ -455,7 +455,8 @@ def train_step(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # loss of this share in nats a token, norm before clipping
     "Take one optimizer step, or skip it if the gradients' norm, the same everywhere, isn't finite."
     micro_steps = accelerator.gradient_accumulation_steps
-    seed_dropout(run.seed, step, accelerator.process_index)
+    if run.model.dropout:
+        seed_dropout(run.seed, step, accelerator.process_index)
     losses = []
     for part in zip(*(x.chunk(micro_steps) for x in batches.at(step))):
         with accelerator.accumulate(model):

@@ -30,7 +30,6 @@ from fastcore.script import Param, call_parse
 from torch import nn
 from torch.utils.data import Dataset
 from torch.distributed.elastic.multiprocessing.errors import record
-from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from ..data.tokens import TokenData
@@ -307,6 +306,7 @@ class TrainingLoop:
         with uncompiled(self.run.devices), self.accelerator.autocast():
             loss = batch_loss(self.model, self.data, indices, orders)
         if self.accelerator.is_fsdp2:  # a forward pass alone leaves some weights gathered
+            from torch.distributed.fsdp import FSDPModule
             for module in self.model.modules():
                 if isinstance(module, FSDPModule):
                     module.reshard()
