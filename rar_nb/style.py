@@ -11,13 +11,11 @@ import html
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
-from IPython import get_ipython
-from IPython.display import Markdown
 from PIL import Image
 
 from .support import InvalidValue, checked, require, require_int, write_beside
@@ -37,7 +35,9 @@ COLORS = dict(
 
 def use_style():
     "Give matplotlib figures the look of this suite, as wide as the text of a notebook."
-    shell = get_ipython()
+    import matplotlib as mpl  # here, as programs write images and make no figures
+
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if hasattr(shell, 'display_formatter'):  # IPython would store each image again as a JPEG
         shell.display_formatter.formatters['image/jpeg'].enabled = False
     mpl.rcParams.update({
@@ -148,8 +148,14 @@ def markdown_table(
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in cells)
 
 
-class Text(Markdown):
+class Text:
     "Markdown that stays readable where nothing renders it, as on a terminal."
+
+    def __init__(self, data: str):
+        self.data = data
+
+    def _repr_markdown_(self) -> str:
+        return self.data
 
     def __repr__(self) -> str:
         return self.data

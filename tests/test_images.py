@@ -35,11 +35,12 @@ from rar_nb.data.images import (
     ten_crop,
     ten_crop_size,
     to_rgb,
-    torchvision,
 )
 from rar_nb.pretrained.presets import get_preset, resolve
-from rar_nb.support import InvalidValue
+from rar_nb.support import InvalidValue, import_torchvision
 from rar_nb.tokenizer import stack_images
+
+torchvision = import_torchvision()
 
 
 def picture(width, height, seed=0):

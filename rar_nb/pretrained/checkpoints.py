@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -334,6 +333,8 @@ def find_weights(
     is_repo = isinstance(source, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', source)
     require(bool(is_repo), 'source', str(source),
             f"an existing file, a folder with {filename}, or a hub repository as 'owner/name'")
+    from huggingface_hub import hf_hub_download  # takes a while, and files of one's own don't need it
+
     try:
         return Path(hf_hub_download(str(source), filename))
     except Exception as error:  # of many libraries; each means that the file isn't here

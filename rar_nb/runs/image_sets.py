@@ -20,7 +20,6 @@ from typing import Annotated, NotRequired
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from fastcore.script import call_parse
 from PIL import Image
 from pydantic import Field
