@@ -19,10 +19,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from .orders import permute, raster_order, unpermute
-from .support import (
-    Length, Samples, check_classes, check_codebook, check_distribution, check_finite_logits,
-    check_known, check_noise, check_orders, check_pixels, checked, choose_precision, config,
-    float32_products, require, require_int, require_key)
+from .support import (Length, Samples, check_classes, check_codebook, check_distribution,
+    check_finite_logits, check_known, check_noise, check_orders, check_pixels, checked,
+    choose_precision, config, float32_products, require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, ModelConfig
 
@@ -222,8 +221,7 @@ class SamplingState:
         "Read the last tokens and predict the next ones."
         weight, head = self.weight, self.model.lm_head
         if tokens is not None:
-            tokens = tokens.repeat(2) if self.guided else tokens
-            self.entry = self.model.embeddings(tokens)[:, None]
+            self.entry = self.model.embeddings(tokens.repeat(1 + self.guided))[:, None]
         here = slice(self.cache.length, self.cache.length + self.entry.shape[1])
         x, c = self.entry + self.positions[:, here], self.conditioning.at(here)
         with float32_products(tf32=self.precision != 'no'):
@@ -248,6 +246,7 @@ def sample_tokens(
     noise: torch.Tensor,  # [B, L] in [0, 1), from `image_noise`
     orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
     known: torch.Tensor | None = None,  # int64 [B, L], raster order; -1: to be sampled
+    on_step: Callable[[int, int], None] = lambda done, steps: None,  # called after each token
 ) -> torch.Tensor:  # int64 [B, L], in raster order
     """Sample the tokens of a batch of images; `known` tokens are kept and only read.
 
@@ -264,6 +263,7 @@ def sample_tokens(
             tokens = sample_from(state.next_logits(tokens), noise[:, k], check=False)
             tokens = torch.where(known[:, k] < 0, tokens, known[:, k])
             sampled.append(tokens)
+            on_step(k + 1, config.num_tokens)
     state.check()  # once, as each look at the device would make it wait
     return unpermute(torch.stack(sampled, 1), orders)
 
@@ -276,13 +276,14 @@ def sample_batch(
     numbers,  # int64 [B] or a list, which images of the set
     sample: SampleConfig,
     seed: int,  # of the set
+    on_step: Callable[[int, int], None] = lambda done, steps: None,  # as for `sample_tokens`
 ) -> torch.Tensor:  # uint8 [B, channels, H, W]
     "Sample some images of a set; image i follows from (seed, i) and its class."
     check_codebook(model.config, tokenizer)
     classes = check_classes(classes, model.config.num_classes)
     numbers = check_classes(numbers, len(classes), name='numbers')
     noise = image_noise(seed, numbers, model.config.num_tokens)
-    tokens = sample_tokens(model, classes[numbers], sample, noise)
+    tokens = sample_tokens(model, classes[numbers], sample, noise, on_step=on_step)
     with float32_products(choose_precision(sample.sample_precision, tokenizer.device) != 'no'):
         images = tokenizer.decode(tokens.to(tokenizer.device))
     check_pixels(images)

@@ -14,9 +14,11 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from .support import InvalidValue, checked, require, require_int, write_beside
 
@@ -81,10 +83,14 @@ def image_grid(
 
 # %% ../nbs/08_style.ipynb #bba859ea
 @checked
-def save_png(image: Image.Image, path: Path | str):
+def save_png(
+    image: Image.Image,
+    path: Path | str,
+    level: Annotated[int, Field(ge=0, le=9)] = 6,  # of compression; pixels are the same at each
+):
     "Write `image` as a PNG in one step."
     with write_beside(path) as beside:
-        image.save(beside, format='PNG')
+        image.save(beside, format='PNG', compress_level=level)
 
 
 def is_whole_png(path: Path | str) -> bool:

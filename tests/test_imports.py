@@ -1,4 +1,4 @@
-"""What a process loads before it begins: a module that nobody needs there costs time at each start."""
+"""What a process loads before it begins: what nobody needs there costs time at each start."""
 
 import subprocess
 import sys

@@ -333,7 +333,7 @@ def find_weights(
     is_repo = isinstance(source, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', source)
     require(bool(is_repo), 'source', str(source),
             f"an existing file, a folder with {filename}, or a hub repository as 'owner/name'")
-    from huggingface_hub import hf_hub_download  # takes a while, and files of one's own don't need it
+    from huggingface_hub import hf_hub_download  # slow, and seldom needed
 
     try:
         return Path(hf_hub_download(str(source), filename))
