@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from rar_nb.support import PROJECT
+
 FIGURES = ["matplotlib", "IPython", "papermill"]
 SLOW = [*FIGURES, "torchvision", "torch_fidelity", "scipy", "sklearn", "huggingface_hub"]
 SLOW += ["torch._inductor", "torch._dynamo", "torch.distributed.fsdp", "sympy", "pandas"]
@@ -30,3 +32,12 @@ def loaded_by(module):
 )
 def test_nothing_is_loaded_that_is_not_needed(module, not_loaded):
     assert loaded_by(module) & set(not_loaded) == set()
+
+
+def test_a_model_is_loaded_without_the_compiler():
+    """`torch.nn.init` on the meta device would import it, which takes longer than the weights."""
+    script = "import sys; from rar_nb.pretrained.presets import RAR\n"
+    script += "RAR.from_pretrained('data/digits_run'); print(*sys.modules)"
+    command = [sys.executable, "-c", script]
+    loaded = subprocess.check_output(command, text=True, cwd=PROJECT).split()
+    assert not {"torch._dynamo", "torch._inductor"} & set(loaded)
