@@ -828,14 +828,6 @@ def test_pixels_are_those_that_were_sampled(model, tmp_path, channels):
         np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_images_arrive_from_a_gpu():
-    images = torch.randint(256, (5, 3, 64, 64), dtype=torch.uint8, device="cuda")
-    arrive, expected = image_sets.to_host(images), images.cpu().numpy()
-    images.zero_()  # in the same stream, so after the copy
-    np.testing.assert_array_equal(arrive(), expected)
-
-
 def test_the_bar_moves_with_each_token(model, tmp_path, monkeypatch, capfd):
     """16 tokens in each of four batches; of those that are there, all at once."""
     generate(model, GreyTokenizer(), tmp_path, TWENTY, share=(1, 2))

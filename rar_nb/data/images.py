@@ -8,7 +8,7 @@ __all__ = ['DATA', 'DIGITS', 'DIGITS_SHA256', 'FORMATS', 'MAX_PIXELS', 'GREY_MOD
            'open_image', 'open_sound_image', 'upright', 'load_rgb', 'center_crop', 'ten_crop_size', 'ten_crop',
            'check_targets', 'ImageData', 'Part', 'split_validation', 'is_hidden', 'named_as_image', 'list_folder',
            'find_images', 'some', 'class_images', 'ImageFolder', 'split_folders', 'open_folder', 'open_torchvision',
-           'open_data', 'Readable', 'failures', 'check_readable', 'images_hash']
+           'open_data', 'Readable', 'failures', 'check_readable', 'images_hash', 'ahead', 'to_host', 'one_behind']
 
 # %% ../../nbs/20_images.ipynb #f2eac919
 import hashlib
@@ -18,6 +18,9 @@ import math
 import os
 import stat
 import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -559,3 +562,48 @@ def images_hash(
     for i, label in enumerate(data.targets.tolist()):
         digest.update(f'{label} {os.path.basename(data.name(i))}\n'.encode())
     return digest.hexdigest()
+
+# %% ../../nbs/20_images.ipynb #tohost02
+def ahead(
+    batches: Iterable,  # such as a `DataLoader`
+    most: int = 2,  # batches that may be ready before they are asked for
+) -> Iterator:
+    "The same batches, made by another thread; an error there is raised here."
+    source, end = iter(batches), object()
+    with ThreadPoolExecutor(1) as reader:
+        ready = deque(reader.submit(next, source, end) for _ in range(most))
+        while (batch := ready.popleft().result()) is not end:
+            ready.append(reader.submit(next, source, end))
+            yield batch
+
+
+def to_host(
+    x: torch.Tensor,
+) -> Callable[[], torch.Tensor]:  # waits for the copy and returns it
+    "Begin to copy `x` to the host, as soon as its device has finished what it was given before."
+    if x.device.type != 'cuda':
+        copy = x.cpu()
+        return lambda: copy
+    pinned = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    pinned.copy_(x, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record(torch.cuda.current_stream(x.device))
+
+    def arrive() -> torch.Tensor:
+        copied.synchronize()
+        return pinned
+
+    return arrive
+
+
+def one_behind(
+    begun: Iterable[Callable[[], torch.Tensor]],  # of `to_host`
+) -> Iterator[torch.Tensor]:
+    "Results in their order; each is waited for when the next one has been begun."
+    before = None
+    for arrive in begun:
+        if before is not None:
+            yield before()
+        before = arrive
+    if before is not None:
+        yield before()
