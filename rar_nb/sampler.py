@@ -22,10 +22,9 @@ from tqdm import tqdm
 
 from .fast_sampling import DEFAULT_PLAN, FastState, Plan, forget, kept_state
 from .orders import permute, raster_order, unpermute
-from .support import (
-    Length, Samples, check_classes, check_codebook, check_distribution, check_finite_logits,
-    check_known, check_noise, check_orders, check_pixels, checked, choose_precision, config,
-    float32_products, require, require_int, require_key)
+from .support import (Length, Samples, check_classes, check_codebook, check_distribution,
+    check_finite_logits, check_known, check_noise, check_orders, check_pixels, checked,
+    choose_precision, config, float32_products, require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, Conditioning
 
