@@ -8,6 +8,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# On a machine that others use, too, a thread that waits for another soon sleeps (44_launch says why).
+export GOMP_SPINCOUNT ?= 1000
+
 .PHONY: setup train evaluate test lint quick browser screenshots pictures notebooks readme hooks lab explore clean
 .DEFAULT_GOAL := train
 

@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .support import (
-    Seed, check_image_labels, check_image_sets, check_statistics, checked, import_torchvision)
+    Seed, check_image_labels, check_image_sets, check_statistics, checked, choose_precision,
+    import_torchvision)
 from .tokenizer import Tokenizer, psnr, reconstruct, stack_images
 
 import_torchvision()  # before torch-fidelity, which imports it
@@ -90,16 +91,18 @@ def train_classifier(
 ) -> SmallCNN:  # in eval mode
     "Train a `SmallCNN` on real images."
     images, labels = images.to(device), check_image_labels(images, labels, num_classes, device)
+    bf16, layout = choose_precision('auto', images.device) == 'bf16', torch.channels_last
     torch.manual_seed(seed)
-    classifier = SmallCNN(images.shape[1], num_classes).to(device)
+    classifier = SmallCNN(images.shape[1], num_classes).to(device, memory_format=layout)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.01)
     steps = epochs * math.ceil(len(images) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     batches = (rows for _ in range(epochs)
                for rows in torch.randperm(len(images), device=device).split(batch_size))
     for rows in tqdm(batches, 'classifier', steps, mininterval=1, disable=not progress):
-        logits = classifier(move_randomly(images[rows], shift))
-        loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            logits = classifier(move_randomly(images[rows], shift))
+        loss = F.cross_entropy(logits.float(), labels[rows], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -182,8 +185,7 @@ def evaluate_samples(
     unseen, unseen_labels = some_images(validation_images, most)
     check_image_sets(samples, real, unseen)
     if classifier is None:
-        num_classes = len(train_images.classes)
-        classifier = train_classifier(real, labels, num_classes, progress=progress)
+        classifier = train_classifier(real, labels, len(train_images.classes), progress=progress)
     everything = torch.cat([real, unseen])
     half = torch.zeros(len(everything), dtype=torch.bool)  # as many images as there are samples
     half[spread(len(everything), min(len(samples), len(everything) // 2))] = True
