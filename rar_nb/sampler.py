@@ -22,10 +22,9 @@ from tqdm import tqdm
 
 from .fast_sampling import DEFAULT_PLAN, FastState, Plan, forget, kept_state
 from .orders import permute, raster_order, unpermute
-from .support import (
-    Length, Samples, check_classes, check_codebook, check_distribution, check_finite_logits,
-    check_known, check_noise, check_orders, check_pixels, checked, choose_precision, config,
-    float32_products, require, require_int, require_key)
+from .support import (Length, Samples, check_classes, check_codebook, check_distribution,
+    check_finite_logits, check_known, check_noise, check_orders, check_pixels, checked,
+    choose_precision, config, float32_products, require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, Conditioning
 
@@ -107,7 +106,8 @@ def guided_logits(
 def choose(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     "`sample_from` without a check, which would make a GPU wait."
     cumulated = logits.float().softmax(-1).cumsum(-1)
-    ids = torch.searchsorted(cumulated, noise[:, None] * cumulated[:, -1:], right=True)
+    total = cumulated.narrow(1, -1, 1)  # 1, up to rounding
+    ids = torch.searchsorted(cumulated, noise.unsqueeze(1) * total, right=True)
     return ids.squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
