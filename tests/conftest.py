@@ -27,6 +27,7 @@ SLOW = [*LONG, "test_devices", "test_vq_models", "test_kernels", "test_algorithm
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: left out by `make quick`")
+    config.addinivalue_line("markers", "cuda: needs a GPU; `make gpu` runs them")
 
 
 def pytest_collection_modifyitems(items):
