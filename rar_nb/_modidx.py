@@ -146,6 +146,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'rar_nb/fast_sampling.py'),
                                       'rar_nb.fast_sampling.FastState.products': ( 'fast_sampling.html#faststate.products',
                                                                                    'rar_nb/fast_sampling.py'),
+                                      'rar_nb.fast_sampling.FastState.records': ( 'fast_sampling.html#faststate.records',
+                                                                                  'rar_nb/fast_sampling.py'),
                                       'rar_nb.fast_sampling.FastState.start': ( 'fast_sampling.html#faststate.start',
                                                                                 'rar_nb/fast_sampling.py'),
                                       'rar_nb.fast_sampling.FastStep': ('fast_sampling.html#faststep', 'rar_nb/fast_sampling.py'),

@@ -7,6 +7,7 @@ __all__ = ['DEFAULT_PLAN', 'KEPT', 'Plan', 'BlockWeights', 'rounded', 'block_wei
            'FastStep', 'FastState', 'version_of', 'kept_state', 'forget']
 
 # %% ../nbs/61_fast_sampling.ipynb #fast0004
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -29,7 +30,7 @@ class Plan(NamedTuple):
     packed: bool = True  # weights in the order in which they are read, on a CPU
     graphs: bool = True  # steps are recorded and replayed, on a GPU
     table_bytes: int = 2**26  # memory for the modulation of coming steps; 0: one step at a time
-    span: int = 64  # a GPU attends to a multiple of so many keys; 0: always to all
+    span: int | None = None  # attention reads a multiple of so many keys; 0: always all
 
 
 DEFAULT_PLAN = Plan()
@@ -88,9 +89,9 @@ def fill_block(
 ):
     "adaLN of a block for n pairs of step and condition, with the block's norms taken in."
     table.copy_(F.linear(c, *block.adaln).unflatten(-1, (6, -1)))
-    for shift, norm in ((0, block.norm1), (3, block.norm2)):
-        scale = table[:, shift + 1].add_(1)
-        table[:, shift].addcmul_(scale, norm.bias)
+    shift1, scale1, _, shift2, scale2, _ = table.unbind(1)
+    for shift, scale, norm in ((shift1, scale1, block.norm1), (shift2, scale2, block.norm2)):
+        shift.addcmul_(scale.add_(1), norm.bias)
         scale.mul_(norm.weight)
 
 
@@ -102,7 +103,7 @@ def fill_head(
 ):
     "The same for the norm before the head, whose LayerNorm has no weights."
     table.copy_(F.linear(c, *adaln).unflatten(-1, (2, -1)))
-    table[:, 0].add_(1)
+    table.select(1, 0).add_(1)
 
 # %% ../nbs/61_fast_sampling.ipynb #fast0012
 class FastStep(nn.Module):
@@ -126,9 +127,9 @@ class FastStep(nn.Module):
         self.attend = attend_step if kernels is None else kernels.attend_step
         self.norm = modulated_norm if kernels is None else kernels.modulated_norm
         self.config, self.plan, self.dtype = config, plan, dtype
-        self.embeddings, self.cls_token = model.embeddings, model.cls_token[0].detach()
+        self.embeddings, self.cls_token = model.embeddings, model.cls_token.detach().squeeze(0)
         self.position_tables = model.pos_embed.detach(), model.target_aware_pos_embed.detach()
-        self.timesteps = model.timesteps_embeddings[0].detach()
+        self.timesteps = model.timesteps_embeddings.detach().squeeze(0)
         self.rows, self.capacity = rows, config.num_tokens + 2
         self.all_rows = max(rows, 4) if packed else rows
         self.weights = ModelWeights(model, dtype, self.all_rows, packed)
@@ -173,24 +174,25 @@ class FastStep(nn.Module):
         self.position.zero_()
         self.done = 0
         self.next_position()
-        self.entry.copy_(self.embedded[self.which])
+        self.entry.copy_(self.embedded.index_select(0, self.which))
 
     @torch.no_grad()
     def fill_table(self):
         "Compute the modulation of the next steps."
-        steps = slice(self.done, min(self.done + self.steps, self.capacity - 1))
-        c = self.timesteps[steps, None] + self.embedded  # [steps, N, D]
-        c = F.silu(c).flatten(0, 1).to(self.dtype)  # [n, D]
-        for table, block in zip(self.table, self.weights.blocks):
-            fill_block(table[:len(c)], c, block)
-        fill_head(self.head_table[:len(c)], c, self.weights.adaln)
+        steps = min(self.steps, self.capacity - 1 - self.done)
+        c = self.timesteps.narrow(0, self.done, steps).unsqueeze(1) + self.embedded
+        c = F.silu(c).flatten(0, 1).to(self.dtype)  # [n, D] for n = steps · N
+        for table, block in zip(self.table.unbind(), self.weights.blocks):
+            fill_block(table.narrow(0, 0, len(c)), c, block)
+        fill_head(self.head_table.narrow(0, 0, len(c)), c, self.weights.adaln)
         self.first.copy_(self.position)
 
     @property
     def span(self) -> int:
-        "How many keys attention in torch looks at: all that are there, or a few more on a GPU."
-        step = 1 if self.entry.device.type == 'cpu' else self.plan.span or self.capacity
-        return min(self.capacity, -(-(self.done + 1) // step) * step)
+        "How many keys attention looks at: those that are there, or up to 63 more on a GPU."
+        usual = 1 if self.entry.device.type == 'cpu' else 64
+        step = usual if self.plan.span is None else self.plan.span or self.capacity
+        return min(self.capacity, math.ceil((self.done + 1) / step) * step)
 
     def get_ready(self):
         "Fill the table if its steps are used up: what is left to do between two steps."
@@ -209,11 +211,11 @@ class FastStep(nn.Module):
         span: int,  # as for `attend_step`
     ) -> torch.Tensor:  # [R, V]
         "The part of `next_position` that can be recorded."
-        x = self.entry + self.places.index_select(0, self.position)[0]
+        x = self.entry + self.places.index_select(0, self.position).squeeze(0)
         rows = (self.position - self.first) * self.conditions + self.which  # of the table
         x = self.features(x, rows, span)
         self.position += 1
-        return self.weights.head(x)[:self.rows]
+        return self.weights.head(x).narrow(0, 0, self.rows)
 
     def features(
         self,
@@ -223,11 +225,11 @@ class FastStep(nn.Module):
     ) -> torch.Tensor:  # [R, D], what the head reads
         "All blocks; each branch is added to x by the norm that comes next."
         branch = gate = None
-        for i, block in enumerate(self.weights.blocks):
-            shift1, scale1, gate1, shift2, scale2, gate2 = self.table[i].unbind(1)
+        memory = zip(self.table.unbind(), self.keys.unbind(), self.values.unbind())
+        for block, (table, keys, values) in zip(self.weights.blocks, memory):
+            shift1, scale1, gate1, shift2, scale2, gate2 = table.unbind(1)
             h = self.norm(x, branch, (gate, shift1, scale1), rows, self.dtype)
-            h = self.attend(block.qkv(h), block.head_norms, self.keys[i], self.values[i],
-                            self.position, span)
+            h = self.attend(block.qkv(h), block.head_norms, keys, values, self.position, span)
             h = self.norm(x, block.proj(h), (gate1, shift2, scale2), rows, self.dtype)
             branch, gate = block.fc2(block.fc1(h)), gate2
         scale, shift = self.head_table.unbind(1)
@@ -282,11 +284,11 @@ class FastState(nn.Module):
         k = self.step.position - 1  # int64 [1]; position 1, the class, predicts token 0
         logits = self.guided(self.step(span), self.weights.index_select(0, k))
         self.finite.logical_and_(logits.isfinite().all())
-        known = self.known.index_select(1, k)[:, 0]
-        tokens = self.choose(logits, self.noise.index_select(1, k)[:, 0])
+        known = self.known.index_select(1, k).squeeze(1)
+        tokens = self.choose(logits, self.noise.index_select(1, k).squeeze(1))
         tokens = torch.where(known < 0, tokens, known)
-        self.tokens.index_copy_(1, k, tokens[:, None])
-        self.step.entry.copy_(self.step.embeddings(tokens)[self.images])
+        self.tokens.index_copy_(1, k, tokens.unsqueeze(1))
+        self.step.entry.copy_(self.step.embeddings(tokens.index_select(0, self.images)))
 
     @torch.no_grad()
     def next_token(self):
@@ -302,13 +304,17 @@ class FastState(nn.Module):
     ) -> torch.Tensor:  # [B, V], guided and divided by the temperature
         "Read the last tokens and predict the next ones, for those who want to see each step."
         if tokens is not None:
-            self.step.entry.copy_(self.step.embeddings(tokens)[self.images])
+            self.step.entry.copy_(self.step.embeddings(tokens.index_select(0, self.images)))
         weight = self.weights[self.step.done - 1]
         return self.guided(self.step.next_position(), weight)
 
+    def records(self) -> bool:
+        "Whether steps are recorded and replayed."
+        return self.step.entry.device.type == 'cuda' and self.step.plan.graphs
+
     def play(self, span: int):
         "Call `forward`; on a GPU record it when it is called for the second time, then replay."
-        if self.step.entry.device.type != 'cuda' or not self.step.plan.graphs:
+        if not self.records():
             self(span)
         elif span not in self.graphs:  # the first call prepares what the libraries need
             side = torch.cuda.Stream()

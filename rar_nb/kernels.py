@@ -32,14 +32,16 @@ def attend_step(
     "Attention of the newest entry to itself and to all entries before it."
     rows, heads, capacity, d = keys.shape
     q, k, v = qkv.view(rows, 3, heads, d).unbind(1)
-    q = F.layer_norm(q.to(norms.dtype), (d,), norms[0], norms[1], 1e-6)
-    k = F.layer_norm(k.to(norms.dtype), (d,), norms[2], norms[3], 1e-6)
-    keys.index_copy_(2, position, k[:, :, None].to(keys.dtype))
-    values.index_copy_(2, position, v[:, :, None].to(values.dtype))
-    visible = torch.arange(span or capacity, device=position.device) <= position
+    q_weight, q_bias, k_weight, k_bias = norms.unbind()
+    q = F.layer_norm(q.to(norms.dtype), (d,), q_weight, q_bias, 1e-6)
+    k = F.layer_norm(k.to(norms.dtype), (d,), k_weight, k_bias, 1e-6)
+    keys.index_copy_(2, position, k.unsqueeze(2).to(keys.dtype))
+    values.index_copy_(2, position, v.unsqueeze(2).to(values.dtype))
+    span = span or capacity
+    visible = torch.arange(span, device=position.device) <= position
     out = F.scaled_dot_product_attention(
-        q[:, :, None].to(keys.dtype), keys[:, :, :span], values[:, :, :span],
-        attn_mask=visible[None])
+        q.unsqueeze(2).to(keys.dtype), keys.narrow(2, 0, span), values.narrow(2, 0, span),
+        attn_mask=visible.unsqueeze(0))
     return out.reshape(rows, heads * d).to(qkv.dtype)
 
 # %% ../nbs/60_kernels.ipynb #kern0008

@@ -107,7 +107,8 @@ def guided_logits(
 def choose(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     "`sample_from` without a check, which would make a GPU wait."
     cumulated = logits.float().softmax(-1).cumsum(-1)
-    ids = torch.searchsorted(cumulated, noise[:, None] * cumulated[:, -1:], right=True)
+    total = cumulated.narrow(1, -1, 1)  # 1, up to rounding
+    ids = torch.searchsorted(cumulated, noise.unsqueeze(1) * total, right=True)
     return ids.squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
