@@ -173,6 +173,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'rar_nb/fast_sampling.py'),
                                       'rar_nb.fast_sampling.Plan': ('fast_sampling.html#plan', 'rar_nb/fast_sampling.py'),
                                       'rar_nb.fast_sampling.block_weights': ('fast_sampling.html#block_weights', 'rar_nb/fast_sampling.py'),
+                                      'rar_nb.fast_sampling.check_plan': ('fast_sampling.html#check_plan', 'rar_nb/fast_sampling.py'),
                                       'rar_nb.fast_sampling.fill_block': ('fast_sampling.html#fill_block', 'rar_nb/fast_sampling.py'),
                                       'rar_nb.fast_sampling.fill_head': ('fast_sampling.html#fill_head', 'rar_nb/fast_sampling.py'),
                                       'rar_nb.fast_sampling.forget': ('fast_sampling.html#forget', 'rar_nb/fast_sampling.py'),
