@@ -238,8 +238,7 @@ def fast_state(
     "A batch at its start. What is prepared for it is kept for the next of the same size."
     condition, orders = sequences(model, classes, sample, orders)
     shape = batch_size, num_tokens = len(classes), model.config.num_tokens
-    noise = torch.zeros(shape) if noise is None else noise
-    check_noise(noise, shape)
+    noise = check_noise(noise, shape)
     known = check_known(known, model.config.codebook_size, shape).to(orders.device)
     precision = choose_precision(sample.sample_precision, orders.device)
     choosing = guidance_weights(num_tokens, sample), partial(guided_logits, sample=sample), choose
