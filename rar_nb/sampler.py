@@ -227,17 +227,17 @@ def textbook_tokens(
     return unpermute(torch.stack(sampled, 1), state.orders[:len(classes)])
 
 # %% ../nbs/06_sampler.ipynb #fastst01
+@checked
 @torch.no_grad()
 def fast_state(
-    model: RAR, classes, sample: SampleConfig,  # this and what follows as for `sample_tokens`
-    noise=None, orders=None, known=None,  # noise: not needed for `next_logits`
-    plan: Plan = DEFAULT_PLAN,
+    model: RAR, classes, sample: SampleConfig, noise: torch.Tensor | None = None,
+    orders: torch.Tensor | None = None, known: torch.Tensor | None = None,
+    plan: Plan = DEFAULT_PLAN,  # all as for `sample_tokens`; `next_logits` needs no noise
 ) -> FastState:
     "A batch at its start. What is prepared for it is kept for the next of the same size."
     condition, orders = sequences(model, classes, sample, orders)
     shape = batch_size, num_tokens = len(classes), model.config.num_tokens
-    noise = torch.zeros(shape) if noise is None else noise
-    check_noise(noise, shape)
+    noise = check_noise(noise, shape)
     known = check_known(known, model.config.codebook_size, shape).to(orders.device)
     precision = choose_precision(sample.sample_precision, orders.device)
     choosing = guidance_weights(num_tokens, sample), partial(guided_logits, sample=sample), choose

@@ -846,13 +846,18 @@ def check_orders(
     return orders
 
 # %% ../nbs/09_support.ipynb #chktens4
-def check_noise(noise: torch.Tensor, shape: tuple):
+def check_noise(
+    noise: torch.Tensor | None,  # None: zeros
+    shape: tuple,
+) -> torch.Tensor:  # the same
     "Raise `InvalidValue` unless `noise` has this shape, and all of it lies in [0, 1)."
+    noise = torch.zeros(shape) if noise is None else noise
     require(noise.shape == shape and noise.numel() > 0, 'shape of noise', tuple(noise.shape),
             f"{list(shape)}, with at least one number")
     require(noise.is_floating_point(), 'dtype of noise', noise.dtype, "a float type")
     low, high = float(noise.min()), float(noise.max())  # NaN if there is one
     require(0 <= low and high < 1, 'range of noise', (low, high), "from 0 to below 1")
+    return noise
 
 
 def check_eval(model: nn.Module):

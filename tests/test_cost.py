@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from rar_nb.fast_sampling import FastStep, Plan
 from rar_nb.orders import sample_orders
 from rar_nb.pretrained.presets import PRESETS, get_preset, resolve
 from rar_nb.runs.cost import (
@@ -37,7 +38,7 @@ from rar_nb.runs.cost import (
     training_bytes,
     training_seconds,
 )
-from rar_nb.sampler import KVCache, SampleConfig, image_noise, sample_tokens
+from rar_nb.sampler import SampleConfig, image_noise, sample_tokens
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig, rar_loss
 from tests.doors import refuses
@@ -115,6 +116,7 @@ def test_sampling_flops_are_what_torch_counts(config, batch, guided):
         classes,
         SampleConfig(2.0 if guided else 0.0),
         image_noise(0, range(batch), config.num_tokens),
+        plan=Plan(kernels=False, packed=False),  # torch counts neither of the two
     )
     assert counted(sample) == sample_flops(config, batch, guided)
 
@@ -222,11 +224,30 @@ def test_memory_properties():
 
 @pytest.mark.parametrize("g", [0.0, 4.0])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_cache_is_as_large_as_the_sampler_makes_it(g, bf16):
+@pytest.mark.parametrize("changes", [dict(), dict(num_classes=3), dict(num_tokens=4)])
+def test_sampler_takes_as_much_memory_as_estimated(g, bf16, changes):
     run = get_preset("rar_b", guidance_scale=g, sample_batch_size=10)
-    cache = KVCache(run.model, 20 if g else 10, "meta", torch.bfloat16 if bf16 else torch.float32)
-    assert sampling_bytes(run, bf16)["cache"] == cache.keys.nbytes + cache.values.nbytes
-    assert sampling_bytes(run, bf16)["copies"] == (2 * matrices(run.model) if bf16 else 0)
+    run = replace(run, model=replace(run.model, **changes))
+    with torch.device("meta"):
+        model = RAR(run.model)
+    step = FastStep(model, 20 if g else 10, torch.bfloat16 if bf16 else torch.float32)
+    estimate = sampling_bytes(run, bf16)
+    assert estimate["cache"] == step.keys.nbytes + step.values.nbytes
+    assert estimate["table"] == step.table.nbytes + step.head_table.nbytes
+    weights = [step.weights.adaln[0]]
+    for block in step.weights.blocks:
+        linears = block.qkv, block.proj, block.fc1, block.fc2
+        weights += [block.adaln[0], *(linear.weight for linear in linears)]
+    assert estimate["copies"] == (sum(w.nbytes for w in weights) if bf16 else 0)
+    assert step.weights.head.weight.dtype == torch.float32
+
+
+def test_a_table_holds_one_step_at_least():
+    """The table's own memory is exceeded only if one step of all conditions needs more."""
+    for batch in (1, 100, 500, 5000):
+        table = sampling_bytes(get_preset("rar_b", sample_batch_size=batch))["table"]
+        one_step = 4 * 146 * 768 * min(2 * batch, 1001)
+        assert table == max(one_step, 2**26 // (4 * 146 * 768) * (4 * 146 * 768))
 
 
 @pytest.mark.parametrize("name", [name for name, run in PRESETS.items() if run.data == "imagenet"])
@@ -258,13 +279,16 @@ def test_sampling_time_is_bound_by_what_is_slower():
         (sample_flops(run.model, 4, False) + 4 * tokenizer_flops(run.tokenizer)[1]) / 1e12
     )
     reader = Device("reader", 1e30, 1e30, 1e9, 1e12)
-    cached = sum([2, *range(3, 258)]) * 2 * 24 * 4 * 768 * 4
+    head, adaln = 768 * 1024, (6 * 24 + 2) * 768**2
+    fillings = 7  # 64 MiB hold 149 rows of 4 · 146 · 768 bytes: 37 steps of 4 conditions
+    cached = sum(range(1, 258)) * 2 * 24 * 4 * 768
+    read = 257 * (matrices(run.model) - adaln - head) + fillings * adaln + cached
     assert sampling_seconds(run, reader, utilisation=1.0) == pytest.approx(
-        (256 * 4 * matrices(run.model) + cached) / 1e9
+        (4 * read + 257 * 4 * head) / 1e9
     )
     bf16 = replace(run, sample=replace(run.sample, sample_precision="bf16"))
     assert sampling_seconds(bf16, reader, utilisation=1.0) == pytest.approx(
-        (256 * 4 * matrices(run.model) + cached) / 2e9
+        (2 * read + 257 * 4 * head) / 1e9
     )
 
 

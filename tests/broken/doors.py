@@ -661,6 +661,22 @@ def grey():
     return find("tokenizer.GreyTokenizer")()
 
 
+def plan():
+    return find("fast_sampling.Plan")()
+
+
+def wrong_plans() -> tuple[tuple[str, Any], ...]:
+    usual = plan()
+    changes: dict[str, list] = dict(
+        kernels=["yes", 1], packed=[None], graphs=[2], table_bytes=[-1, 0.5], span=[-1, "all"]
+    )
+    return tuple(
+        (f"{name}-{value}", usual._replace(**{name: value}))
+        for name, values in changes.items()
+        for value in values
+    )
+
+
 def sampling() -> Iterator[Door]:
     noise = floats(3, L)
     in_unit = Tensor(low=0, high=1, skip=("int",))
@@ -692,6 +708,29 @@ def sampling() -> Iterator[Door]:
             orders=Tensor(low=0, high=L - 1, optional=True),
         ),
     )
+    for name in ("sampler.textbook_tokens", "sampler.fast_state"):
+        yield Door(
+            name,
+            given(
+                model=model(),
+                classes=labels(),
+                sample=sample_config(),
+                noise=noise,
+                orders=orders(),
+            ),
+            dict(
+                model=Object(),
+                classes=CLASSES,
+                sample=Object(),
+                noise=dataclasses.replace(in_unit, optional=name.endswith("fast_state")),
+                orders=Tensor(low=0, high=L - 1, optional=True),
+            ),
+        )
+    yield Door(
+        "sampler.fast_state",
+        given(model=model(), classes=labels(), sample=sample_config(), known=ids(), plan=plan()),
+        dict(known=Tensor(low=-1, high=V - 1, optional=True), plan=Values(wrong_plans())),
+    )
     yield Door(
         "sampler.sample_tokens",
         given(
@@ -701,6 +740,8 @@ def sampling() -> Iterator[Door]:
             noise=noise,
             orders=orders(),
             known=None,
+            on_step=None,
+            plan=plan(),
         ),
         dict(
             model=Object(),
@@ -708,6 +749,8 @@ def sampling() -> Iterator[Door]:
             sample=Object(),
             noise=in_unit,
             orders=Tensor(low=0, high=L - 1, optional=True),
+            on_step=Function(optional=True),
+            plan=Values(wrong_plans()),
         ),
     )
     yield Door(
@@ -731,6 +774,7 @@ def sampling() -> Iterator[Door]:
             numbers=torch.arange(2),
             sample=sample_config(),
             seed=0,
+            on_step=None,
         ),
         dict(
             model=Object(),
@@ -739,6 +783,7 @@ def sampling() -> Iterator[Door]:
             numbers=Tensor(low=0, high=5),
             sample=Object(),
             seed=Int(high=2**64 - 1),
+            on_step=Function(optional=True),
         ),
     )
     yield Door(
@@ -760,6 +805,7 @@ def sampling() -> Iterator[Door]:
             progress=Truth(),
         ),
     )
+    yield Door("fast_sampling.forget", given(model=model()), dict(model=Object()))
     yield Door(
         "sampler.balanced_classes",
         given(num_samples=6, num_classes=3),
