@@ -131,9 +131,9 @@ def test_only_missing_batches_are_sampled(model, tmp_path, monkeypatch):
     (tmp_path / "000019.png").unlink()
     sizes, sample_tokens = [], sampler.sample_tokens
 
-    def note(model, classes, *rest):
+    def note(model, classes, *rest, **options):
         sizes.append(len(classes))
-        return sample_tokens(model, classes, *rest)
+        return sample_tokens(model, classes, *rest, **options)
 
     monkeypatch.setattr(sampler, "sample_tokens", note)
     assert generate(model, GreyTokenizer(), tmp_path, TWENTY) == 1
