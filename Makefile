@@ -3,12 +3,16 @@
 # make quick     style, types and the fast tests
 # make lab       the walkthrough in JupyterLab
 # make explore   the panels without code, in the browser
+# make gpu       what a machine with one GPU can do, in half an hour, into results/gpu
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup train evaluate test lint quick browser screenshots pictures notebooks readme hooks lab explore clean
+# On a machine that others use, too, a thread that waits for another soon sleeps (44_launch says why).
+export GOMP_SPINCOUNT ?= 1000
+
+.PHONY: setup train evaluate test lint quick browser screenshots pictures notebooks readme hooks lab explore speed gpu clean
 .DEFAULT_GOAL := train
 
 setup: $(READY)
@@ -90,6 +94,16 @@ lab: $(READY)
 
 explore: $(READY)
 	$(BIN)/python -m tests.tools.explore
+
+# How fast this machine's processor samples and trains, into results/speed (what is there is kept).
+speed: $(READY)
+	$(BIN)/python -m tests.benchmarks.speed $(SPEED)
+
+# What a machine with one GPU can do, in pieces, into results/gpu/<card>; a piece that is done is not
+# done again. `make gpu GPU="--minutes 8"` stops in time; `make gpu READY= PYTHON=python3` uses an
+# environment that is there already, without making one.
+gpu: $(READY)
+	$(if $(READY),$(BIN)/python,$(PYTHON)) -m tests.benchmarks.gpu $(GPU)
 
 clean:
 	rm -rf $(VENV) *.egg-info build dist .pytest_cache .hypothesis

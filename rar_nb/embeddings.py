@@ -17,7 +17,7 @@ def position_ids(
     orders: Orders,  # int64 [B, L]: the raster index visited at each step
 ) -> torch.Tensor:  # int64 [B, L + 2], values from 0 to L + 1
     "Rows of `pos_embed` along the sequence: 0 (cls), 1 (class), then 2 + each raster index."
-    start = torch.tensor([0, 1], device=orders.device).expand(len(orders), -1)
+    start = torch.arange(2, device=orders.device).expand(len(orders), -1)
     return torch.cat([start, orders + 2], 1)
 
 # %% ../nbs/03_embeddings.ipynb #emb-target-ids

@@ -91,20 +91,20 @@ def train_classifier(
     "Train a `SmallCNN` on real images."
     images, labels = images.to(device), check_image_labels(images, labels, num_classes, device)
     torch.manual_seed(seed)
-    classifier = SmallCNN(images.shape[1], num_classes).to(device)
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=3e-3, weight_decay=0.01)
+    model = SmallCNN(images.shape[1], num_classes).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     steps = epochs * math.ceil(len(images) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
     batches = (rows for _ in range(epochs)
                for rows in torch.randperm(len(images), device=device).split(batch_size))
     for rows in tqdm(batches, 'classifier', steps, mininterval=1, disable=not progress):
-        logits = classifier(move_randomly(images[rows], shift))
+        logits = model(move_randomly(images[rows], shift))
         loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return classifier.eval()
+    return model.eval()
 
 # %% ../nbs/07_evaluation.ipynb #2f228411
 def frechet_distance(
@@ -182,9 +182,9 @@ def evaluate_samples(
     unseen, unseen_labels = some_images(validation_images, most)
     check_image_sets(samples, real, unseen)
     if classifier is None:
-        num_classes = len(train_images.classes)
-        classifier = train_classifier(real, labels, num_classes, progress=progress)
+        classifier = train_classifier(real, labels, len(train_images.classes), progress=progress)
     everything = torch.cat([real, unseen])
+    whole = feature_statistics(everything, classifier)
     half = torch.zeros(len(everything), dtype=torch.bool)  # as many images as there are samples
     half[spread(len(everything), min(len(samples), len(everything) // 2))] = True
     rebuilt = reconstruct(tokenizer, everything)
@@ -195,8 +195,8 @@ def evaluate_samples(
         real_images=len(everything),
         classifier_accuracy_on_validation=float(accuracy),
         samples_of_the_class_asked_for=agreement.item(),
-        proxy_fid_samples=proxy_fid(samples, everything, classifier),
-        proxy_fid_reconstructions=proxy_fid(rebuilt, everything, classifier),
+        proxy_fid_samples=frechet_distance(feature_statistics(samples, classifier), whole),
+        proxy_fid_reconstructions=frechet_distance(feature_statistics(rebuilt, classifier), whole),
         proxy_fid_real_against_real=proxy_fid(everything[half], everything[~half], classifier),
         psnr_of_validation_reconstructions=psnr(unseen, rebuilt[len(real):]),
         median_distance_of_samples=nearest(samples, real)[1].median().item(),

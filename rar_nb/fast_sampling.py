@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_PLAN', 'KEPT', 'Plan', 'check_plan', 'BlockWeights', 'rounded', 'block_weights', 'ModelWeights', 'fill_block',
-           'fill_head', 'FastStep', 'FastState', 'version_of', 'kept_state', 'forget']
+           'fill_head', 'FastStep', 'FastState', 'version_of', 'kept_state', 'keep', 'forget']
 
 # %% ../nbs/61_fast_sampling.ipynb #fast0004
 import math
@@ -270,6 +270,7 @@ class FastState(nn.Module):
         self.register_buffer('finite', torch.ones((), dtype=torch.bool, device=device))
         self.register_buffer('images', torch.arange(step.all_rows, device=device) % batch_size)
         self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
+        self.key: tuple = ()  # what it was made for; see `kept_state`
 
     def start(
         self,
@@ -308,6 +309,15 @@ class FastState(nn.Module):
         self.play(self.step.span)
         self.step.done += 1
 
+    def run(self, on_step: Callable[[int, int], None] | None):
+        "Sample all tokens; `on_step` is called after each of them with (tokens sampled, L)."
+        length = self.step.config.num_tokens
+        with self.products():
+            for k in range(length):
+                self.next_token()
+                if on_step is not None:
+                    on_step(k + 1, length)
+
     @torch.no_grad()
     def next_logits(
         self,
@@ -317,7 +327,8 @@ class FastState(nn.Module):
         if tokens is not None:
             self.step.entry.copy_(self.step.embeddings(tokens.index_select(0, self.images)))
         weight = self.weights[self.step.done - 1]
-        return self.guided(self.step.next_position(), weight)
+        with self.products():
+            return self.guided(self.step.next_position(), weight)
 
     def records(self) -> bool:
         "Whether steps are recorded and replayed."
@@ -343,7 +354,7 @@ class FastState(nn.Module):
             graph.replay()
 
 # %% ../nbs/61_fast_sampling.ipynb #fast0018
-KEPT: WeakKeyDictionary[RAR, tuple] = WeakKeyDictionary()  # model: what for, and the state
+KEPT: WeakKeyDictionary[RAR, FastState] = WeakKeyDictionary()  # states that nobody uses now
 
 
 def version_of(model: RAR) -> tuple:
@@ -362,15 +373,23 @@ def kept_state(
     sample,  # the `SampleConfig` that `choosing` follows from
     plan: Plan,
 ) -> FastState:
-    "The state that was made for a batch of this kind with these weights, or a new one."
+    "The state that was kept for a batch of this kind with these weights, or a new one."
     key = version_of(model), batch_size, rows, precision, shared_order, sample, plan
-    if model not in KEPT or KEPT[model][0] != key:
-        KEPT.pop(model, None)  # first, so that there are never two of them in memory
-        dtype = torch.bfloat16 if precision == 'bf16' else model.lm_head.weight.dtype
-        with torch.inference_mode(False), torch.no_grad():  # as it may be used outside of it
-            step = FastStep(model, rows, dtype, shared_order, plan)
-            KEPT[model] = key, FastState(step, batch_size, *choosing, precision)
-    return KEPT[model][1]
+    state = KEPT.pop(model, None)
+    if state is not None and state.key == key:
+        return state
+    del state  # first, so that there are never two of them in memory
+    dtype = torch.bfloat16 if precision == 'bf16' else model.lm_head.weight.dtype
+    with torch.inference_mode(False), torch.no_grad():  # as it may be used outside of it
+        step = FastStep(model, rows, dtype, shared_order, plan)
+        made = FastState(step, batch_size, *choosing, precision)
+    made.key = key
+    return made
+
+
+def keep(model: RAR, state: FastState):
+    "Keep a state that is no longer used for the next batch."
+    KEPT[model] = state
 
 
 @checked

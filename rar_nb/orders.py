@@ -58,13 +58,13 @@ def sample_orders(
     num_tokens: Length,  # L
     r: Probability,  # that an image's order is random
     generator: torch.Generator | None = None,  # source of randomness, on the CPU
-) -> torch.Tensor:  # int64 [B, L], on the CPU
+    device: torch.device | None = None,  # where the scores are sorted; None: on the CPU
+) -> torch.Tensor:  # int64 [B, L], on `device`
     "Orders of a batch: a uniform permutation with probability `r`, else raster (section 3.2)."
     scores = torch.rand(batch_size, num_tokens, generator=generator)
-    is_random = torch.rand(batch_size, generator=generator) < r
-    orders = raster_order(num_tokens).repeat(batch_size, 1)
-    orders[is_random] = scores[is_random].argsort(1)
-    return orders
+    is_random = torch.rand(batch_size, 1, generator=generator) < r
+    scores = torch.where(is_random, scores, torch.arange(num_tokens))
+    return scores.to(device, non_blocking=True).argsort(dim=1, stable=True)
 
 # %% ../nbs/02_orders.ipynb #ec786041
 def linear(progress: float) -> float:

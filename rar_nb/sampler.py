@@ -20,12 +20,11 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
-from .fast_sampling import DEFAULT_PLAN, FastState, Plan, forget, kept_state
+from .fast_sampling import DEFAULT_PLAN, FastState, Plan, forget, keep, kept_state
 from .orders import permute, raster_order, unpermute
-from .support import (
-    Length, Samples, check_classes, check_codebook, check_distribution, check_finite_logits,
-    check_known, check_noise, check_orders, check_pixels, checked, choose_precision, config,
-    float32_products, require, require_int, require_key)
+from .support import (Length, Samples, check_classes, check_codebook, check_distribution,
+    check_finite_logits, check_known, check_noise, check_orders, check_pixels, checked,
+    choose_precision, config, float32_products, require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, Conditioning
 
@@ -235,7 +234,7 @@ def fast_state(
     orders: torch.Tensor | None = None, known: torch.Tensor | None = None,
     plan: Plan = DEFAULT_PLAN,  # all as for `sample_tokens`; `next_logits` needs no noise
 ) -> FastState:
-    "A batch at its start. What is prepared for it is kept for the next of the same size."
+    "A batch at its start, for those who want to see each step."
     condition, orders = sequences(model, classes, sample, orders)
     shape = batch_size, num_tokens = len(classes), model.config.num_tokens
     noise = check_noise(noise, shape)
@@ -263,14 +262,12 @@ def sample_tokens(
     """Sample the tokens of a batch of images; `known` tokens are kept and only read.
 
     Raises `InvalidValue` for what doesn't fit the model, and for NaN or infinite logits."""
-    num_tokens = model.config.num_tokens
-    orders = raster_order(num_tokens) if orders is None else orders
+    orders = raster_order(model.config.num_tokens) if orders is None else orders
     state = fast_state(model, classes, sample, noise, orders, known, plan)
-    with state.products():
-        for k in range(num_tokens):
-            state.next_token()
-            if on_step is not None:
-                on_step(k + 1, num_tokens)
+    try:
+        state.run(on_step)
+    finally:
+        keep(model, state)
     check_finite_logits(state.finite, model, sample)
     return unpermute(state.tokens, orders.to(state.tokens.device))
 

@@ -11,14 +11,14 @@ import html
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
-import matplotlib as mpl
 import numpy as np
-from IPython import get_ipython
-from IPython.display import Markdown
 from PIL import Image
+from pydantic import Field
 
 from .support import InvalidValue, checked, require, require_int, write_beside
 
@@ -37,7 +37,9 @@ COLORS = dict(
 
 def use_style():
     "Give matplotlib figures the look of this suite, as wide as the text of a notebook."
-    shell = get_ipython()
+    import matplotlib as mpl  # here, as programs write images and make no figures
+
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     if hasattr(shell, 'display_formatter'):  # IPython would store each image again as a JPEG
         shell.display_formatter.formatters['image/jpeg'].enabled = False
     mpl.rcParams.update({
@@ -81,10 +83,14 @@ def image_grid(
 
 # %% ../nbs/08_style.ipynb #bba859ea
 @checked
-def save_png(image: Image.Image, path: Path | str):
+def save_png(
+    image: Image.Image,
+    path: Path | str,
+    level: Annotated[int, Field(ge=0, le=9)] = 6,  # of compression; pixels are the same at each
+):
     "Write `image` as a PNG in one step."
     with write_beside(path) as beside:
-        image.save(beside, format='PNG')
+        image.save(beside, format='PNG', compress_level=level)
 
 
 def is_whole_png(path: Path | str) -> bool:
@@ -148,8 +154,14 @@ def markdown_table(
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in cells)
 
 
-class Text(Markdown):
+class Text:
     "Markdown that stays readable where nothing renders it, as on a terminal."
+
+    def __init__(self, data: str):
+        self.data = data
+
+    def _repr_markdown_(self) -> str:
+        return self.data
 
     def __repr__(self) -> str:
         return self.data

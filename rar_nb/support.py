@@ -39,7 +39,6 @@ import numpy as np
 import pydantic
 import pydantic.dataclasses
 import torch
-from fastcore.script import is_cli
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
@@ -327,7 +326,8 @@ def as_checked(declared):
 def checked(function: Function) -> Function:
     "Let a function check the types of its arguments; `InvalidValue` names the first wrong one."
     signature = inspect.signature(function)
-    rules = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+    rules = pydantic.ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False,
+                                defer_build=True)  # a millisecond each, at the first call
 
     @functools.wraps(function)
     def inner(*args, **kwargs):  # pydantic wants a function, and `lru_cache` does not make one
@@ -407,6 +407,8 @@ def program(
     main,  # a function that `fastcore.script.call_parse` makes a command-line program of
 ):  # like `main`
     "Let `main`, run from the command line, end with one line instead of a traceback."
+    from fastcore.script import is_cli
+
     @functools.wraps(main)
     def run(*args, **kwargs):
         try:

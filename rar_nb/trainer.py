@@ -182,6 +182,7 @@ def make_batch(
     step: NonNegativeInt,  # from 0
     rank: NonNegativeInt = 0,  # whose share of the batch, from 0
     processes: PositiveInt = 1,  # shares; each has B = batch_size / processes images
+    device: torch.device | None = None,  # where the orders are made; all else is on the CPU
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens in raster order, condition and orders of one step: int64 [B, L], [B] and [B, L].
 
@@ -192,7 +193,7 @@ def make_batch(
     indices = batch_indices(step, len(data), size, train.steps(1), seed)
     crops = torch.randint(data.crops, (size,), generator=generator)
     r = random_ratio_at(step, train)
-    orders = sample_orders(size, data.num_tokens, r, generator)
+    orders = sample_orders(size, data.num_tokens, r, generator, device)
     tokens, labels = data.rows(indices[share], crops[share])
     # Classes are dropped for the whole batch, so that the result doesn't depend on `processes`.
     condition = torch.full((size,), model.null_id)

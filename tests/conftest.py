@@ -1,6 +1,9 @@
 """The longest modules first, so that of two processes that share them (`make test`) none is left
 with a long one at the end."""
 
+import pytest
+import torch
+
 LONG = [
     "test_jupyterlab",
     "test_voila",
@@ -24,6 +27,7 @@ SLOW = [*LONG, "test_devices", "test_vq_models", "test_kernels", "test_algorithm
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: left out by `make quick`")
+    config.addinivalue_line("markers", "cuda: needs a GPU; `make gpu` runs them")
 
 
 def pytest_collection_modifyitems(items):
@@ -31,3 +35,12 @@ def pytest_collection_modifyitems(items):
         if item.path.stem in SLOW:
             item.add_marker("slow")
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture
+def one_thread():
+    """Sums do not depend on the machine: torch computes on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

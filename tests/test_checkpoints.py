@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+import rar_nb.pretrained.checkpoints as checkpoints
 from rar_nb.pretrained.checkpoints import (
     find_weights,
     load_pretrained,
@@ -743,3 +744,27 @@ def test_a_run_that_is_not_finished_names_its_checkpoint(weights, tmp_path):
     model = RAR.from_pretrained(str(error.value).rpartition("such as ")[2])  # sizes of its run
     assert model.config == SMALL
     assert torch.equal(model.lm_head.weight, weights["lm_head.weight"])
+
+
+# What loading costs
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors"])
+def test_a_file_is_read_once(tmp_path, monkeypatch, kind):
+    path, model, opened = tmp_path / f"rar.{kind}", RAR(SMALL), []
+    torch.save(model.state_dict(), path) if kind == "bin" else save_weights(model, path)
+    real = checkpoints.open_weights
+    monkeypatch.setattr(checkpoints, "open_weights", lambda p: (opened.append(p), real(p))[1])
+    loaded = RAR.from_pretrained(path, SMALL)
+    assert opened == [path]
+    assert [n for n, _ in loaded.named_parameters()] == [n for n, _ in model.named_parameters()]
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32 and torch.equal(tensor, model.state_dict()[name])
+
+
+def test_loading_spends_no_random_numbers(tmp_path):
+    """The module is not filled with numbers that the file replaces."""
+    save_weights(RAR(SMALL), tmp_path / "rar.safetensors")
+    state = torch.get_rng_state()
+    RAR.from_pretrained(tmp_path / "rar.safetensors", SMALL)
+    assert torch.equal(torch.get_rng_state(), state)

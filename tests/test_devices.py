@@ -1,8 +1,13 @@
 """How a batch is shared, and what happens when it does not fit."""
 
+import copy
+import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
+from types import MethodType
 
 import pytest
 import torch
@@ -13,20 +18,25 @@ from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.presets import DeviceConfig, get_preset, override
 from rar_nb.runs.devices import (
     PARENT,
+    Batches,
+    Team,
     accumulation,
-    fast_attention,
+    count_threads,
+    fast_block,
     find_device_batch_size,
     halvings,
     is_sharded,
     make_accelerator,
     prepare,
+    short_attention,
     train_step,
     uncompiled,
+    update,
     working_blocks,
 )
 from rar_nb.support import PROJECT
-from rar_nb.trainer import make_batch
-from rar_nb.transformer import RAR, rar_loss
+from rar_nb.trainer import learning_rate_at, make_batch
+from rar_nb.transformer import RAR, attend, rar_loss
 from tests.doors import refuses
 
 RUN = get_preset("tiny", steps_per_epoch=5)
@@ -84,14 +94,249 @@ def test_precision_and_sharing_on_one_process():
     assert is_sharded(DeviceConfig(), 955_000_000)
 
 
-def test_fast_attention_computes_the_same_and_leaves_no_trace():
-    q = torch.randn(2, 4, 51, 32)
-    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    flash = torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
-    with fast_attention(make_accelerator("bf16", cpu=True)):
-        plain = torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
-    assert torch.allclose(plain, flash, atol=1e-5)
-    assert torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed() == before
+# Fast blocks
+
+
+def made_up_data(images=320):
+    generator = torch.Generator().manual_seed(0)
+    length = RUN.model.num_tokens
+    tokens = torch.randint(RUN.model.codebook_size, (images, 1, length), generator=generator)
+    return TokenData(tokens, torch.arange(images) % RUN.model.num_classes)
+
+
+def grown_model(dropout=0.0):
+    """A model whose adaLN does something, as after some training."""
+    torch.manual_seed(0)
+    model = RAR(override(RUN, dropout=dropout).model)
+    for name, p in model.named_parameters():
+        if "adaLN" in name or "norm" in name or name.endswith("bias"):
+            torch.nn.init.normal_(p, mean=float("norm.weight" in name), std=0.2)
+    return model
+
+
+def made_up_batch(images):
+    data, run = made_up_data(), override(RUN, batch_size=images)
+    return make_batch(data, run.model, run.train, run.seed, step=0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 51, 258])
+def test_short_attention_is_attention(length):
+    q, k, v = torch.randn(3, 2, 4, length, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(short_attention(q, k, v), attend(q, k, v), atol=1e-6)
+
+
+def test_short_attention_drops_weights():
+    torch.manual_seed(0)
+    q, v = torch.zeros(1, 1, 300, 8), torch.ones(1, 1, 300, 8)
+    dropped = short_attention(q, q, v, dropout=0.5)
+    assert abs(dropped[0, 0, 200:].mean().item() - 1) < 0.05 and dropped.std() > 0.01
+
+
+def gradients(model, batch, bf16):
+    """Logits and all gradients of one pass, as one vector of float32."""
+    model.zero_grad()
+    tokens, condition, orders = batch
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(tokens, condition, orders)
+    rar_loss(logits, tokens, orders).backward()
+    return torch.cat([x.detach().float().flatten()
+                      for x in (logits, *(p.grad for p in model.parameters()))])  # fmt: skip
+
+
+@pytest.mark.parametrize("images", [4, 32])  # 32 images of 11 classes share their conditioning
+def test_fast_blocks_compute_the_same(images):
+    """In float32 up to rounding; in bf16 no further from float32 than the plain blocks are."""
+    model, batch = grown_model(), made_up_batch(images)
+    exact, plain = gradients(model, batch, False), gradients(model, batch, True)
+    for block in model.blocks:
+        block.forward = MethodType(fast_block, block)
+    assert torch.allclose(gradients(model, batch, False), exact, rtol=1e-4, atol=1e-6)
+    fast = gradients(model, batch, True)
+    assert (fast - exact).norm() < 1.25 * (plain - exact).norm() < 0.05 * exact.norm()
+
+
+def test_fast_blocks_are_there_in_bf16_only_and_leave_no_trace():
+    model = grown_model()
+    for precision in ("no", "bf16"):
+        with working_blocks(model, DeviceConfig(), make_accelerator(precision, cpu=True)):
+            fast = ["forward" in vars(block) for block in model.blocks]
+            assert all(fast) if precision == "bf16" else not any(fast)
+    assert not any("forward" in vars(block) for block in model.blocks)
+
+
+def test_without_a_compiler_blocks_run_as_they_are(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch, "compile", None)
+    model = grown_model()
+    with working_blocks(model, DeviceConfig(compile=True)):
+        assert not any("forward" in vars(block) for block in model.blocks)
+    assert "needs a C++ compiler (g++ or clang++), and there is none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_one_compilation_serves_all_blocks_and_steps(monkeypatch, precision):
+    """By torch's front end; after the first step, compiling anything more is an error."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    run = override(RUN, compile=True, device_batch_size=32, precision=precision)
+    accelerator, model = make_accelerator(precision, cpu=True), grown_model()
+    with working_blocks(model, run.devices, accelerator):
+        prepared, optimizer, _ = prepare(accelerator, model, run)
+        prepared.train()
+        batches = Batches(accelerator, run, made_up_data())
+        for step in range(4):
+            with torch._dynamo.config.patch(error_on_recompile=step > 0):
+                train_step(accelerator, prepared, optimizer, run, batches, step)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+# Threads
+
+
+def test_threads_that_share_a_micro_step():
+    one, run = make_accelerator("no", cpu=True), RUN
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert count_threads(one, run, 10**6, 64) == 4
+        assert count_threads(one, run, 10**6, 24) == 3  # at least 8 images each
+        assert count_threads(one, run, 10**6, 20) == 2
+        assert count_threads(one, run, 10**6, 31) == count_threads(one, run, 10**6, 8) == 1
+        assert count_threads(one, run, 10**8, 64) == 1  # a second copy of all gradients
+        for changes in (dict(dropout=0.1), dict(compile=True), dict(checkpointing=True)):
+            assert count_threads(one, override(run, **changes), 10**6, 64) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_team_learns_what_one_model_learns(precision):
+    """The same gradients up to rounding, the same bits each time, and no further parameters."""
+    data, run = made_up_data(), override(RUN, device_batch_size=16)
+
+    def trained(threads):
+        accelerator, model = make_accelerator(precision, cpu=True), grown_model()
+        with working_blocks(model, run.devices, accelerator):
+            prepared, optimizer, _ = prepare(accelerator, model, run)
+            assert accelerator.gradient_accumulation_steps == 2
+            if threads > 1:
+                alone = prepared.model if isinstance(prepared, Team) else prepared
+                prepared = Team(alone, accelerator, threads)
+            assert list(map(id, prepared.parameters())) == list(map(id, model.parameters()))
+            prepared.train()
+            batches = Batches(accelerator, run, data)
+            losses = [train_step(accelerator, prepared, optimizer, run, batches, step)[0]
+                      for step in range(5)]  # fmt: skip
+        if threads > 1:
+            (other,) = prepared.twins
+            for p, q in zip(model.parameters(), other.parameters()):
+                assert p.data_ptr() == q.data_ptr() and p is not q
+            assert other.training and not prepared.eval().twins[0].training
+        return torch.stack(losses), torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    one, two, again = trained(1), trained(2), trained(2)
+    assert torch.equal(two[0], again[0]) and torch.equal(two[1], again[1])
+    assert torch.allclose(one[0], two[0], rtol=0, atol=1e-5 if precision == "no" else 5e-3)
+
+
+def test_threads_of_a_team_compute_alone_and_others_as_before():
+    before, accelerator = torch.get_num_threads(), make_accelerator("no", cpu=True)
+    team = Team(accelerator.prepare(grown_model()), accelerator, 2)
+    inside = [team.pool.submit(torch.get_num_threads) for _ in range(2)]
+    assert [job.result() for job in inside] == [1, 1]
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    accelerator, model = make_accelerator("no", cpu=True), grown_model()
+    team = Team(accelerator.prepare(model), accelerator, 2)
+    tokens, condition, orders = made_up_batch(8)
+    with pytest.raises(ValueError, match="shape of tokens"):
+        team.backward(tokens[:, :7], condition, orders)
+
+
+# Batches
+
+
+def test_the_next_batch_is_made_while_one_is_used():
+    data, run, one = made_up_data(), override(RUN, epochs=1), make_accelerator("no", cpu=True)
+    read, rows = [], data.rows
+
+    def counted(indices, crops):
+        read.append(len(indices))
+        return rows(indices, crops)
+
+    data.rows = counted
+    batches, steps = Batches(one, run, data), run.train.total_steps
+    for step in (0, 1, 3, steps - 1):  # 3 comes unexpectedly
+        expected = make_batch(data, run.model, run.train, run.seed, step)
+        assert all(map(torch.equal, batches.at(step), expected))
+        if step < steps - 1:
+            batches.ahead[1].result()
+            assert batches.ahead[0] == step + 1
+    assert batches.ahead[0] == steps - 1, "there is no batch after the last"
+    data.rows = None
+    with pytest.raises(TypeError):
+        batches.at(2)
+
+
+# One step
+
+
+def test_a_step_waits_for_nothing():
+    """In a process of its own: `tests.tools.waits` registers a device."""
+    command = [sys.executable, "-m", "tests.tools.waits"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    expected = ["index", "_local_scalar_dense", "nonzero", "_to_copy"]
+    assert [name in found for name, found in zip(expected, report["seen"], strict=True)] == [
+        True] * 4, "the watcher sees what would wait"  # fmt: skip
+    assert len(report["steps"]) == 4
+    for case in report["steps"]:
+        assert [step["found"] for step in case["steps"]] == [[], []]
+        for step in case["steps"]:
+            assert step["operations"] > 1000
+            assert [shape for _, shape in step["results"]] == [[], []]
+            assert all(device.startswith(case["device"]) for device, _ in step["results"])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_with_a_bad_norm_changes_nothing(bad):
+    accelerator, model = make_accelerator("no", cpu=True), grown_model()
+    prepared, optimizer, _ = prepare(accelerator, model, override(RUN, device_batch_size=32))
+
+    def everything():
+        return [p.detach().clone() for p in model.parameters()], copy.deepcopy(
+            optimizer.optimizer.state_dict()["state"])  # fmt: skip
+
+    def step(norm):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, norm)
+        update(optimizer, torch.tensor(norm), learning_rate=0.1)
+
+    step(1.0)
+    weights, state = everything()
+    step(bad)
+    after, state_after = everything()
+    assert all(map(torch.equal, weights, after))
+    for moments, others in zip(state.values(), state_after.values()):
+        assert all(torch.equal(moments[name], others[name]) for name in moments)
+    step(1.0)
+    assert not all(map(torch.equal, weights, everything()[0]))
+
+
+def test_the_learning_rate_is_that_of_the_step():
+    accelerator, model = make_accelerator("no", cpu=True), grown_model()
+    run = override(RUN, device_batch_size=32)
+    prepared, optimizer, _ = prepare(accelerator, model, run)
+    batches = Batches(accelerator, run, made_up_data())
+    for step in (0, 3):
+        train_step(accelerator, prepared.train(), optimizer, run, batches, step)
+        rates = [float(group["lr"]) for group in optimizer.optimizer.param_groups]
+        assert rates == pytest.approx([learning_rate_at(step, run.train)] * 2)
 
 
 def test_checkpointing_keeps_less_and_computes_the_same():
@@ -205,14 +450,12 @@ def test_only_dropout_cares_how_a_batch_is_shared(dropout, largest):
         accelerator, model = make_accelerator("no", cpu=True), RAR(run.model)
         prepared, optimizer, _ = prepare(accelerator, model, run)
         prepared.train()
+        batches = Batches(accelerator, run, data)
         for step in range(5, 10):
-            train_step(accelerator, prepared, optimizer, run, data, step)
+            train_step(accelerator, prepared, optimizer, run, batches, step)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    length = RUN.model.num_tokens
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(RUN.model.codebook_size, (320, 1, length), generator=generator)
-    data = TokenData(tokens, torch.arange(320) % RUN.model.num_classes)
+    data = made_up_data()
     whole = weights(64)
     assert torch.equal(weights(64), whole)
     difference = (weights(16) - whole).abs().max().item()

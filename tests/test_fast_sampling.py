@@ -4,6 +4,7 @@ waits for the device, nothing changes from step to step but numbers in memory.""
 import copy
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -153,7 +154,8 @@ def test_new_weights_are_noticed(how):
     elif how == "another tensor":
         model.lm_head.weight = torch.nn.Parameter(-model.lm_head.weight.detach())
     else:
-        model(torch.zeros(1, L, dtype=torch.int64), torch.tensor([9]), raster_order(L)).sum().backward()
+        tokens = torch.zeros(1, L, dtype=torch.int64)
+        model(tokens, torch.tensor([9]), raster_order(L)).sum().backward()
         torch.optim.AdamW(model.parameters(), lr=0.5).step()
     after = sample_tokens(model, [0, 1], SAMPLE, noise)
     assert torch.equal(after, textbook_tokens(model, [0, 1], SAMPLE, noise))
@@ -190,6 +192,35 @@ def test_the_table_keeps_to_its_budget(budget):
     least = 5 * row  # one step of every condition that there can be
     assert step.table.nbytes + step.head_table.nbytes <= max(least, budget)
     assert len(step.head_table) <= 5 * (L + 2)  # never more than there are steps
+
+
+def test_two_batches_in_the_making_do_not_meet():
+    """By hand and at once, and in two threads."""
+    noise, classes = image_noise(0, range(4), L), [0, 1]
+    one, two = (fast_state(MODEL, classes, SAMPLE, noise[rows]) for rows in ([0, 1], [2, 3]))
+    for _ in range(L):
+        one.next_token()
+        two.next_token()
+    expected = [textbook_tokens(MODEL, classes, SAMPLE, noise[rows]) for rows in ([0, 1], [2, 3])]
+    assert torch.equal(one.tokens, expected[0]) and torch.equal(two.tokens, expected[1])
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(sample_tokens, MODEL, classes, SAMPLE, noise[rows])
+                for rows in ([0, 1], [2, 3]) * 10]  # fmt: skip
+    for k, job in enumerate(jobs):
+        assert torch.equal(job.result(), expected[k % 2])
+
+
+def test_a_batch_that_was_broken_off_leaves_nothing_behind():
+    noise = image_noise(0, range(2), L)
+
+    def stop(done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_tokens(MODEL, [0, 1], SAMPLE, noise, on_step=stop)
+    expected = textbook_tokens(MODEL, [0, 1], SAMPLE, noise)
+    assert torch.equal(sample_tokens(MODEL, [0, 1], SAMPLE, noise), expected)
 
 
 # A step that can be recorded

@@ -349,10 +349,10 @@ def test_damaged_features_are_computed_again(place, ours, tmp_path, monkeypatch,
     before = {name: whole[name].clone() for name in fidelity.FEATURES}
     for file in cache.iterdir():  # of the generated images, too
         damage(file, kind)
-    monkeypatch.setattr(fidelity, "get_featuresdict_from_dataset", lambda *a, **k: dict(found))
+    monkeypatch.setattr(fidelity, "look", lambda *a, **k: dict(found))
     again = extract(RGBImages(folder / "real"), folder / "inception.pth", cache)
     assert capsys.readouterr().out.endswith("is damaged; the features are computed again\n")
-    monkeypatch.setattr(fidelity, "get_featuresdict_from_dataset", None)
+    monkeypatch.setattr(fidelity, "look", None)
     kept = extract(RGBImages(folder / "real"), folder / "inception.pth", cache)
     for name, tensor in before.items():
         assert torch.equal(again[name], tensor) and torch.equal(kept[name], tensor)
@@ -362,7 +362,7 @@ def test_damaged_features_are_computed_again(place, ours, tmp_path, monkeypatch,
 def test_features_that_are_not_finite_are_not_kept(place, tmp_path, monkeypatch):
     found = {name: torch.zeros(11, 2048) for name in fidelity.LAYERS}
     found["2048"][4, 7] = float("nan")
-    monkeypatch.setattr(fidelity, "get_featuresdict_from_dataset", lambda *a, **k: found)
+    monkeypatch.setattr(fidelity, "look", lambda *a, **k: found)
     with pytest.raises(InvalidValue, match="features 2048 of image 4 = 'NaN or infinite'"):
         extract(RGBImages(place[0] / "real"), place[0] / "inception.pth", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
@@ -442,3 +442,27 @@ def test_damaged_references(tmp_path, kind):
             file.writestr("sigma.npy", b"")
     with pytest.raises(InvalidValue, match="r.npz"):
         open_reference(path)
+
+
+# Reading by other processes
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_do_not_depend_on_who_reads(place, workers):
+    folder = place[0]
+    images, weights = RGBImages(folder / "generated"), folder / "inception.pth"
+    whole, found = extract(images, weights), extract(images, weights, workers=workers, batch_size=5)
+    for name in fidelity.LAYERS:
+        assert found[name].shape == (12, dict(zip(fidelity.LAYERS, (2048, 1008)))[name])
+        torch.testing.assert_close(found[name], whole[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named_in_one_line(place, tmp_path, workers):
+    """Whichever process reads it."""
+    shutil.copytree(place[0] / "generated", tmp_path / "images")
+    images = RGBImages(tmp_path / "images")
+    (tmp_path / "images" / "000007.png").write_bytes(b"no image")
+    with pytest.raises(InvalidValue, match="000007.png can't be read as an image") as error:
+        extract(images, place[0] / "inception.pth", workers=workers)
+    assert "\n" not in str(error.value)

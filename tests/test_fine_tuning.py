@@ -210,7 +210,7 @@ def test_a_published_generator_is_found_by_its_sizes(tmp_path, monkeypatch):
         asked.append((source, filename))
         raise OSError("no network in this test")
 
-    monkeypatch.setattr("rar_nb.pretrained.checkpoints.hf_hub_download", no_hub)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_hub)
     with torch.device("meta"):
         large = RAR(dataclasses.replace(MODELS["rar_l"], num_classes=3, dropout=0.0))
     with pytest.raises(InvalidValue, match="rar_l.bin can't be had from the hub"):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from contextlib import contextmanager
@@ -30,13 +31,13 @@ from rar_nb.runs.image_sets import (
     class_names,
     generate,
     launch,
-    main,
     open_model,
     pack_npz,
     remove_set,
     set_request,
 )
 from rar_nb.runs.launch import launch_command
+from rar_nb.runs.sample import main
 from rar_nb.sampler import SampleConfig, sample_images
 from rar_nb.style import is_whole_png
 from rar_nb.support import InvalidValue, Stopped
@@ -108,13 +109,14 @@ def test_the_same_files_for_any_number_of_processes(model, tmp_path, count):
 
 def test_a_run_that_was_killed_goes_on(model, tmp_path, monkeypatch):
     generate(model, GreyTokenizer(), tmp_path / "whole", TWENTY)
-    saved, save = [], image_sets.save_png
+    saved, save, one_at_a_time = [], image_sets.save_png, threading.Lock()
 
-    def save_some(image, path):
-        if len(saved) == 9:
-            raise KeyboardInterrupt
-        saved.append(path)
-        save(image, path)
+    def save_some(image, path, level):
+        with one_at_a_time:
+            if len(saved) == 9:
+                raise KeyboardInterrupt
+            saved.append(path)
+            save(image, path, level)
 
     monkeypatch.setattr(image_sets, "save_png", save_some)
     with pytest.raises(KeyboardInterrupt):
@@ -294,7 +296,7 @@ def test_every_setting_is_an_option():
     ],
 )
 def test_bad_input_ends_the_program_with_one_line(tmp_path, options, message):
-    command = [sys.executable, "-m", "rar_nb.runs.image_sets", "--cpu"]
+    command = [sys.executable, "-m", "rar_nb.runs.sample", "--cpu"]
     command += [option.format(tmp_path / "set") for option in options]
     ended = subprocess.run(command, capture_output=True, text=True)
     lines = [line for line in ended.stderr.splitlines() if "Warning" not in line]
@@ -388,8 +390,8 @@ def test_two_processes_sample_the_same_images_as_one(folder):
     launch(folder / "two", RUN.sample, seed=3, processes=2, cpu=True, run_dir=folder)
     assert files(folder / "two") == files(folder / "one") and len(files(folder / "one")) == 30
     log = (folder / "two" / "launch.log").read_text()
-    assert "3/3" in log and "5/5" not in log, (
-        "the first process samples batches 0, 2 and 4 of the five"
+    assert "147/147" in log and "245/245" not in log, (
+        "the first process samples batches 0, 2 and 4 of the five, 49 tokens each"
     )
 
 
@@ -419,7 +421,7 @@ def test_a_failing_child_is_reported(folder, tmp_path):
 
 def test_the_command_names_what_is_sampled(tmp_path):
     command = launch_command(
-        "rar_nb.runs.image_sets",
+        "rar_nb.runs.sample",
         8,
         preset="rar_b",
         model="rar_b.bin",
@@ -433,7 +435,7 @@ def test_the_command_names_what_is_sampled(tmp_path):
         and "--cpu" not in command
         and "--tokenizer" not in command
     )
-    assert command[command.index("-m", 3) + 1] == "rar_nb.runs.image_sets"
+    assert command[command.index("-m", 3) + 1] == "rar_nb.runs.sample"
     assert (
         command[command.index("--num_samples") + 1] == "50000"
         and command[command.index("--num_processes") + 1] == "8"
@@ -476,7 +478,7 @@ def test_what_cannot_be_opened(wrong, message):
 
 
 def test_the_program_has_a_help():
-    command = [sys.executable, "-m", "rar_nb.runs.image_sets", "--help"]
+    command = [sys.executable, "-m", "rar_nb.runs.sample", "--help"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for f in fields(SampleConfig):
         assert f"--{f.name}" in text
@@ -680,7 +682,7 @@ def test_a_set_that_is_killed_goes_on(folder, tmp_path):
 def test_a_program_that_is_stopped_ends_with_a_sentence(folder, tmp_path):
     """SIGTERM ends with the batch, a sentence and status 75."""
     place = tmp_path / "set"
-    command = [sys.executable, "-m", "rar_nb.runs.image_sets", "--cpu", "--run_dir", folder]
+    command = [sys.executable, "-m", "rar_nb.runs.sample", "--cpu", "--run_dir", folder]
     command += ["--folder", place, "--num_samples", 1000, "--sample_batch_size", 20]
     job = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, text=True)
     while not list(place.glob("*.png")):
@@ -697,11 +699,11 @@ def test_a_program_that_is_stopped_ends_with_a_sentence(folder, tmp_path):
 def test_an_interrupt_in_a_notebook(tmp_path, monkeypatch, batch):
     model, real, calls = make_model().train(), image_sets.sample_batch, []
 
-    def interrupted(*args):
+    def interrupted(*args, **options):
         if len(calls) == batch:
             signal.raise_signal(signal.SIGINT)
         calls.append(1)
-        return real(*args)
+        return real(*args, **options)
 
     monkeypatch.setattr(image_sets, "sample_batch", interrupted)
     with pytest.raises(Stopped, match="Stopped by SIGINT: (6|20) images are in"):
@@ -710,6 +712,136 @@ def test_an_interrupt_in_a_notebook(tmp_path, monkeypatch, batch):
     monkeypatch.undo()
     assert generate(model, GreyTokenizer(), tmp_path, TWENTY) == (0 if batch == 3 else 14)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# Files are written while the next batch is sampled
+
+
+def wait_for(condition, seconds=20):
+    """Whether `condition()` becomes true in that time."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.002)
+    return condition()
+
+
+def watched(monkeypatch, before):
+    """Let `before(number)` be called before each batch is sampled; the list of these numbers."""
+    numbers, real = [], image_sets.sample_batch
+
+    def sample(*args, **options):
+        numbers.append(len(numbers))
+        before(numbers[-1])
+        return real(*args, **options)
+
+    monkeypatch.setattr(image_sets, "sample_batch", sample)
+    return numbers
+
+
+def test_a_batch_is_written_while_the_next_one_is_sampled(model, tmp_path, monkeypatch):
+    """Each batch but the first is sampled only when the files of those before are there."""
+    there = []
+    watched(monkeypatch, lambda k: there.append(wait_for(lambda: len(files(tmp_path)) == 6 * k)))
+    assert generate(model, GreyTokenizer(), tmp_path, TWENTY) == 20
+    assert there == [True] * 4
+
+
+def test_at_most_two_batches_wait(model, tmp_path, monkeypatch):
+    """Nothing can be written: three batches are sampled, and the fourth is not begun."""
+    go_on, save = threading.Event(), image_sets.save_png
+    numbers = watched(monkeypatch, lambda k: None)
+
+    def slow(*args):
+        assert go_on.wait(20)
+        save(*args)
+
+    monkeypatch.setattr(image_sets, "save_png", slow)
+    job = threading.Thread(target=generate, args=(model, GreyTokenizer(), tmp_path, TWENTY))
+    job.start()
+    assert wait_for(lambda: len(numbers) == 3)
+    time.sleep(0.2)
+    assert len(numbers) == 3 and not files(tmp_path)
+    go_on.set()
+    job.join()
+    assert len(numbers) == 4 and len(files(tmp_path)) == 20
+
+
+def test_a_stop_waits_for_the_files(model, tmp_path, monkeypatch):
+    save = image_sets.save_png
+    monkeypatch.setattr(image_sets, "save_png", lambda *args: (time.sleep(0.02), save(*args)))
+    watched(monkeypatch, lambda k: signal.raise_signal(signal.SIGTERM) if k == 1 else None)
+    with pytest.raises(Stopped, match="Stopped by SIGTERM: 12 images are in"):
+        generate(model, GreyTokenizer(), tmp_path, TWENTY)
+    assert len(files(tmp_path)) == 12 and not list(tmp_path.glob("*.part"))
+    assert all(is_whole_png(path) for path in tmp_path.glob("*.png"))
+
+
+def test_a_disk_that_fills_up(model, tmp_path, monkeypatch):
+    """One clear error; what was written is whole, nothing is half written, no thread is left."""
+    whole, save, threads = files_of_a_set(model, tmp_path / "whole"), Image.Image.save, set()
+
+    def full_at_eight(image, path, **options):
+        threads.add(threading.current_thread())
+        if int(Path(path).name[1:7]) >= 8:
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path, **options)
+
+    monkeypatch.setattr(Image.Image, "save", full_at_eight)
+    with pytest.raises(InvalidValue, match="000008.png can't be written .No space .*: free some"):
+        generate(model, GreyTokenizer(), tmp_path / "set", TWENTY)
+    found = files(tmp_path / "set")
+    assert len(found) == 8 and found.items() <= whole.items()
+    assert not list((tmp_path / "set").glob("*.part"))
+    assert threading.main_thread() not in threads and not any(t.is_alive() for t in threads)
+    monkeypatch.undo()
+    assert generate(model, GreyTokenizer(), tmp_path / "set", TWENTY) == 12
+    assert files(tmp_path / "set") == whole
+
+
+def files_of_a_set(model, folder):
+    generate(model, GreyTokenizer(), folder, TWENTY)
+    return files(folder)
+
+
+def test_batches_before_an_error_are_written(model, tmp_path, monkeypatch):
+    def broken(k):
+        if k == 2:
+            raise InvalidValue("the third batch")
+
+    watched(monkeypatch, broken)
+    with pytest.raises(InvalidValue, match="the third batch"):
+        generate(model, GreyTokenizer(), tmp_path, TWENTY)
+    assert len(files(tmp_path)) == 12
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_are_those_that_were_sampled(model, tmp_path, channels):
+    """Whatever the compression."""
+    tokenizer = GreyTokenizer(replace(COLOUR, channels=channels))
+    generate(model, tokenizer, tmp_path, TWENTY, seed=2)
+    labels = torch.arange(4).repeat_interleave(5)
+    expected = sample_images(model, tokenizer, labels, TWENTY, seed=2).permute(0, 2, 3, 1)
+    for i, pixels in enumerate(expected.squeeze(-1).numpy()):
+        image = Image.open(tmp_path / f"{i:06d}.png")
+        assert image.mode == ("L" if channels == 1 else "RGB")
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
+def test_the_bar_moves_with_each_token(model, tmp_path, monkeypatch, capfd):
+    """16 tokens in each of four batches; of those that are there, all at once."""
+    generate(model, GreyTokenizer(), tmp_path, TWENTY, share=(1, 2))
+    seen = []
+    real = image_sets.tqdm.update
+
+    def update(bar, n=1):
+        seen.append(n)
+        return real(bar, n)
+
+    monkeypatch.setattr(image_sets.tqdm, "update", update)
+    assert generate(model, GreyTokenizer(), tmp_path, TWENTY, progress=True) == 12
+    assert [n for n in seen if n] == [1] * 16 + [16] + [1] * 16 + [16]
+    assert "20 images:   0%|" in capfd.readouterr().err
 
 
 # Folders that are no set's

@@ -10,6 +10,8 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+import time
 import warnings
 import zlib
 
@@ -24,22 +26,26 @@ import rar_nb.data.images as images_module
 from rar_nb.data.images import (
     Digits,
     ImageData,
+    ahead,
     center_crop,
     check_readable,
     find_images,
     images_hash,
     load_rgb,
+    one_behind,
     open_data,
     open_folder,
     split_validation,
     ten_crop,
     ten_crop_size,
+    to_host,
     to_rgb,
-    torchvision,
 )
 from rar_nb.pretrained.presets import get_preset, resolve
-from rar_nb.support import InvalidValue
+from rar_nb.support import InvalidValue, import_torchvision
 from rar_nb.tokenizer import stack_images
+
+torchvision = import_torchvision()
 
 
 def picture(width, height, seed=0):
@@ -1137,3 +1143,73 @@ def test_errors_are_one_line_in_a_notebook(tmp_path):
     for action in (lambda: load_rgb(tmp_path / "x.png"), lambda: open_data("mnist", root=tmp_path)):
         with pytest.raises(InvalidValue):
             action()
+
+
+# Reading ahead, and from the device to the host
+
+
+def test_batches_are_made_ahead_in_another_thread():
+    """In order, by one other thread, at most two more than were asked for, and all of them."""
+    made, threads = [], set()
+
+    def make():
+        for k in range(7):
+            threads.add(threading.current_thread())
+            made.append(k)
+            yield k
+
+    found = []
+    for k in ahead(make()):
+        found.append(k)
+        time.sleep(0.01)  # so that the other thread may get ahead
+        assert len(made) <= k + 3
+    assert found == list(range(7)) and len(threads) == 1
+    assert threading.main_thread() not in threads and not threads.pop().is_alive()
+    assert list(ahead([])) == []
+
+
+def test_what_fails_ahead_fails_here():
+    def make():
+        yield 1
+        raise InvalidValue("the second batch")
+
+    batches = ahead(make())
+    assert next(batches) == 1
+    with pytest.raises(InvalidValue, match="^the second batch$"):
+        next(batches)
+
+
+def test_reading_ahead_ends_with_whoever_asked():
+    """After a break, no thread reads on."""
+    made = []
+    batches = ahead(made.append(k) or k for k in range(1000))
+    assert next(batches) == 0
+    batches.close()
+    assert len(made) <= 4
+
+
+def test_results_are_fetched_one_behind():
+    """In order, and the next is begun before one is waited for; at the end the last is fetched."""
+    log = []
+
+    def begin(count):
+        for k in range(count):
+            log.append(f"begin {k}")
+            yield lambda k=k: (log.append(f"wait {k}"), torch.tensor(k))[1]
+
+    assert [int(x) for x in one_behind(begin(3))] == [0, 1, 2]
+    assert log == ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1", "wait 2"]
+    assert list(one_behind(begin(0))) == [] and len(list(one_behind(begin(1)))) == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_tensor_arrives_as_it_was(device):
+    """What happens to it afterwards on its device comes too late."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    x = torch.randint(256, (5, 3, 64, 64), dtype=torch.uint8, device=device)
+    expected = x.cpu().clone()
+    arrive = to_host(x)
+    if device == "cuda":
+        x.zero_()
+    assert arrive().device.type == "cpu" and torch.equal(arrive(), expected)

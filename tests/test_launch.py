@@ -12,7 +12,7 @@ import pytest
 
 from rar_nb.pretrained.presets import get_preset, save_run_config
 from rar_nb.runs.devices import PARENT
-from rar_nb.runs.launch import follow, launch_command
+from rar_nb.runs.launch import follow, launch_command, run_child
 from rar_nb.runs.run_folders import open_tokens, read_metrics, resolve_tokens
 from rar_nb.runs.safekeeping import newest_checkpoint
 from rar_nb.support import PROJECT
@@ -174,6 +174,17 @@ def test_a_child_that_fails_tells_why(tokens, tmp_path):
     command = launch_command("rar_nb.runs.training", 1, cpu=True, run_dir=folder, tokens="/no/such")
     with pytest.raises(RuntimeError, match="error: token folder = '/no/such' is not allowed"):
         follow(command, folder, progress=False)
+
+
+@pytest.mark.parametrize("own", [None, "77"])
+def test_threads_of_a_child_soon_sleep_while_they_wait(tmp_path, monkeypatch, own):
+    """Unless the user has decided otherwise."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if own:
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
+    code = "import os; print(os.environ['GOMP_SPINCOUNT'])"
+    run_child([sys.executable, "-c", code], tmp_path / "log", lambda: None, 0.05)
+    assert (tmp_path / "log").read_text() == f"{own or 1000}\n"
 
 
 def test_the_command_line():

@@ -39,6 +39,27 @@ def orders_of(seed, batch, length):
     return scores.argsort(1)
 
 
+# Orders of a batch
+
+
+@ours
+@given(seed=seeds, r=st.floats(0, 1), **sizes)
+def test_a_batch_of_orders_row_by_row(seed, batch, length, r):
+    """As the published code makes them: one image after the other, random or raster."""
+    orders = sample_orders(batch, length, r, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(batch, length, generator=generator)
+    for row, chosen, order in zip(scores, torch.rand(batch, generator=generator), orders):
+        random = sorted(range(length), key=lambda i, row=row: float(row[i]))
+        assert order.tolist() == (random if chosen < r else list(range(length)))
+
+
+def test_equal_scores_keep_their_places(monkeypatch):
+    """So that the orders of a step are the same on every device."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, generator=None: torch.zeros(*shape))
+    assert sample_orders(2, 300, 1.0).tolist() == [list(range(300))] * 2
+
+
 # An order is an array
 
 

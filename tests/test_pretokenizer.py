@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import rar_nb.runs.pretokenizer as pretokenizer
-from rar_nb.data.images import center_crop, load_rgb, torchvision
+from rar_nb.data.images import center_crop, load_rgb
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import RunConfig, save_run_config
@@ -33,9 +33,10 @@ from rar_nb.runs.pretokenizer import (
     shard_edges,
     write_shards,
 )
-from rar_nb.support import InvalidValue
+from rar_nb.support import InvalidValue, import_torchvision
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, to_float
 
+torchvision = import_torchvision()
 TORN = "b/04.png"  # of 23 images, number 12 in the list
 ABOUT = TokenizerConfig(
     "vqgan", image_size=32, channels=3, stride=8, codebook_size=64, codebook_dim=8, width=8

@@ -3,12 +3,14 @@ the distributed one."""
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from rar_nb import trainer
 from rar_nb.data.tokens import TokenData
 from rar_nb.orders import raster_order
 from rar_nb.pretrained.presets import get_preset, resolve
@@ -30,6 +32,7 @@ from rar_nb.trainer import (
 )
 from rar_nb.transformer import RAR, ModelConfig
 from tests.doors import refuses
+from tests.tools.steps import Steps
 
 PAPER = TrainConfig()
 
@@ -209,6 +212,15 @@ def test_a_batch_is_what_it_says(data):
     assert torch.equal(condition[~is_null], run.model.condition_id(data.labels[indices])[~is_null])
 
 
+def test_orders_may_be_made_elsewhere(data):
+    """Only the orders are; on another device there is nothing but the sorting."""
+    run = small_run(data)
+    arguments = data, run.model, run.train, run.seed, 3
+    here, there = make_batch(*arguments), make_batch(*arguments, device=torch.device("meta"))
+    assert all(torch.equal(a, b) for a, b in zip(here[:2], there[:2]))
+    assert there[2].is_meta and there[2].shape == here[2].shape
+
+
 def test_a_batch_follows_from_its_step(data):
     run = small_run(data)
     first, again, other = (make_batch(data, run.model, run.train, 3, s) for s in (7, 7, 8))
@@ -265,8 +277,9 @@ def test_data_of_another_size_is_refused(data):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_the_simple_loop_is_the_distributed_one(data, dropout):
-    """Losses and weights, bit for bit, on one CPU."""
+def test_the_simple_loop_is_the_distributed_one(data, dropout, monkeypatch, one_thread):
+    """Losses and weights, bit for bit, on one thread, where both use the same kernel of AdamW."""
+    monkeypatch.setattr(trainer, "make_optimizer", partial(make_optimizer, fused=True))
     run = small_run(data, epochs=4, steps_per_epoch=5, dropout=dropout, log_every=1)
     simple, distributed = new_model(run), new_model(run)
     losses = train(simple, data, run.train, run.seed)
@@ -275,6 +288,28 @@ def test_the_simple_loop_is_the_distributed_one(data, dropout):
     for (name, a), b in zip(simple.state_dict().items(), distributed.state_dict().values()):
         assert torch.equal(a, b), name
     assert losses[-1] < losses[0] - 0.2  # and it learns
+
+
+def test_the_fused_optimizer_differs_by_rounding(data, one_thread):
+    """The plain loop as it is, against the fast step: 20 losses to 1e-6."""
+    run = small_run(data, epochs=4, steps_per_epoch=5, log_every=1)
+    losses = train(new_model(run), data, run.train, run.seed)
+    rows = train_run(run, new_model(run), data, progress=False, cpu=True).rows
+    fast = torch.tensor([row["loss"] for row in rows if "loss" in row])
+    assert torch.allclose(fast, torch.tensor(losses), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_steps_of_the_benchmarks_are_those_of_the_loops(data, precision, one_thread):
+    """`textbook_step` of tests.tools.steps is what `train` does, bit for bit, and the fast step is
+    close to it."""
+    run = small_run(data, epochs=2, steps_per_epoch=5, dropout=0.0, precision=precision)
+    losses = train(new_model(run), data, run.train, run.seed)
+    with Steps(run, data) as steps:
+        both = [(steps.textbook(step), steps.fast(step)) for step in range(10)]
+    assert [textbook for textbook, _ in both] == losses
+    tolerance = 1e-6 if precision == "no" else 5e-3
+    assert all(abs(textbook - fast) < tolerance for textbook, fast in both)
 
 
 def test_dropout_is_there_and_follows_from_the_seed(data):

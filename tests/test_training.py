@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import rar_nb.runs.training as training
+from rar_nb import trainer
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.checkpoints import load_weights
 from rar_nb.pretrained.presets import (
@@ -99,8 +100,9 @@ def same_names(folder):
         assert sorted(load_file(folder / f"{file}.safetensors")) == sorted(names)
 
 
-def test_one_process_equals_the_simple_loop(tokens):
-    """To the last bit: losses and weights of 50 steps, with dropout."""
+def test_one_process_equals_the_simple_loop(tokens, monkeypatch):
+    """To the last bit, with the same kernel of AdamW: losses and weights of 50 steps, dropout."""
+    monkeypatch.setattr(trainer, "make_optimizer", partial(trainer.make_optimizer, fused=True))
     data, validation = open_tokens(tokens)
     run = resolve_tokens(get_preset("tiny", epochs=10, dropout=0.1, device_batch_size=32), data)
     torch.manual_seed(run.seed)

@@ -7,7 +7,7 @@ __all__ = ['Module', 'MAX_NAMES', 'MAX_CONTENTS', 'CHECKS', 'WRAPPERS', 'HUB_ADV
            'check_contents', 'check_safetensors', 'check_pickle', 'check_torch', 'check_old_torch', 'open_weights',
            'named_values', 'describe', 'read_weights', 'prefixes', 'with_prefix', 'under', 'shapes_of',
            'choose_weights', 'check_tensor', 'check_weights', 'load_weights', 'in_folder', 'find_weights',
-           'load_pretrained']
+           'WithoutInit', 'with_weights', 'load_pretrained']
 
 # %% ../../nbs/30_checkpoints.ipynb #80a20bb4
 import json
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..support import InvalidValue, checked, require, write_beside
 
@@ -334,6 +334,8 @@ def find_weights(
     is_repo = isinstance(source, str) and re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', source)
     require(bool(is_repo), 'source', str(source),
             f"an existing file, a folder with {filename}, or a hub repository as 'owner/name'")
+    from huggingface_hub import hf_hub_download  # slow, and seldom needed
+
     try:
         return Path(hf_hub_download(str(source), filename))
     except Exception as error:  # of many libraries; each means that the file isn't here
@@ -342,20 +344,27 @@ def find_weights(
                          f"from the hub repository of that name: {reason} {HUB_ADVICE}") from error
 
 # %% ../../nbs/30_checkpoints.ipynb #a9530d3a
-@checked
-def load_pretrained(
+class WithoutInit(TorchFunctionMode):
+    "Inside, `torch.nn.init` does nothing: on the meta device there are no numbers to set."
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, '__module__', None) == 'torch.nn.init':
+            return kwargs['tensor'] if 'tensor' in kwargs else args[0]
+        return function(*args, **kwargs)
+
+
+def with_weights(
     make: Callable[[], Module],  # builds the module, without tied parameters
-    source: Path | str,  # as for `find_weights`
-    filename: str,  # as for `find_weights`
-    unwrap: str | None = None,  # as for `read_weights`
+    found: dict[str, torch.Tensor],  # everything in a file, as `read_weights` returns it
+    path: Path,  # of that file, for messages
     ignore: Sequence[str] = (),  # as for `choose_weights`
-) -> Module:  # in eval mode, on the CPU, ready to be used or trained
-    "A module with the weights of a file, mapped instead of copied if the precisions agree."
-    path = find_weights(source, filename)
-    with torch.device('meta'):
+) -> Module:  # in eval mode, on the CPU
+    "A module that is built without memory, and then given the tensors of a file as they are."
+    with torch.device('meta'), WithoutInit():  # torch would compile some of it for this device
         module = make()
     require(isinstance(module, nn.Module), 'make', make, "a function that builds a module")
-    found = choose_weights(module, read_weights(path, unwrap), path, ignore)
+    found = choose_weights(module, found, path, ignore)
     check_weights(module, found, path)
     expected, seen = module.state_dict(), set()
     for name, tensor in found.items():
@@ -366,3 +375,16 @@ def load_pretrained(
         seen.add(memory)
     module.load_state_dict(found, assign=True)
     return module.eval()
+
+
+@checked
+def load_pretrained(
+    make: Callable[[], Module],  # as for `with_weights`
+    source: Path | str,  # as for `find_weights`
+    filename: str,  # as for `find_weights`
+    unwrap: str | None = None,  # as for `read_weights`
+    ignore: Sequence[str] = (),  # as for `choose_weights`
+) -> Module:  # in eval mode, on the CPU, ready to be used or trained
+    "A module with the weights of a file, mapped instead of copied if the precisions agree."
+    path = find_weights(source, filename)
+    return with_weights(make, read_weights(path, unwrap), path, ignore)

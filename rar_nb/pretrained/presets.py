@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from typing_extensions import TypedDict
 
-from .checkpoints import find_weights, load_pretrained, read_weights
+from .checkpoints import find_weights, read_weights, with_weights
 from .vq_models import LLAMAGEN_VQ, MASKGIT_VQ
 from ..sampler import SampleConfig
 from ..support import InvalidValue, checked, config, read_json, require, write_json
@@ -424,7 +424,8 @@ def from_pretrained(
     "A trained generator; raises `ValueError` naming what is missing, or does not fit."
     sizes, filename = model_of(source, preset, filename)
     path = find_weights(source, filename)
-    found = sizes_of(read_weights(path, unwrap))
+    weights = read_weights(path, unwrap)
+    found = sizes_of(weights)
     if found is not None:
         check_sizes(sizes, found, path)
-    return load_pretrained(lambda: cls(sizes), path, filename, unwrap)
+    return with_weights(lambda: cls(sizes), weights, path)

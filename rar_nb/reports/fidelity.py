@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Statistics', 'EXTRACTOR', 'INCEPTION_FILE', 'LAYERS', 'FEATURES', 'fid', 'check_features', 'compare_features',
            'inception_score', 'EmptyInception', 'random_inception', 'download_inception', 'find_inception', 'RGBImages',
-           'Features', 'hashes', 'read_features', 'extract', 'reading_npz', 'adm_statistics', 'map_npz',
-           'open_reference', 'measure']
+           'Features', 'hashes', 'read_features', 'Seen', 'batch_of', 'look', 'extract', 'reading_npz',
+           'adm_statistics', 'map_npz', 'open_reference', 'measure']
 
 # %% ../../nbs/50_fidelity.ipynb #002d6f14
 import hashlib
@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,14 +24,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from ..data.images import center_crop, find_images, load_rgb, printable
+from ..data.images import (
+    ahead, center_crop, find_images, load_rgb, one_behind, printable, to_host)
 from ..data.tokens import content_hash, sha256
 from ..pretrained.checkpoints import check_weights, file_kind, read_weights
-from rar_nb.support import (
-    InvalidValue, check_statistics, checked, import_torchvision, require, require_int, usable_path,
-    write_beside)
+from ..support import (
+    InvalidValue, Workers, check_statistics, checked, import_torchvision, require, require_int,
+    usable_path, write_beside)
 
 import_torchvision()  # before torch-fidelity, which imports it
 from torch_fidelity.feature_extractor_inceptionv3 import (
@@ -50,7 +52,7 @@ from torch_fidelity.metric_prc import (
     KEY_METRIC_RECALL,
     prc_features_to_metric,
 )
-from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
+from torch_fidelity.utils import create_feature_extractor
 
 # %% ../../nbs/50_fidelity.ipynb #00582ace
 Statistics = Mapping[str, np.ndarray]  # of features: mean 'mu' [D] and covariance 'sigma' [D, D]
@@ -290,15 +292,69 @@ def read_features(file: Path) -> Features | None:  # None: they are to be comput
     print(f"{file} is damaged; the features are computed again")
     return None
 
+# %% ../../nbs/50_fidelity.ipynb #look0002
+class Seen(Dataset):
+    "Item i of `images`, or a text that says what is wrong with it, which a worker can send."
 
-@checked
-def extract(
+    def __init__(self, images: RGBImages):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> torch.Tensor | str:
+        try:
+            return self.images[i]
+        except InvalidValue as error:
+            return str(error)
+
+
+def batch_of(items: list) -> torch.Tensor | str:
+    "Items of `Seen` as a batch, or what is wrong with the first that is none."
+    wrong = [item for item in items if isinstance(item, str)]
+    # By NumPy, which leaves torch's threads to the network.
+    return wrong[0] if wrong else torch.from_numpy(np.stack(items))
+
+
+@torch.no_grad()
+def look(
     images: RGBImages,
+    extractor: nn.Module,  # torch-fidelity's
+    batch_size: int,
+    device: torch.device | str,
+    workers: int | None,  # as for `extract`
+    progress: bool,
+) -> dict[str, torch.Tensor]:  # by layer, on the CPU
+    "Features of all images. The device has its next batch before the features are fetched."
+    device = torch.device(device)
+    cuda = device.type == 'cuda'
+    if workers is None:
+        workers = min(16, os.cpu_count() or 1) if cuda else 0
+    loader = DataLoader(Seen(images), batch_size, collate_fn=batch_of, num_workers=workers,
+                        pin_memory=cuda)
+
+    def begin() -> Iterator[Callable[[], torch.Tensor]]:
+        for batch in tqdm(ahead(loader), 'features', len(loader), mininterval=1,
+                          disable=not progress):
+            if isinstance(batch, str):
+                raise InvalidValue(batch)
+            features = extractor(batch.to(device, non_blocking=True))
+            found = extractor.convert_features_tuple_to_dict(features)
+            yield to_host(torch.cat([found[layer] for layer in LAYERS], 1))
+
+    widths = [2048, 1008]
+    features = torch.cat([arrived.clone() for arrived in one_behind(begin())])
+    return dict(zip(LAYERS, features.split(widths, 1)))
+
+# %% ../../nbs/50_fidelity.ipynb #look0003
+@checked
+def extract(    images: RGBImages,
     inception: Path | str,  # as for `find_inception`
     cache: Path | str | None = None,  # folder in which features are kept; None: nowhere
     device: torch.device | str = 'cpu',
     batch_size: int = 64,
     progress: bool = False,
+    workers: Workers | None = None,  # processes that read images; None: 16 beside a GPU, else 0
 ) -> Features:
     "Inception's features of `images`, computed by torch-fidelity or read from the cache."
     weights, file, cuda = find_inception(inception), None, torch.device(device).type == 'cuda'
@@ -314,8 +370,7 @@ def extract(
             return kept
     extractor = create_feature_extractor(EXTRACTOR, list(LAYERS), cuda=cuda, verbose=False,
                                          feature_extractor_weights_path=str(weights))
-    found = get_featuresdict_from_dataset(images, extractor, batch_size, cuda,
-                                          save_cpu_ram=not cuda, verbose=progress)
+    found = look(images, extractor, batch_size, device, workers, progress)
     for layer in LAYERS:
         check_features(f'features {layer}', found[layer])
     for name, value in fid_features_to_statistics(found['2048']).items():

@@ -15,6 +15,7 @@ import errno
 import math
 import os
 import stat
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from fastcore.script import Param, call_parse
@@ -34,11 +36,14 @@ from typing_extensions import TypedDict
 from rar_nb.data.images import (
     Part,
     Readable,
+    ahead,
     images_hash,
+    one_behind,
     open_data,
     printable,
     ten_crop,
     ten_crop_size,
+    to_host,
 )
 from rar_nb.data.tokens import (
     TOKEN_INDEX,
@@ -95,11 +100,11 @@ def crop_tokens(
     images: torch.Tensor,  # uint8 [B, C, H, H], H = `opened_size`
     crops: str,  # a key of `CROPS`
     size: int,  # pixels along a side of a crop
-) -> torch.Tensor:  # int64 [B, crops, L], on the CPU
+) -> torch.Tensor:  # int64 [B, crops, L], on the tokenizer's device
     "Tokens of all crops of some images."
     views = cut(images.to(tokenizer.device, non_blocking=True), crops, size)
     tokens = tokenizer.encode(to_float(views.flatten(0, 1), tokenizer.value_range))
-    return tokens.view(*views.shape[:2], -1).cpu()
+    return tokens.view(*views.shape[:2], -1)
 
 # %% ../../nbs/45_pretokenizer.ipynb #1848b9ec
 @config
@@ -328,7 +333,8 @@ def gather(
 ) -> tuple[torch.Tensor | None, torch.Tensor, list[dict]]:
     "Images uint8 [n, C, H, W] (None: no image) and classes [n] of a batch, and its failures."
     good = [(image, label) for image, label, failure in items if failure is None]
-    images = torch.stack([image for image, _ in good]) if good else None
+    # By NumPy, which leaves torch's threads to the tokenizer.
+    images = torch.from_numpy(np.stack([image for image, _ in good])) if good else None
     labels = torch.tensor([label for _, label in good], dtype=torch.int64)
     return images, labels, [failure for *_, failure in items if failure is not None]
 
@@ -375,15 +381,20 @@ def tokenize_shard(
     bar: tqdm,  # counts images
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], list[dict]]:  # tokens, labels, skipped images
     "Tokenize the batches of one shard."
-    tokens, labels, skipped = [], [], []
-    for images, classes, failed in loaded:
-        if images is not None:
-            tokens.append(crop_tokens(tokenizer, images, config.crops, size))
-            labels.append(classes)
-        skipped += failed
-        failures.add(failed)
-        bar.update(len(classes) + len(failed))
-        bar.set_postfix(skipped=failures.count, refresh=False)
+    labels: list[torch.Tensor] = []
+    skipped: list[dict] = []
+
+    def begin() -> Iterator[Callable[[], torch.Tensor]]:
+        for images, classes, failed in loaded:
+            if images is not None:
+                yield to_host(crop_tokens(tokenizer, images, config.crops, size))
+                labels.append(classes)
+            skipped.extend(failed)
+            failures.add(failed)
+            bar.update(len(classes) + len(failed))
+            bar.set_postfix(skipped=failures.count, refresh=False)
+
+    tokens = [arrived.clone() for arrived in one_behind(begin())]
     return tokens, labels, skipped
 
 
@@ -419,7 +430,7 @@ def write_shards(
     batches = {k: shard_batches(edges, k, step) for k in todo}
     loader = open_loader(data, sum(batches.values(), []), config.workers,
                          tokenizer.device.type == 'cuda')
-    loaded = iter(loader)
+    loaded = ahead(loader)
     failures = Failures(len(data), config.max_failed_share)
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True,
                                        allow_tf32=config.tf32)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'TOKENIZER_FILE', 'FULL', 'SET_FILES', 'IMAGE_SETS', 'RUN_FOLDERS', 'RUN_FILES', 'MAY_CHANGE', 'Metrics',
-           'parse_row', 'read_metrics', 'curve', 'flat_config', 'check_trackers', 'save_model', 'optimizer_moments',
-           'save_checkpoint', 'load_moments', 'load_checkpoint', 'is_evaluation', 'run_files', 'remove_files',
-           'lies_in', 'new_run_folder', 'remove_run', 'difference', 'keep_identity', 'seal', 'check_seal',
-           'save_tokenizer', 'changed_fields', 'require_same_run', 'has_run', 'go_on', 'open_tokenizer', 'open_run',
-           'load_latest', 'open_tokens', 'save_tokens', 'check_tokens', 'verify_tokens', 'resolve_tokens',
+           'parse_row', 'read_metrics', 'curve', 'flat_config', 'check_trackers', 'sharded_states', 'save_model',
+           'optimizer_moments', 'save_checkpoint', 'load_moments', 'load_checkpoint', 'is_evaluation', 'run_files',
+           'remove_files', 'lies_in', 'new_run_folder', 'remove_run', 'difference', 'keep_identity', 'seal',
+           'check_seal', 'save_tokenizer', 'changed_fields', 'require_same_run', 'has_run', 'go_on', 'open_tokenizer',
+           'open_run', 'load_latest', 'open_tokens', 'save_tokens', 'check_tokens', 'verify_tokens', 'resolve_tokens',
            'keep_request']
 
 # %% ../../nbs/42_run_folders.ipynb #5b0a3166
@@ -25,13 +25,6 @@ from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_trackio_available, is_wandb_available
 from pydantic import NonNegativeInt
 from safetensors.torch import save_file
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 from ..data.tokens import TOKEN_FILES, TOKEN_INDEX, TokenData, content_hash, sha256
 from rar_nb.pretrained.checkpoints import (
@@ -171,12 +164,20 @@ def check_trackers(names: list[str]):
                 f"installed; run `pip install {name}`, or leave it out")
 
 # %% ../../nbs/42_run_folders.ipynb #dfc1983b
-FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)  # gathered in the main process
+FULL = dict(full_state_dict=True, cpu_offload=True)  # gathered in the main process
+
+
+def sharded_states():
+    "torch's module for the states of models that several devices share; imported when needed."
+    from torch.distributed.checkpoint import state_dict  # takes half a second
+
+    return state_dict
 
 
 def save_model(accelerator: Accelerator, model: RAR, path: Path | str):
     "Write the weights under their released names; every process calls this, the main one writes."
-    weights = get_model_state_dict(model, options=FULL)
+    states = sharded_states()
+    weights = states.get_model_state_dict(model, options=states.StateDictOptions(**FULL))
     if accelerator.is_main_process:
         with write_beside(path) as beside:
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, beside)
@@ -188,9 +189,11 @@ def optimizer_moments(model: RAR, optimizer) -> dict[str, torch.Tensor]:
     "AdamW's state as 'optimizer.<kind>.<parameter>'; empty before the first step."
     if not optimizer.state:
         return {}
-    state = get_optimizer_state_dict(model, optimizer.optimizer, options=FULL).get('state', {})
+    states = sharded_states()
+    options = states.StateDictOptions(**FULL)
+    found = states.get_optimizer_state_dict(model, optimizer.optimizer, options=options)
     return {f'optimizer.{kind}.{name}': tensor
-            for name, kinds in state.items() for kind, tensor in kinds.items()}
+            for name, kinds in found.get('state', {}).items() for kind, tensor in kinds.items()}
 
 
 def save_checkpoint(
@@ -205,7 +208,8 @@ def save_checkpoint(
 ):
     "Write all that training needs to go on; every process calls this, the main one writes."
     moments = optimizer_moments(model, optimizer)
-    weights = get_model_state_dict(model, options=FULL)
+    states = sharded_states()
+    weights = states.get_model_state_dict(model, options=states.StateDictOptions(**FULL))
     tensors = {f'model.{name}': tensor for name, tensor in weights.items()} | moments
     if losses:
         tensors['losses'] = accelerator.reduce(torch.stack(losses), 'mean').cpu()
@@ -216,14 +220,15 @@ def save_checkpoint(
 # %% ../../nbs/42_run_folders.ipynb #6a9b13b0
 def load_moments(model: RAR, optimizer, moments: dict[str, torch.Tensor]):
     "Fill AdamW's state with tensors named '<kind>.<parameter>'."
-    state = {}
+    states, state = sharded_states(), {}
     for key, tensor in moments.items():
         kind, name = key.split('.', 1)
         state.setdefault(name, {})[kind] = tensor
     # Asking for the groups also creates the moments, which are filled next.
-    groups = get_optimizer_state_dict(model, optimizer.optimizer)['param_groups']
-    set_optimizer_state_dict(model, optimizer.optimizer, dict(state=state, param_groups=groups),
-                             options=StateDictOptions(full_state_dict=True))
+    groups = states.get_optimizer_state_dict(model, optimizer.optimizer)['param_groups']
+    states.set_optimizer_state_dict(
+        model, optimizer.optimizer, dict(state=state, param_groups=groups),
+        options=states.StateDictOptions(full_state_dict=True))
 
 
 def load_checkpoint(
@@ -240,7 +245,9 @@ def load_checkpoint(
             f"the {len(expected)} of this run's generator; train anew, without resume")
     if moments:
         load_moments(model, optimizer, moments)
-    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+    states = sharded_states()
+    options = states.StateDictOptions(full_state_dict=True)
+    states.set_model_state_dict(model, weights, options=options)
     device = next(model.parameters()).device
     return list(tensors.get('losses', torch.empty(0)).to(device))
 

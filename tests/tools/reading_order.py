@@ -17,9 +17,10 @@ your_images make_it_yours train evaluate pretokenize
 08_style 09_support 15_widgets 16_exercises
 20_images 21_tokens
 30_checkpoints 31_vq_models 32_presets 33_fine_tuning
-40_devices 41_safekeeping 42_run_folders 43_training 44_launch 45_pretokenizer 46_image_sets 47_cost
+40_devices 41_safekeeping 42_run_folders 43_training 44_launch
+45_pretokenizer 46_image_sets 47_cost 48_sample
 50_fidelity 51_report 52_published
-60_kernels 61_fast_sampling
+60_kernels 61_fast_sampling 62_speed
 """.split()
 
 SEE_IT_MOVE = {  # a notebook about an idea: the panel in which it moves
