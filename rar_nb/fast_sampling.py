@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .embeddings import position_embedding
 from .kernels import (
@@ -271,6 +272,7 @@ class FastState(nn.Module):
         self.register_buffer('images', torch.arange(step.all_rows, device=device) % batch_size)
         self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
         self.key: tuple = ()  # what it was made for; see `kept_state`
+        self.weights_of: list[torch.Tensor] = []
 
     def start(
         self,
@@ -356,6 +358,9 @@ class FastState(nn.Module):
 # %% ../nbs/61_fast_sampling.ipynb #fast0018
 KEPT: WeakKeyDictionary[RAR, FastState] = WeakKeyDictionary()  # states that nobody uses now
 
+# Fused optimizers change weights without counting versions. What was kept is of no use afterwards.
+register_optimizer_step_post_hook(lambda optimizer, args, kwargs: KEPT.clear())
+
 
 def version_of(model: RAR) -> tuple:
     "What changes when a weight is changed, or replaced by another."
@@ -384,6 +389,7 @@ def kept_state(
         step = FastStep(model, rows, dtype, shared_order, plan)
         made = FastState(step, batch_size, *choosing, precision)
     made.key = key
+    made.weights_of = [p.detach() for p in model.parameters()]  # no others get their addresses
     return made
 
 

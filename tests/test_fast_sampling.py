@@ -142,7 +142,9 @@ def test_the_next_batch_finds_everything_prepared(monkeypatch):
     assert model not in KEPT
 
 
-@pytest.mark.parametrize("how", ["in place", "load_state_dict", "another tensor", "optimizer"])
+@pytest.mark.parametrize(
+    "how", ["in place", "load_state_dict", "another tensor", "optimizer", "fused optimizer"]
+)
 def test_new_weights_are_noticed(how):
     model, noise = make_model(), image_noise(0, range(2), L)
     before = sample_tokens(model, [0, 1], SAMPLE, noise)
@@ -156,10 +158,34 @@ def test_new_weights_are_noticed(how):
     else:
         tokens = torch.zeros(1, L, dtype=torch.int64)
         model(tokens, torch.tensor([9]), raster_order(L)).sum().backward()
-        torch.optim.AdamW(model.parameters(), lr=0.5).step()
+        torch.optim.AdamW(model.parameters(), lr=0.5, fused=how == "fused optimizer").step()
     after = sample_tokens(model, [0, 1], SAMPLE, noise)
     assert torch.equal(after, textbook_tokens(model, [0, 1], SAMPLE, noise))
     assert not torch.equal(before, after)
+
+
+def test_a_training_step_gives_the_memory_back():
+    model = make_model()
+    sample_tokens(model, [0], SAMPLE, image_noise(0, [0], L))
+    assert model in KEPT
+    torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1).step()
+    assert model not in KEPT
+
+
+def test_weights_that_were_replaced_twice_are_noticed():
+    """The third set of weights cannot lie where the first did, as that memory is still in use."""
+    model, noise = make_model(), image_noise(0, range(2), L)
+    first, addresses = make_model(1).state_dict(), []
+    model.load_state_dict(first, assign=True)
+    del first
+    sample_tokens(model, [0, 1], SAMPLE, noise)
+    for seed in (2, 3):
+        addresses.append({p.data_ptr() for p in model.parameters()})
+        model.load_state_dict(make_model(seed).state_dict(), assign=True)
+    addresses.append({p.data_ptr() for p in model.parameters()})
+    assert not addresses[0] & addresses[2]
+    expected = textbook_tokens(model, [0, 1], SAMPLE, noise)
+    assert torch.equal(sample_tokens(model, [0, 1], SAMPLE, noise), expected)
 
 
 def test_nothing_is_kept_of_a_model_that_is_gone():
