@@ -18,9 +18,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .support import (
-    Seed, check_image_labels, check_image_sets, check_statistics, checked, choose_precision,
-    import_torchvision)
+from .support import (Seed, check_image_labels, check_image_sets, check_statistics, checked,
+                            choose_precision, import_torchvision)
 from .tokenizer import Tokenizer, psnr, reconstruct, stack_images
 
 import_torchvision()  # before torch-fidelity, which imports it
@@ -139,8 +138,7 @@ def proxy_fid(
 ) -> float:
     "Fréchet distance of the classifier's features. A proxy: compares with no published FID."
     check_image_sets(images, reference, least=2)
-    one, other = (feature_statistics(x, classifier) for x in (images, reference))
-    return frechet_distance(one, other)
+    return frechet_distance(*(feature_statistics(x, classifier) for x in (images, reference)))
 
 # %% ../nbs/07_evaluation.ipynb #0077e963
 @checked
