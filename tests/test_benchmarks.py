@@ -263,6 +263,24 @@ def test_the_batch_that_fits_is_searched_for(monkeypatch):
     assert training.largest_batch("tiny", "no", 64, CPU) == 16
 
 
+def test_a_batch_that_does_not_fit_after_all_is_halved(monkeypatch, capsys):
+    tried = []
+
+    def measure(args, run, device, facts):
+        tried.append((args.batch, run.train.batch_size, run.devices.device_batch_size))
+        if args.batch > 4:
+            raise torch.OutOfMemoryError
+        return {"peak_bytes": None, "floor": {"seconds": 1.0}}
+
+    monkeypatch.setattr(training, "measure", measure)
+    monkeypatch.setattr(training, "largest_batch", lambda *_, **changes: 16)
+    monkeypatch.setattr(training, "report", lambda found: str(found["batch"]))
+    training.main("--preset tiny --batch 0 --no-memory --device cpu".split())
+    assert tried == [(size,) * 3 for size in (16, 8, 4)] and capsys.readouterr().out == "4\n"
+    with pytest.raises(torch.OutOfMemoryError):  # who asks for a batch gets no other
+        training.main("--preset tiny --batch 8 --no-memory --device cpu".split())
+
+
 # Precision
 
 

@@ -717,7 +717,7 @@ def test_an_interrupt_in_a_notebook(tmp_path, monkeypatch, batch):
 # Files are written while the next batch is sampled
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=60):
     """Whether `condition()` becomes true in that time."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
@@ -751,9 +751,9 @@ def test_at_most_two_batches_wait(model, tmp_path, monkeypatch):
     go_on, save = threading.Event(), image_sets.save_png
     numbers = watched(monkeypatch, lambda k: None)
 
-    def slow(*args):
-        assert go_on.wait(20)
-        save(*args)
+    def slow(*args, **options):
+        assert go_on.wait(60)
+        save(*args, **options)
 
     monkeypatch.setattr(image_sets, "save_png", slow)
     job = threading.Thread(target=generate, args=(model, GreyTokenizer(), tmp_path, TWENTY))
@@ -768,7 +768,12 @@ def test_at_most_two_batches_wait(model, tmp_path, monkeypatch):
 
 def test_a_stop_waits_for_the_files(model, tmp_path, monkeypatch):
     save = image_sets.save_png
-    monkeypatch.setattr(image_sets, "save_png", lambda *args: (time.sleep(0.02), save(*args)))
+
+    def slow(*args, **options):
+        time.sleep(0.02)
+        save(*args, **options)
+
+    monkeypatch.setattr(image_sets, "save_png", slow)
     watched(monkeypatch, lambda k: signal.raise_signal(signal.SIGTERM) if k == 1 else None)
     with pytest.raises(Stopped, match="Stopped by SIGTERM: 12 images are in"):
         generate(model, GreyTokenizer(), tmp_path, TWENTY)

@@ -115,7 +115,7 @@ def time_pretokenizing(place, options, device, stand_in):
         chosen = dict(weights=str(place / "maskgit.bin"))
     config = pretokenizer.PretokenizeConfig(
         data=str(images), out=str(place / f"tokens {stand_in}"), part="all",
-        workers=options.workers, cpu=device == "cpu", **chosen)  # fmt: skip
+        workers=options.workers, batch_size=options.crops, cpu=device == "cpu", **chosen)  # fmt: skip
     opened = pretokenizer.open_first(config)
     tokenizer, size = opened[1], opened[3]
     pretokenizer.set_up(config, opened)
@@ -183,6 +183,7 @@ def main():
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--job", choices=["pretokenizing", "evaluation", "both"], default="both")
     parser.add_argument("--tokenizer", choices=["maskgit_vq", "small"], default="maskgit_vq")
+    parser.add_argument("--crops", type=int, default=64, help="tokenized at a time; 10 need 2 GB")
     parser.add_argument("--workers", type=int, help="reading processes; default: the library's")
     parser.add_argument("--stand_in_ms", type=float, nargs="*", default=[])
     parser.add_argument("--only_stand_in", action="store_true")

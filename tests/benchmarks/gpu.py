@@ -34,7 +34,7 @@ def sampling(preset: str, batch: int, precision: str, budget: int) -> Piece:
 
 def training(preset: str, budget: int, only: str) -> Piece:
     """50 steps at the largest batch that fits."""
-    how = "--only fast --repeats 5 --steps 10" if only else "--apart --repeats 5 --steps 10"
+    how = "--compile --repeats 5 --steps 10 " + (f"--only {only}" if only else "--apart")
     return Piece(f"training_{preset}_bf16", budget, "training",
                  f"--preset {preset} --batch 0 --precision bf16 {how}",
                  "--preset tiny --batch 4 --precision bf16 --repeats 1 --steps 2 --no-memory "

@@ -5,15 +5,19 @@ the least?
         --repeats 5 --json results/speed/sampling_rar_b_2_no.json
 
 Both samplers run in one process, in turn, from the same made-up weights (seeded; nothing is
-downloaded), with guidance as in the preset. `--steps` is how many tokens of each image are sampled,
-the first N of L; the cost of a step grows with its position, as the cache is longer there. adaLN is
-then not computed further ahead than these steps need. The whole of L is a full generation, and then
-the two samplers' tokens are compared, too. What each
-sampler needs before its first step (packing, compiling) is not part of its times. It is stated
-apart, as how much longer the first call took than the later ones. The peak of memory counts the
-weights, the cache and all else that a sampler needs. On a CPU it is what the process grew by, in
-one further process for each sampler, so that neither counts what the other has kept; on a GPU it is
-what torch has allocated.
+downloaded), with guidance as in the preset. The textbook, too, gets huge pages from the allocator,
+as that is a setting of the process.
+
+`--steps` is how many tokens of each image are sampled, the first N of L. The cost of a step grows
+with its position, as the cache is longer there; and adaLN is not computed further ahead than these
+steps need. The whole of L is a full generation, and then the tokens of the two samplers are
+compared, too.
+
+What each sampler needs before its first step (packing, compiling) is not part of its times. It is
+stated apart, as how much longer the first call took than the later ones. The peak of memory counts
+the weights, the cache and all else that a sampler needs. On a CPU it is what the process grew by,
+in one further process for each sampler, so that neither counts what the other has kept; on a GPU it
+is what torch has allocated.
 
 The floor of a step, on paper. With width D, N blocks, an MLP of width M, a codebook of V ids and R
 sequences (two for each image if guidance is on), all weights but adaLN's, whose outputs can be

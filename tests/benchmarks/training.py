@@ -24,6 +24,7 @@ the product rate that the step reaches. On a GPU it is also given for the peak o
 """
 
 import argparse
+import gc
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -176,7 +177,12 @@ def rounds(args, names, run: RunConfig, device: torch.device) -> tuple[dict, dic
     with ExitStack() as stack:
         ways = ways_of(args, names, run, device, stack)
         firsts = {name: first_call(way, device) for name, way in ways.items()}
-        return firsts, in_turn(ways, args.repeats)
+        times = in_turn(ways, args.repeats)
+    del ways  # so that the next one has the memory for itself
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return firsts, times
 
 
 def measure(args, run: RunConfig, device: torch.device, facts: dict) -> dict:
@@ -211,6 +217,19 @@ def largest_batch(preset: str, precision: str, most: int, device: torch.device, 
     run = made_up_run(preset, most, precision, **changes)
     accelerator = make_accelerator(precision, cpu=device.type == "cpu")
     return find_device_batch_size(made_up_model(run.model, device), accelerator, most)
+
+
+def measured_run(args, searched: bool, device, facts: dict, changes: dict) -> tuple:
+    """The run and what is measured of it; with half the batch if one that was found to fit turns
+    out to be too large after all."""
+    while True:
+        run = made_up_run(args.preset, args.batch, args.precision, **changes)
+        try:
+            return run, measure(args, run, device, facts)
+        except torch.OutOfMemoryError:
+            if not searched or args.batch == 1:
+                raise
+        args.batch //= 2
 
 
 def report(found: dict) -> str:
@@ -262,16 +281,18 @@ def main(arguments: list[str] | None = None):
     args = arguments_of(arguments)
     device = chosen_device(args.device)
     changes = {} if args.compile is None else dict(compile=args.compile)
-    if not args.batch:
+    searched = not args.batch
+    if searched:
         args.batch = largest_batch(args.preset, args.precision, 1024, device, **changes)
-    run = made_up_run(args.preset, args.batch, args.precision, **changes)
     if args.alone:
+        run = made_up_run(args.preset, args.batch, args.precision, **changes)
         output(args.json, peak_alone(args, run, device))
         return
+    facts = machine(device)  # now, as it says how busy the machine was before
+    run, measured = measured_run(args, searched, device, facts, changes)
     asked = dict(what="training", preset=args.preset, batch=args.batch, precision=args.precision,
                  steps=args.steps, repeats=args.repeats, only=args.only)  # fmt: skip
-    facts = machine(device)  # now, as it says how busy the machine was before
-    found = asked | measure(args, run, device, facts)
+    found = asked | measured
     if device.type == "cpu":  # where the peak of this process says little
         options = ["--preset", args.preset, "--batch", str(args.batch), "--device", device.type,
                    "--precision", args.precision, "--steps", "1"]  # fmt: skip
