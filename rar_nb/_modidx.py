@@ -754,6 +754,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'rar_nb.runs.devices.is_sharded': ('devices.html#is_sharded', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.make_accelerator': ('devices.html#make_accelerator', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.prepare': ('devices.html#prepare', 'rar_nb/runs/devices.py'),
+                                     'rar_nb.runs.devices.quick_dropout': ('devices.html#quick_dropout', 'rar_nb/runs/devices.py'),
+                                     'rar_nb.runs.devices.quick_mlp': ('devices.html#quick_mlp', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.self_attention': ('devices.html#self_attention', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.sharding': ('devices.html#sharding', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.short_attention': ('devices.html#short_attention', 'rar_nb/runs/devices.py'),

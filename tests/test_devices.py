@@ -28,6 +28,7 @@ from rar_nb.runs.devices import (
     is_sharded,
     make_accelerator,
     prepare,
+    quick_dropout,
     short_attention,
     train_step,
     uncompiled,
@@ -123,6 +124,22 @@ def made_up_batch(images):
 def test_short_attention_is_attention(length):
     q, k, v = torch.randn(3, 2, 4, length, 16, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(short_attention(q, k, v), attend(q, k, v), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999999])
+def test_quick_dropout(share):
+    """The share, the mean, and independence of neighbours, which come from one random number."""
+    torch.manual_seed(0)
+    x = torch.ones(400_001)
+    kept = (quick_dropout(x, share) > 0).float()
+    assert abs(kept.mean() - (1 - share)) < 0.003
+    if 0 < share < 0.9:
+        assert quick_dropout(x, share).unique().tolist() == pytest.approx([0, 1 / (1 - share)])
+        for distance in (1, 2, 3, 4):
+            both = (kept[distance:] * kept[:-distance]).mean()
+            assert abs(both - (1 - share) ** 2) < 0.005
+    torch.manual_seed(0)
+    assert torch.equal((quick_dropout(x, share) > 0).float(), kept), "it follows from the seed"
 
 
 def test_short_attention_drops_weights():
