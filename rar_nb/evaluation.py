@@ -136,8 +136,7 @@ def proxy_fid(
 ) -> float:
     "Fréchet distance of the classifier's features. A proxy: compares with no published FID."
     check_image_sets(images, reference, least=2)
-    one, other = (feature_statistics(x, classifier) for x in (images, reference))
-    return frechet_distance(one, other)
+    return frechet_distance(*(feature_statistics(x, classifier) for x in (images, reference)))
 
 # %% ../nbs/07_evaluation.ipynb #0077e963
 @checked

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rar_nb.fast_sampling import FastStep, forget
+from rar_nb.fast_sampling import FastState, FastStep, Plan, forget
 from rar_nb.orders import raster_order, sample_orders
 from rar_nb.pretrained.presets import SAMPLING
 from rar_nb.sampler import (
@@ -539,6 +539,7 @@ def test_wrong_classes(model, classes):
         lambda: sample_tokens(model, classes, SAMPLE, noise),
         lambda: textbook_tokens(model, classes, SAMPLE, noise),
         lambda: SamplingState(model, classes, SAMPLE),
+        lambda: fast_state(model, classes, SAMPLE),
     ):
         with pytest.raises(InvalidValue, match="classes|numbers"):
             call()
@@ -551,11 +552,13 @@ ANYTHING = st.sampled_from(
 GIVEN = dict(
     model=make_model(), tokenizer=GreyTokenizer(), classes=[0, 3], numbers=[1, 0], sample=SAMPLE,
     seed=0, noise=image_noise(0, [0, 1], 16), orders=None, known=None, progress=False,
+    plan=Plan(),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "function", [sample_images, sample_batch, sample_tokens, SamplingState, textbook_tokens]
+    "function",
+    [sample_images, sample_batch, sample_tokens, SamplingState, fast_state, textbook_tokens],
 )
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
@@ -570,7 +573,7 @@ def test_anything_in_place_of_an_argument(function, data):
     except InvalidValue as error:
         assert len(str(error)) < 40_000
         return
-    assert isinstance(found, SamplingState) or len(found) in (1, 2)
+    assert isinstance(found, SamplingState | FastState) or len(found) in (1, 2)
 
 
 def test_swapped_arguments(model):
@@ -594,6 +597,7 @@ def test_orders_that_are_no_permutations(model, orders):
     for call in (
         lambda: SamplingState(model, [0, 1], SAMPLE, orders),
         lambda: sample_tokens(model, [0, 1], SAMPLE, torch.zeros(2, 16), orders),
+        lambda: textbook_tokens(model, [0, 1], SAMPLE, torch.zeros(2, 16), orders),
     ):
         with pytest.raises(InvalidValue, match="orders"):
             call()
@@ -618,3 +622,20 @@ def test_the_mode_comes_back_after_an_error():
     with pytest.raises(InvalidValue):
         sample_images(model, GreyTokenizer(), [0], SAMPLE)
     assert model.training
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(table_bytes=-1), "table_bytes = -1 .* at least 0"), (dict(span=-8), "span = -8"),
+    (dict(span=2.5), "span = 2.5"), (dict(kernels=1), "kernels = 1 .* True or False"),
+    (dict(graphs="no"), "graphs = 'no'"), (dict(packed=None), "packed = None"),
+])  # fmt: skip
+def test_wrong_plans(model, change, message):
+    plan = Plan()._replace(**change)
+    with pytest.raises(InvalidValue, match=message):
+        sample_tokens(model, [0], SAMPLE, torch.zeros(1, 16), plan=plan)
+
+
+@pytest.mark.parametrize("plan", [None, {}, (True, True, True, 0, 0), "fast", Plan])
+def test_a_plan_is_a_plan(model, plan):
+    with pytest.raises(InvalidValue, match="plan = .* must be a Plan"):
+        fast_state(model, [0], SAMPLE, plan=plan)
