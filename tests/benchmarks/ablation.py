@@ -34,6 +34,7 @@ import torch
 
 from rar_nb.fast_sampling import Plan
 from rar_nb.pretrained.presets import RunConfig, get_preset
+from rar_nb.runs.cost import modulation
 from rar_nb.transformer import RAR, ModelConfig
 from tests.benchmarks.breakdown import SMALL, breakdown
 from tests.benchmarks.machine import PRECISIONS, ROOT, best_rates, machine, output, rates
@@ -74,8 +75,7 @@ RUNGS = [
 
 def adaln_seconds(config: ModelConfig, conditions: int, steps: int, size: int, rate: dict) -> float:
     """What adaLN costs in a step, if it is computed for `steps` steps at once."""
-    d = config.hidden_size
-    weights = 6 * config.num_layers * d * d + 2 * d * d
+    weights = modulation(config) * config.hidden_size
     reading = size * weights / steps / rate["read"]
     return max(reading, 2 * conditions * weights / rate["products"])
 

@@ -46,7 +46,7 @@ import torch
 import rar_nb.sampler
 from rar_nb.fast_sampling import DEFAULT_PLAN, Plan
 from rar_nb.pretrained.presets import RunConfig, get_preset
-from rar_nb.runs.cost import conditions, forward_flops, matrices, parameters
+from rar_nb.runs.cost import forward_flops, matrices, modulation, parameters
 from rar_nb.sampler import SampleConfig, image_noise
 from rar_nb.transformer import RAR, ModelConfig
 from tests.benchmarks.machine import (
@@ -174,11 +174,11 @@ def samplers(
 def floor(config: ModelConfig, sequences: int, steps: int, size: int, rate: dict) -> dict:
     """What a step takes at the least, as the docstring at the top derives it: bytes, FLOPs and
     seconds of the mean step."""
-    adaln = config.num_layers * 6 * config.hidden_size**2 + 2 * config.hidden_size**2
-    weights, keys = matrices(config) - adaln, 2 + (steps - 1) / 2
+    weights = matrices(config) - modulation(config) * config.hidden_size
+    keys = 2 + (steps - 1) / 2
     cached = 2 * config.num_layers * sequences * keys * config.hidden_size
     attention = 2 * cached
-    linears = forward_flops(config, sequences, 1, 0) - 2 * conditions(config, sequences) * adaln
+    linears = forward_flops(config, sequences, 1, 0, condition_rows=0)
     t_linear = max(size * weights / rate["read"], linears / rate["products"])
     t_cache = max(size * cached / rate["read"], attention / rate["products"])
     return {
