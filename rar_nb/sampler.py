@@ -188,6 +188,7 @@ class SamplingState:
         self.entry = model.start(self.condition)  # what is read next
         self.caches = [GrowingCache() for _ in model.blocks]
         self.length = 0  # entries that were read
+        self.autocast = partial(torch.autocast, self.orders.device.type, torch.bfloat16)
 
     def next_logits(
         self,
@@ -199,12 +200,12 @@ class SamplingState:
             self.entry = model.embeddings(tokens.repeat(2) if self.guided else tokens)[:, None]
         here = slice(self.length, self.length + self.entry.shape[1])
         c = model.embeddings(self.condition)[:, None] + model.timesteps_embeddings[:, here]
-        bf16 = self.precision == 'bf16'
         with float32_products(tf32=self.precision != 'no'):
-            with torch.autocast(c.device.type, torch.bfloat16, bf16):
+            with self.autocast(self.precision == 'bf16'):
                 x = self.entry + self.positions[:, here]
                 x = model.features(x, Conditioning(c), self.caches)
-            logits = head(x.to(head.weight.dtype))[:, -1]
+            with self.autocast(False):  # guidance would multiply a rounding error of the logits
+                logits = head(x.to(head.weight.dtype))[:, -1]
         self.length = here.stop
         return guided_logits(logits, self.weights[self.length - 2], self.sample)
 
@@ -221,9 +222,10 @@ def textbook_tokens(
     "Sample the tokens of a batch of images (supplement, Table 1), without any haste."
     state, tokens, sampled = SamplingState(model, classes, sample, orders), None, []
     check_noise(noise, (len(classes), model.config.num_tokens))
-    for noise_of_step in noise.to(state.orders.device).unbind(1):
-        tokens = sample_from(state.next_logits(tokens), noise_of_step)
-        sampled.append(tokens)
+    with state.autocast(state.precision == 'bf16'):  # so that weights are rounded only once
+        for noise_of_step in noise.to(state.orders.device).unbind(1):
+            tokens = sample_from(state.next_logits(tokens), noise_of_step)
+            sampled.append(tokens)
     return unpermute(torch.stack(sampled, 1), state.orders[:len(classes)])
 
 # %% ../nbs/06_sampler.ipynb #fastst01

@@ -31,6 +31,7 @@ from typing_extensions import TypedDict
 
 from ..data.images import find_images, load_rgb, printable, to_host
 from ..data.tokens import content_hash
+from ..fast_sampling import forget
 from ..pretrained.checkpoints import load_weights
 from rar_nb.pretrained.presets import (
     RunConfig,
@@ -256,6 +257,7 @@ def generate(
             missing = Missing(model, tokenizer, folder, labels, sample, seed)
             return sample_batches(missing, batches, stop, progress)
         finally:
+            forget(model)  # memory that is needed elsewhere, such as for the evaluation
             model.train(was_training)
 
 
