@@ -182,6 +182,34 @@ def quick(monkeypatch):
         monkeypatch.setattr(module, "rates", lambda *_: {"read": 1e10, "products": 1e11})
 
 
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_steps_in_the_middle_read_as_many_keys_as_they_say(precision, monkeypatch):
+    """Both samplers, from step 20 on: the positions they read, and the table's rows they use."""
+    run = get_preset("tiny", dict(sample_precision=precision))
+    device, lengths, positions = torch.device("cpu"), [], []
+    ways = sampling.samplers(run, 3, 7, device, start=20, different=2)
+    append, forward = GrowingCache.extend, FastStep.forward
+
+    def extended(self, k, v):
+        keys, values = append(self, k, v)
+        lengths.append(keys.shape[2])
+        return keys, values
+
+    def stepped(self, span):
+        offset = int(self.position - self.first)
+        assert 0 <= offset < self.steps and len(self.head_table) >= (offset + 1) * 3
+        positions.append(int(self.position))
+        return forward(self, span)
+
+    monkeypatch.setattr(GrowingCache, "extend", extended)
+    monkeypatch.setattr(FastStep, "forward", stepped)
+    for way in ways.values():
+        way()
+    layers = run.model.num_layers
+    assert lengths[::layers] == list(range(22, 29)) and len(lengths) == 7 * layers
+    assert positions == [0, *range(21, 28)]  # position p has p + 1 keys
+
+
 def test_sampling_writes_everything(quick, tmp_path, capsys):
     path = tmp_path / "deep" / "found.json"
     options = "--preset tiny --batch 2 --precision no --repeats 3 --no-memory --device cpu"
@@ -195,7 +223,7 @@ def test_sampling_writes_everything(quick, tmp_path, capsys):
     facts = found["machine"]
     assert facts["threads"] == torch.get_num_threads() and facts["torch"] == torch.__version__
     assert len(facts["commit"]) >= 7 and facts["processor"] and facts["date"][:2] == "20"
-    assert "the first 49 of 49 steps" in capsys.readouterr().out
+    assert "49 of 49 steps from 0 on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", sampling.SAMPLERS)

@@ -8,10 +8,13 @@ Both samplers run in one process, in turn, from the same made-up weights (seeded
 downloaded), with guidance as in the preset. The textbook, too, gets huge pages from the allocator,
 as that is a setting of the process.
 
-`--steps` is how many tokens of each image are sampled, the first N of L. The cost of a step grows
-with its position, as the cache is longer there; and adaLN is not computed further ahead than these
-steps need. The whole of L is a full generation, and then the tokens of the two samplers are
-compared, too.
+`--steps` is how many tokens of each image are sampled. The cost of a step grows with its position,
+as the cache is longer there. So these N steps lie in the middle of the image, where they cost as
+much as the mean of all L; what precedes them in the cache is made up. `--start 0` takes the first
+ones instead. adaLN is not computed further ahead than these steps need. The whole of L is a full
+generation, and then the tokens of the two samplers are compared, too. Every image has a class of
+its own, unless `--classes` says how many there are: in a class-balanced set of 50 images a class, a
+batch of 32 has one or two.
 
 What each sampler needs before its first step (packing, compiling) is not part of its times. It is
 stated apart, as how much longer the first call took than the later ones. The peak of memory counts
@@ -30,7 +33,7 @@ Every query then reads the keys and values of all K positions before it and its 
 
     t_cache = max(2·N·R·K·D · size / read rate, 4·N·R·K·D / product rate)
 
-K is 2 in step 0 and one more in each later step; its mean over N steps counts. Here `size` is the
+K is 2 in step 0 and one more in each later step; its mean over the N steps counts. Here `size` is the
 bytes of a number, 4 in float32 and 2 in bf16. The floor is t_linear + t_cache, as the attention of
 a block must wait for the linear before it. Both rates are measured on this machine, in this
 process, before and after everything else (`tests.benchmarks.machine`).
@@ -40,14 +43,15 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 import rar_nb.sampler
-from rar_nb.fast_sampling import DEFAULT_PLAN, Plan
+from rar_nb.fast_sampling import DEFAULT_PLAN, Plan, keep
 from rar_nb.pretrained.presets import RunConfig, get_preset
 from rar_nb.runs.cost import forward_flops, matrices, modulation, parameters
-from rar_nb.sampler import SampleConfig, image_noise
+from rar_nb.sampler import SampleConfig, SamplingState, fast_state, image_noise, sample_from
 from rar_nb.transformer import RAR, ModelConfig
 from tests.benchmarks.machine import (
     PRECISIONS,
@@ -90,9 +94,12 @@ def made_up_model(config: ModelConfig, device: torch.device, seed: int = 0) -> R
     return model.eval()
 
 
-def made_up_request(config: ModelConfig, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Classes and noise of a batch; every image has a class of its own, where there are enough."""
-    classes = torch.arange(batch) * 7 % config.num_classes
+def made_up_request(
+    config: ModelConfig, batch: int, different: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Classes and noise of a batch; every image has a class of its own, where there are enough, or
+    there are so many `different` ones."""
+    classes = torch.arange(batch) % (different or batch) * 7 % config.num_classes
     return classes, image_noise(0, range(batch), config.num_tokens)
 
 
@@ -141,7 +148,9 @@ def textbook(model: RAR, classes, sample: SampleConfig, noise, steps: int) -> to
         handle.remove()
 
 
-def fitting_plan(config: ModelConfig, classes: torch.Tensor, guided: bool, steps: int) -> Plan:
+def fitting_plan(
+    config: ModelConfig, classes: torch.Tensor, guided: bool, steps: int, start: int = 0
+) -> Plan:
     """The usual plan, but adaLN is not computed for steps that are never sampled.
 
     The fast sampler computes adaLN ahead, for as many steps as its buffer holds. A whole generation
@@ -150,32 +159,103 @@ def fitting_plan(config: ModelConfig, classes: torch.Tensor, guided: bool, steps
     conditions = len(classes.unique()) + guided
     row_bytes = 4 * (6 * config.num_layers + 2) * config.hidden_size
     ahead = max(1, DEFAULT_PLAN.table_bytes // row_bytes // conditions)  # steps
-    positions = steps + 1
+    positions = steps + (start == 0)  # position 0 is read before step 0
     fillings = -(-positions // ahead)
     needed = -(-positions // fillings) * conditions * row_bytes
     return DEFAULT_PLAN._replace(table_bytes=min(needed, DEFAULT_PLAN.table_bytes))
 
 
+# Some steps in the middle
+
+
+@torch.no_grad()
+def textbook_from(model: RAR, classes, sample: SampleConfig, noise, steps: int, start: int):
+    """The textbook sampler, ready for step `start`: what was read so far is made up."""
+    state = SamplingState(model, classes, sample)
+    config, bf16, device = model.config, state.precision == "bf16", state.orders.device
+    head_dim = config.hidden_size // config.num_heads
+    shape = len(state.condition), config.num_heads, start + 1, head_dim
+    for cache in state.caches:
+        cache.keys = torch.randn(shape, device=device).to(torch.bfloat16 if bf16 else torch.float32)
+        cache.values = cache.keys.flip(0)
+    state.length, noise = start + 1, noise.to(device)
+
+    @torch.no_grad()
+    def go():  # the loop of `textbook_tokens`
+        tokens = torch.zeros(len(classes), dtype=torch.int64, device=device)
+        with state.autocast(bf16):
+            for k in range(start, start + steps):
+                tokens = sample_from(state.next_logits(tokens), noise[:, k])
+
+    return go
+
+
+def fast_from(
+    model: RAR, classes, sample: SampleConfig, noise, steps: int, start: int, plan: Plan
+) -> Callable:
+    """The fast sampler, ready for step `start`; its cache has what earlier batches left in it."""
+    state = fast_state(model, classes, sample, noise, plan=plan)
+    step = state.step
+    step.done = start + 1
+    step.position.fill_(step.done)
+    step.first.fill_(step.done - step.done % step.steps)
+
+    def go():  # the loop of `FastState.run`
+        with state.products():
+            for _ in range(steps):
+                state.next_token()
+        keep(model, state)
+
+    return go
+
+
+class Way(NamedTuple):
+    """A sampler with its request. Calling it gets ready and goes; only going is timed."""
+
+    ready: Callable[[], Callable]
+    args: tuple  # model, classes, settings, noise, steps
+
+    def __call__(self):
+        return self.ready()()
+
+    def seconds(self, device: torch.device) -> float:
+        """How long it goes."""
+        return seconds(self.ready(), device)
+
+
 def samplers(
-    run: RunConfig, batch: int, steps: int, device: torch.device, fitting: bool = True
-) -> dict[str, Callable]:
+    run: RunConfig,
+    batch: int,
+    steps: int,
+    device: torch.device,
+    fitting: bool = True,
+    start: int = 0,
+    different: int | None = None,
+) -> dict[str, Way]:
     """Both samplers, ready to be called without arguments, with one model between them."""
     model = made_up_model(run.model, device)
-    classes, noise = made_up_request(run.model, batch)
-    guided = run.sample.guidance_scale != 0
-    plan = fitting_plan(run.model, classes, guided, steps) if fitting else DEFAULT_PLAN
-    ways = {"textbook": textbook, "fast": partial(fast, plan=plan)}
-    return {name: partial(ways[name], model, classes, run.sample, noise, steps) for name in ways}
+    classes, noise = made_up_request(run.model, batch, different)
+    guided, given = run.sample.guidance_scale != 0, (model, classes, run.sample, noise, steps)
+    plan = fitting_plan(run.model, classes, guided, steps, start) if fitting else DEFAULT_PLAN
+    if start == 0:
+        ways = {"textbook": partial(textbook, *given), "fast": partial(fast, *given, plan=plan)}
+        return {name: Way(lambda way=way: way, given) for name, way in ways.items()}
+    return {
+        "textbook": Way(partial(textbook_from, *given, start), given),
+        "fast": Way(partial(fast_from, *given, start, plan), given),
+    }
 
 
 # The floor
 
 
-def floor(config: ModelConfig, sequences: int, steps: int, size: int, rate: dict) -> dict:
+def floor(
+    config: ModelConfig, sequences: int, steps: int, size: int, rate: dict, start: int = 0
+) -> dict:
     """What a step takes at the least, as the docstring at the top derives it: bytes, FLOPs and
     seconds of the mean step."""
     weights = matrices(config) - modulation(config) * config.hidden_size
-    keys = 2 + (steps - 1) / 2
+    keys = 2 + start + (steps - 1) / 2
     cached = 2 * config.num_layers * sequences * keys * config.hidden_size
     attention = 2 * cached
     linears = forward_flops(config, sequences, 1, 0, condition_rows=0)
@@ -220,26 +300,35 @@ def one_sampler(times: list[float], first: float, batch: int, steps: int, floor:
     }
 
 
-def measure(run: RunConfig, batch: int, steps: int, repeats: int, device: torch.device) -> dict:
+def measure(
+    run: RunConfig,
+    batch: int,
+    steps: int,
+    repeats: int,
+    device: torch.device,
+    start: int = 0,
+    different: int | None = None,
+) -> dict:
     """Everything that is measured in this process."""
     config, precision = run.model, run.sample.sample_precision
     guided = run.sample.guidance_scale != 0
     before = rates(precision, device)
-    ways = samplers(run, batch, steps, device)
+    ways = samplers(run, batch, steps, device, start=start, different=different)
     firsts = {name: first_call(way, device) for name, way in ways.items()}
-    times = in_turn(
-        {name: partial(seconds, way, device) for name, way in ways.items()}, repeats
-    )
+    times = in_turn({name: partial(way.seconds, device) for name, way in ways.items()}, repeats)
     rate = best_rates(before, rates(precision, device))
     sequences, size = batch * (2 if guided else 1), 2 if precision == "bf16" else 4
-    least = floor(config, sequences, steps, size, rate)
+    least = floor(config, sequences, steps, size, rate, start)
     one, other = (firsts[name].result for name in SAMPLERS)
     return {
         "num_tokens": config.num_tokens,
         "guided": guided,
         "rates": rate,
         "floor": least,
-        **{name: one_sampler(times[name], firsts[name].seconds, batch, steps, least) for name in ways},
+        **{
+            name: one_sampler(times[name], firsts[name].seconds, batch, steps, least)
+            for name in ways
+        },
         "ratio": ratio(times["textbook"], times["fast"]),
         "equal_tokens": None if one is None else (one == other).float().mean().item(),
         "peak_bytes": {name: first.peak for name, first in firsts.items()},
@@ -256,16 +345,20 @@ def least_bytes(config: ModelConfig, sequences: int, size: int) -> dict[str, int
 def report(found: dict) -> str:
     """The result in a few lines."""
     lines = [f"{found['preset']}, batch {found['batch']}, {found['precision']}, "
-             f"the first {found['steps']} of {found['num_tokens']} steps"]  # fmt: skip
+             f"{found['steps']} of {found['num_tokens']} steps from {found['start']} on"]  # fmt: skip
     for name in SAMPLERS:
         own = found[name]
         lines.append(f"  {name:9} {shown(own['step_seconds'], ' ms', 1000)} a step, "
                      f"{own['share_of_floor']:.0%} of the floor's speed, "
                      f"start-up {own['start_up_seconds']:.1f} s")  # fmt: skip
     least = found["floor"]["seconds"]
-    lines.append(f"  floor     {1000 * least:.3g} ms; fast is {shown(found['ratio'])} times as fast")
+    lines.append(
+        f"  floor     {1000 * least:.3g} ms; fast is {shown(found['ratio'])} times as fast"
+    )
     if found["peak_bytes"]:
-        peak = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in found["peak_bytes"].items())
+        peak = ", ".join(
+            f"{name} {size / 1e9:.2f} GB" for name, size in found["peak_bytes"].items()
+        )
         least = sum(found["least_bytes"].values()) / 1e9
         lines.append(f"  memory    {peak}; weights and cache alone {least:.2f} GB")
     if found["equal_tokens"] is not None:
@@ -281,6 +374,10 @@ def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2, help="images sampled side by side")
     parser.add_argument("--precision", choices=PRECISIONS, default="no")
     parser.add_argument("--steps", type=int, help="tokens of each image; otherwise all")
+    parser.add_argument(
+        "--start", type=int, help="the first step; otherwise they lie in the middle"
+    )
+    parser.add_argument("--classes", type=int, help="different ones; otherwise one for each image")
     parser.add_argument("--repeats", type=int, default=5, help="rounds, both samplers in each")
     parser.add_argument("--device", default="", help="cpu or cuda; otherwise a GPU if there is one")
     parser.add_argument("--json", type=Path, help="the file to write")
@@ -289,7 +386,12 @@ def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     length = get_preset(args.preset).model.num_tokens
     args.steps = args.steps or length
-    for name, low, high in (("batch", 1, 2**16), ("steps", 1, length), ("repeats", 1, 1000)):
+    if args.start is None:
+        args.start = max(0, (length - args.steps) // 2)
+    args.classes = args.classes or args.batch
+    limits = dict(batch=(1, 2**16), steps=(1, length), start=(0, length - args.steps),
+                  classes=(1, args.batch), repeats=(1, 1000))  # fmt: skip
+    for name, (low, high) in limits.items():
         if not low <= getattr(args, name) <= high:
             parser.error(f"--{name} {getattr(args, name)}: a number from {low} to {high}")
     return args
@@ -304,9 +406,12 @@ def main(arguments: list[str] | None = None):
         output(args.json, peak_alone(run, args.alone, args.batch, args.steps, device))
         return
     asked = dict(what="sampling", preset=args.preset, batch=args.batch, precision=args.precision,
-                 steps=args.steps, repeats=args.repeats)  # fmt: skip
+                 steps=args.steps, start=args.start, classes=args.classes,
+                 repeats=args.repeats)  # fmt: skip
     facts = machine(device)  # now, as it says how busy the machine was before
-    found = asked | measure(run, args.batch, args.steps, args.repeats, device)
+    found = asked | measure(
+        run, args.batch, args.steps, args.repeats, device, args.start, args.classes
+    )
     if device.type == "cpu":  # where the peak of this process says little
         options = ["--preset", args.preset, "--batch", str(args.batch), "--device", device.type,
                    "--precision", args.precision, "--steps", str(args.steps)]  # fmt: skip
