@@ -697,6 +697,7 @@ def test_a_program_that_is_stopped_ends_with_a_sentence(folder, tmp_path):
 
 @pytest.mark.parametrize("batch", [0, 3])  # of four
 def test_an_interrupt_in_a_notebook(tmp_path, monkeypatch, batch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     model, real, calls = make_model().train(), image_sets.sample_batch, []
 
     def interrupted(*args, **options):
