@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-# Memory in pages of 2 MB instead of 4 kB, for large tensors on Linux: a third faster to read.
+# Memory in pages of 2 MB instead of 4 kB, for large tensors on Linux: faster to read.
 # torch looks at this when it first needs memory.
 os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
 

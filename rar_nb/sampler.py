@@ -103,9 +103,11 @@ def guided_logits(
     return logits / sample.temperature
 
 # %% ../nbs/06_sampler.ipynb #09b1290d
-def choose(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    "`sample_from` without a check, which would make a GPU wait."
+def choose(logits: torch.Tensor, noise: torch.Tensor, check: Callable | None = None):
+    "`sample_from`; without a check, as that would make a GPU wait."
     cumulated = logits.float().softmax(-1).cumsum(-1)
+    if check is not None:
+        check(cumulated, noise)
     total = cumulated.narrow(1, -1, 1)  # 1, up to rounding
     ids = torch.searchsorted(cumulated, noise.unsqueeze(1) * total, right=True)
     return ids.squeeze(1).clamp(max=logits.shape[-1] - 1)
@@ -117,8 +119,7 @@ def sample_from(
     noise: torch.Tensor,  # [B], uniform in [0, 1)
 ) -> torch.Tensor:  # int64 [B], from 0 to V - 1
     "A sample from softmax(logits): the id whose interval of cumulated probability has `noise`."
-    check_distribution(logits.float().softmax(-1).cumsum(-1), noise)
-    return choose(logits, noise)
+    return choose(logits, noise, check_distribution)
 
 # %% ../nbs/06_sampler.ipynb #0bc09742
 @checked

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['OVERHEAD', 'DEVICES', 'UTILISATION', 'block_parameters', 'parameters', 'conditions', 'sampled_conditions',
-           'modulation', 'block_flops', 'forward_flops', 'train_flops', 'sample_flops', 'tokenizer_flops',
-           'block_bytes', 'activation_bytes', 'matrices', 'training_bytes', 'table_row', 'table_rows', 'sampling_bytes',
-           'Device', 'data_sheet', 'known_device', 'best_rate', 'product_rate', 'read_rate', 'measure_device',
-           'find_device', 'amount', 'in_bf16', 'peak', 'training_seconds', 'trained_images_per_second', 'step_seconds',
-           'table_seconds', 'sampling_seconds', 'largest_batch', 'dollars', 'costs', 'sampling_costs', 'duration',
-           'gibibytes', 'report_lines', 'how_known', 'as_text', 'cost_report', 'assumptions']
+           'block_flops', 'forward_flops', 'train_flops', 'sample_flops', 'tokenizer_flops', 'block_bytes',
+           'activation_bytes', 'matrices', 'training_bytes', 'sampling_bytes', 'Device', 'data_sheet', 'known_device',
+           'best_rate', 'product_rate', 'read_rate', 'measure_device', 'find_device', 'amount', 'in_bf16', 'peak',
+           'training_seconds', 'trained_images_per_second', 'step_seconds', 'table_seconds', 'sampling_seconds',
+           'largest_batch', 'dollars', 'costs', 'sampling_costs', 'duration', 'gibibytes', 'report_lines', 'how_known',
+           'as_text', 'cost_report', 'assumptions']
 
 # %% ../../nbs/47_cost.ipynb #002a43fd
 import html
@@ -25,7 +25,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..fast_sampling import DEFAULT_PLAN
+from ..fast_sampling import modulation, table_rows
 from ..pretrained.presets import RunConfig
 from ..style import markdown_table
 from ..support import (
@@ -69,11 +69,6 @@ def sampled_conditions(
 ) -> int:
     "R while sampling, if the classes of a batch differ as far as they can."
     return min(batch, config.num_classes) + guided
-
-
-def modulation(config: ModelConfig) -> int:
-    "Numbers that adaLN makes of one condition at one position, in all blocks and at the head."
-    return (6 * config.num_layers + 2) * config.hidden_size
 
 
 def block_flops(
@@ -230,18 +225,6 @@ def training_bytes(
     }
 
 
-def table_row(config: ModelConfig) -> int:
-    "Bytes of one row of the sampler's table: the modulation by one condition at one step."
-    return 4 * modulation(config)
-
-
-def table_rows(config: ModelConfig, sequences: int) -> int:
-    "How many rows the table has: as many as its memory holds, or as can ever be needed."
-    most = min(sequences, config.num_classes + 1)  # conditions at one step
-    fitting = DEFAULT_PLAN.table_bytes // table_row(config)
-    return max(most, min(fitting, most * (config.num_tokens + 2)))
-
-
 @checked
 def sampling_bytes(
     run: RunConfig,
@@ -258,7 +241,7 @@ def sampling_bytes(
         'weights': 4 * parameters(config),
         'copies': 2 * (matrices(config) - head) if bf16 else 0,  # the head stays in float32
         'cache': size * 2 * config.num_layers * sequences * t * d,
-        'table': table_rows(config, sequences) * table_row(config),
+        'table': 4 * table_rows(config, sequences) * modulation(config),
         'decoder': 0 if tokenizer.kind == 'grey' else 4 * 3 * pixels * tokenizer.width,
         'overhead': OVERHEAD,
     }

@@ -32,9 +32,8 @@ from typing import NamedTuple
 
 import torch
 
-from rar_nb.fast_sampling import Plan
+from rar_nb.fast_sampling import Plan, modulation
 from rar_nb.pretrained.presets import RunConfig, get_preset
-from rar_nb.runs.cost import modulation
 from rar_nb.transformer import RAR, ModelConfig
 from tests.benchmarks.breakdown import SMALL, breakdown
 from tests.benchmarks.machine import PRECISIONS, ROOT, best_rates, machine, output, rates

@@ -48,9 +48,9 @@ from typing import NamedTuple
 import torch
 
 import rar_nb.sampler
-from rar_nb.fast_sampling import DEFAULT_PLAN, Plan, keep
+from rar_nb.fast_sampling import DEFAULT_PLAN, Plan, keep, modulation
 from rar_nb.pretrained.presets import RunConfig, get_preset
-from rar_nb.runs.cost import forward_flops, matrices, modulation, parameters
+from rar_nb.runs.cost import forward_flops, matrices, parameters
 from rar_nb.sampler import SampleConfig, SamplingState, fast_state, image_noise, sample_from
 from rar_nb.transformer import RAR, ModelConfig
 from tests.benchmarks.machine import (
@@ -157,7 +157,7 @@ def fitting_plan(
     uses all of that. If only the first steps are sampled, the last buffer would be charged to them
     in full, so it is made no larger than they need: as many fillings as before, all of one size."""
     conditions = len(classes.unique()) + guided
-    row_bytes = 4 * (6 * config.num_layers + 2) * config.hidden_size
+    row_bytes = 4 * modulation(config)
     ahead = max(1, DEFAULT_PLAN.table_bytes // row_bytes // conditions)  # steps
     positions = steps + (start == 0)  # position 0 is read before step 0
     fillings = -(-positions // ahead)
