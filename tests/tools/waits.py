@@ -3,9 +3,10 @@
     python -m tests.tools.waits
 
 The step runs on tensors that have a device, but no numbers (`FakeTensorMode`), so it cannot depend
-on a number; and each operation is looked at. The device is called 'cuda' where torch was built for
-CUDA. Elsewhere torch can't compute gradients on fake CUDA tensors, so a device written in Python,
-'gpu', takes its place. That is registered for the whole process: run this in one of its own.
+on a number; and each operation is looked at. The device is called 'cuda' where there is a GPU.
+Elsewhere torch can't compute gradients on fake CUDA tensors, whether it was built for CUDA or not,
+so a device written in Python, 'gpu', takes its place. That is registered for the whole process: run
+this in one of its own.
 """
 
 import json
@@ -61,7 +62,7 @@ class Ready:
 
 def fake_device() -> str:
     """The name of a device that fake tensors may have, with gradients and autocast."""
-    if torch.backends.cuda.is_built():
+    if torch.cuda.is_available():
         return "cuda"
 
     class Module(backend_registration._DummyBackendModule):
