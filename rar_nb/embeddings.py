@@ -33,11 +33,13 @@ def target_ids(
 def position_embedding(
     orders: Orders,  # int64 [B, L]: the raster index visited at each step
     pos_embed: FloatTensor,  # float [1, at least L + 2, D]
-    target_aware_pos_embed: FloatTensor,  # float [1, at least L + 2, D]
+    target_aware_pos_embed: FloatTensor | None,  # float [1, at least L + 2, D]; None: left out
 ) -> torch.Tensor:  # float [B, L + 2, D], to be added to the embedded sequence
     "Each entry's own position plus the position it must predict next (section 3.3, equation 4)."
     check_tables(orders, pos_embed, target_aware_pos_embed)
     own = F.embedding(position_ids(orders), pos_embed[0])
+    if target_aware_pos_embed is None:
+        return own
     targets = target_ids(orders)
     target = F.embedding(targets, target_aware_pos_embed[0])
     return own + target * (targets > 0)[..., None]  # `cls` and the last token have no target

@@ -56,7 +56,7 @@ class BlockWeights(NamedTuple):
     fc1: PlainLinear  # with GELU
     fc2: PlainLinear
     head_norms: torch.Tensor  # [4, d], as for `attend_step`
-    adaln: tuple[torch.Tensor, torch.Tensor]  # weight [6·D, D], bias
+    adaln: tuple[torch.Tensor, torch.Tensor] | None  # weight [6·D, D], bias; None: a plain ViT
     norm1: nn.LayerNorm
     norm2: nn.LayerNorm
 
@@ -74,12 +74,12 @@ def block_weights(
 ) -> BlockWeights:
     "The weights of a block for steps with so many rows."
     attn, mlp = block.attn, block.mlp
+    adaln = getattr(block, 'adaLN_modulation', None)  # SiLU and a linear
     norms = [attn.q_norm.weight, attn.q_norm.bias, attn.k_norm.weight, attn.k_norm.bias]
     return BlockWeights(
         kind(*rounded(attn.qkv, dtype), rows), kind(*rounded(attn.proj, dtype), rows),
         kind(*rounded(mlp.fc1, dtype), rows, gelu=True), kind(*rounded(mlp.fc2, dtype), rows),
-        torch.stack(norms).detach(), rounded(block.adaLN_modulation[1], dtype),
-        block.norm1, block.norm2)
+        torch.stack(norms).detach(), adaln and rounded(adaln[1], dtype), block.norm1, block.norm2)
 
 
 class ModelWeights:
@@ -88,7 +88,9 @@ class ModelWeights:
     def __init__(self, model: RAR, dtype: torch.dtype, rows: int, packed: bool):
         kind = PackedLinear if packed else PlainLinear
         self.blocks = [block_weights(block, dtype, rows, kind) for block in model.blocks]
-        self.adaln = rounded(model.adaln_before_head.adaLN_modulation[1], dtype)
+        final = model.adaln_before_head
+        self.adaln = rounded(final.adaLN_modulation[1], dtype) if model.config.adaln else None
+        self.norm_final = final.norm_final
         head = model.lm_head
         self.head = kind(head.weight.detach(), head.bias.detach(), rows)
 
@@ -117,7 +119,10 @@ def fill_block(
     block: BlockWeights,
 ):
     "adaLN of a block for n pairs of step and condition, with the block's norms taken in."
-    table.copy_(F.linear(c, *block.adaln).unflatten(-1, (6, -1)))
+    if block.adaln is None:  # a plain ViT: no shift, no scale, and gates that are open
+        table.zero_()[:, [2, 5]] = 1
+    else:
+        table.copy_(F.linear(c, *block.adaln).unflatten(-1, (6, -1)))
     shift1, scale1, _, shift2, scale2, _ = table.unbind(1)
     for shift, scale, norm in ((shift1, scale1, block.norm1), (shift2, scale2, block.norm2)):
         shift.addcmul_(scale.add_(1), norm.bias)
@@ -128,11 +133,15 @@ def fill_block(
 def fill_head(
     table: torch.Tensor,  # [n, 2, D], receives scale and shift
     c: torch.Tensor,  # [n, D]
-    adaln: tuple[torch.Tensor, torch.Tensor],
+    adaln: tuple[torch.Tensor, torch.Tensor] | None,
+    norm: nn.LayerNorm,  # has weights only without adaLN
 ):
-    "The same for the norm before the head, whose LayerNorm has no weights."
-    table.copy_(F.linear(c, *adaln).unflatten(-1, (2, -1)))
-    table.select(1, 0).add_(1)
+    "The same for the norm before the head."
+    if adaln is None:
+        table.copy_(torch.stack([norm.weight, norm.bias]))
+    else:
+        table.copy_(F.linear(c, *adaln).unflatten(-1, (2, -1)))
+        table.select(1, 0).add_(1)
 
 # %% ../nbs/61_fast_sampling.ipynb #fast0012
 class FastStep(nn.Module):
@@ -158,8 +167,12 @@ class FastStep(nn.Module):
         self.norm = modulated_norm if kernels is None else kernels.modulated_norm
         self.config, self.plan, self.dtype = config, plan, dtype
         self.embeddings, self.cls_token = model.embeddings, model.cls_token.detach().squeeze(0)
-        self.position_tables = model.pos_embed.detach(), model.target_aware_pos_embed.detach()
-        self.timesteps = model.timesteps_embeddings.detach().squeeze(0)
+        tables = model.pos_embed, model.target_aware_pos_embed, model.timesteps_embeddings
+        own, target, timesteps = (None if t is None else t.detach() for t in tables)
+        self.position_tables = own, target
+        if timesteps is None:  # nothing depends on them
+            timesteps = torch.zeros_like(own)
+        self.timesteps = timesteps.squeeze(0)
         self.rows, self.capacity = rows, config.num_tokens + 2
         self.all_rows = max(rows, 4) if packed else rows
         self.weights = ModelWeights(model, dtype, self.all_rows, packed)
@@ -212,7 +225,8 @@ class FastStep(nn.Module):
         c = F.silu(c).flatten(0, 1).to(self.dtype)  # [n, D] for n = steps · N
         for table, block in zip(self.table.unbind(), self.weights.blocks):
             fill_block(table.narrow(0, 0, len(c)), c, block)
-        fill_head(self.head_table.narrow(0, 0, len(c)), c, self.weights.adaln)
+        fill_head(self.head_table.narrow(0, 0, len(c)), c, self.weights.adaln,
+                  self.weights.norm_final)
         self.first.copy_(self.position)
 
     @property
@@ -302,6 +316,7 @@ class FastState(nn.Module):
         self.known.copy_(known, non_blocking=True)
         self.tokens.fill_(-1)
         self.finite.fill_(True)
+        self.orders = orders.narrow(0, 0, min(len(orders), len(self.tokens)))
         with self.products():
             self.step.start(condition, orders)
 

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['GUIDANCE_SCHEDULES', 'guide', 'pow_cosine', 'linear_guidance', 'constant_guidance', 'guidance_weight', 'SampleConfig',
-           'guided_logits', 'choose', 'sample_from', 'image_noise', 'GrowingCache', 'guidance_weights', 'sequences',
-           'SamplingState', 'textbook_tokens', 'fast_state', 'sample_tokens', 'sample_batch', 'sample_images',
-           'balanced_classes']
+           'guided_logits', 'choose', 'sample_from', 'image_noise', 'GrowingCache', 'guidance_weights', 'final_orders',
+           'sequences', 'SamplingState', 'textbook_tokens', 'fast_state', 'sample_tokens', 'sample_batch',
+           'sample_images', 'balanced_classes']
 
 # %% ../nbs/06_sampler.ipynb #83600f59
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from .fast_sampling import DEFAULT_PLAN, FastState, Plan, forget, keep, kept_state
-from .orders import permute, raster_order, unpermute
+from .orders import permute, unpermute
 from .support import (Length, Samples, check_classes, check_codebook, check_distribution,
     check_finite_logits, check_known, check_noise, check_orders, check_pixels, checked,
     choose_precision, config, float32_products, require, require_int, require_key)
 from .tokenizer import Tokenizer, to_uint8
-from .transformer import RAR, Conditioning
+from .transformer import RAR, Conditioning, ModelConfig
 
 # %% ../nbs/06_sampler.ipynb #6f09002f
 def guide(
@@ -155,13 +155,28 @@ def guidance_weights(num_tokens: int, sample: SampleConfig) -> list[float]:
                             sample.guidance_schedule) for k in range(num_tokens)]
 
 
+@checked
+def final_orders(
+    config: ModelConfig,
+    seed: int | None = None,  # of a set of images
+    indices=None,  # numbers of the images within the set, as for `image_noise`
+) -> torch.Tensor:  # int64 [1, L], or [N, L] if every image has an order of its own
+    "The orders in which a finished model samples; random ones follow from (seed, i)."
+    if config.final_order != 'random':
+        return config.orders(1, r=0.0)
+    require(seed is not None, 'orders', None,
+            "given for a model that samples in random orders: final_orders(config, seed, indices)")
+    noise = image_noise(cast(int, seed), indices, 2 * config.num_tokens)
+    return noise[:, config.num_tokens:].argsort(1)  # the first half decides the tokens
+
+
 def sequences(
     model: RAR, classes, sample: SampleConfig, orders,  # as for `sample_tokens`
 ) -> tuple[torch.Tensor, torch.Tensor]:  # R conditions; orders [1, L] or [R, L]
     "What the model reads: with guidance each image twice, first with its class, then without."
     config, device = model.config, model.lm_head.weight.device
     condition = config.condition_id(check_classes(classes, config.num_classes))
-    orders = raster_order(config.num_tokens) if orders is None else orders
+    orders = final_orders(config) if orders is None else orders
     check_orders(orders, len(condition), config.num_tokens)
     if sample.guidance_scale != 0:
         condition = torch.cat([condition, torch.full_like(condition, config.null_id)])
@@ -179,7 +194,7 @@ class SamplingState:
         model: RAR,  # in eval mode
         classes,  # int64 [B] or a list, from 0 to C - 1
         sample: SampleConfig,
-        orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
+        orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: the final order
     ):
         self.model, self.sample, self.guided = model, sample, sample.guidance_scale != 0
         self.precision = choose_precision(sample.sample_precision, model.lm_head.weight.device)
@@ -200,11 +215,14 @@ class SamplingState:
         if tokens is not None:
             self.entry = model.embeddings(tokens.repeat(2) if self.guided else tokens)[:, None]
         here = slice(self.length, self.length + self.entry.shape[1])
-        c = model.embeddings(self.condition)[:, None] + model.timesteps_embeddings[:, here]
+        c = None
+        if model.timesteps_embeddings is not None:  # with adaLN
+            c = model.embeddings(self.condition)[:, None] + model.timesteps_embeddings[:, here]
+            c = Conditioning(c)
         with float32_products(tf32=self.precision != 'no'):
             with self.autocast(self.precision == 'bf16'):
                 x = self.entry + self.positions[:, here]
-                x = model.features(x, Conditioning(c), self.caches)
+                x = model.features(x, c, self.caches)
             with self.autocast(False):  # guidance would multiply a rounding error of the logits
                 logits = head(x.to(head.weight.dtype))[:, -1]
         self.length = here.stop
@@ -218,7 +236,7 @@ def textbook_tokens(
     classes,  # int64 [B] or a list, from 0 to C - 1
     sample: SampleConfig,
     noise: torch.Tensor,  # [B, L] in [0, 1), from `image_noise`
-    orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
+    orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: the final order
 ) -> torch.Tensor:  # int64 [B, L], in raster order
     "Sample the tokens of a batch of images (supplement, Table 1), without any haste."
     state, tokens, sampled = SamplingState(model, classes, sample, orders), None, []
@@ -257,7 +275,7 @@ def sample_tokens(
     classes,  # int64 [B] or a list, from 0 to C - 1
     sample: SampleConfig,
     noise: torch.Tensor,  # [B, L] in [0, 1), from `image_noise`
-    orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: raster order
+    orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: the final order
     known: torch.Tensor | None = None,  # int64 [B, L], raster order; -1: to be sampled
     on_step: Callable[[int, int], None] | None = None,  # called with (tokens sampled, L)
     plan: Plan = DEFAULT_PLAN,  # the means that may be used
@@ -265,14 +283,13 @@ def sample_tokens(
     """Sample the tokens of a batch of images; `known` tokens are kept and only read.
 
     Raises `InvalidValue` for what doesn't fit the model, and for NaN or infinite logits."""
-    orders = raster_order(model.config.num_tokens) if orders is None else orders
     state = fast_state(model, classes, sample, noise, orders, known, plan)
     try:
         state.run(on_step)
     finally:
         keep(model, state)
     check_finite_logits(state.finite, model, sample)
-    return unpermute(state.tokens, orders.to(state.tokens.device))
+    return unpermute(state.tokens, state.orders)
 
 # %% ../nbs/06_sampler.ipynb #af8c727a
 @checked
@@ -290,7 +307,8 @@ def sample_batch(
     classes = check_classes(classes, model.config.num_classes)
     numbers = check_classes(numbers, len(classes), name='numbers')
     noise = image_noise(seed, numbers, model.config.num_tokens)
-    tokens = sample_tokens(model, classes[numbers], sample, noise, on_step=on_step)
+    orders = final_orders(model.config, seed, numbers)
+    tokens = sample_tokens(model, classes[numbers], sample, noise, orders, on_step=on_step)
     with float32_products(choose_precision(sample.sample_precision, tokenizer.device) != 'no'):
         images = tokenizer.decode(tokens.to(tokenizer.device))
     check_pixels(images)

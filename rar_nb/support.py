@@ -819,10 +819,12 @@ def check_rows(x: torch.Tensor, orders: torch.Tensor):
             f"{x.device}, like x")
 
 
-def check_tables(orders: torch.Tensor, *tables: torch.Tensor):
+def check_tables(orders: torch.Tensor, *tables: torch.Tensor | None):
     "Raise `InvalidValue` unless tables of positions, [1, N, D], have N >= L + 2 rows for `orders`."
     rows = orders.shape[1] + 2
     for table in tables:
+        if table is None:
+            continue
         fits = table.ndim == 3 and len(table) == 1 and table.shape[1] >= rows
         require(fits, 'shape of a table of positions', tuple(table.shape),
                 f"[1, N, D] with N of at least {rows}")

@@ -20,7 +20,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import nn
 
 from .embeddings import drop_classes
-from .orders import ANNEAL_SCHEDULES, random_ratio, sample_orders
+from .orders import ANNEAL_SCHEDULES, random_ratio
 from .support import (Probability, Seed, check_data, check_loss, check_pairs, check_share,
                             checked, choose_precision, config, require, require_key)
 from .transformer import RAR, ModelConfig, rar_loss
@@ -193,7 +193,7 @@ def make_batch(
     indices = batch_indices(step, len(data), size, train.steps(1), seed)
     crops = torch.randint(data.crops, (size,), generator=generator)
     r = random_ratio_at(step, train)
-    orders = sample_orders(size, data.num_tokens, r, generator, device)
+    orders = model.orders(size, r, generator, device)
     tokens, labels = data.rows(indices[share], crops[share])
     # Classes are dropped for the whole batch, so that the result doesn't depend on `processes`.
     condition = torch.full((size,), model.null_id)
@@ -252,7 +252,7 @@ def train(
 def validation_loss(
     model: nn.Module,
     data,  # tokenized images that were not trained on
-    r: Probability,  # 0: raster order, 1: random orders
+    r: Probability,  # 0: the model's final order, 1: random orders
     batch_size: PositiveInt = 250,  # images at a time; the result doesn't depend on it
 ) -> float:  # nats a token
     "Mean cross-entropy over the first crops of `data`, each with its own class."
@@ -260,7 +260,7 @@ def validation_loss(
     was_training = model.training
     model.eval()
     total = 0.0
-    orders = sample_orders(len(data), model.config.num_tokens, r, torch.Generator().manual_seed(0))
+    orders = model.config.orders(len(data), r, torch.Generator().manual_seed(0))
     for indices in torch.arange(len(data)).split(batch_size):
         total += batch_loss(model, data, indices.tolist(), orders[indices])
     model.train(was_training)

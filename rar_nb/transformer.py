@@ -17,9 +17,9 @@ from pydantic import Field
 from torch import nn
 
 from .embeddings import conditioning, position_embedding
-from .orders import permute
+from .orders import SCAN_ORDERS, permute, sample_orders, scan_order
 from .support import (FloatTensor, Int64Tensor, Orders, check_inputs, check_labels,
-                            check_logits, check_model_sizes, checked, config)
+                            check_logits, check_model_sizes, checked, config, require_key)
 
 # %% ../nbs/04_transformer.ipynb #9a316358
 @config
@@ -37,9 +37,13 @@ class ModelConfig:
     num_heads: Annotated[int, Field(ge=1, le=2**15)] = 16  # attention heads of a block
     mlp_size: Annotated[int, Field(ge=1, le=2**17)] = 3072  # hidden width of a block's MLP
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # in attention and MLPs while training
+    final_order: str = 'raster'  # what annealing ends in: a key of `SCAN_ORDERS`, or 'random'
+    target_aware: bool = True  # whether an entry knows the place that it must predict
+    adaln: bool = True  # whether class and step steer every block; False: a plain ViT
 
     def __post_init__(self):
         check_model_sizes(self)
+        require_key('final_order', self.final_order, SCAN_ORDERS | dict(random=None), 'SCAN_ORDERS')
 
     @property
     def grid_size(self) -> int:
@@ -63,6 +67,21 @@ class ModelConfig:
         "Rows of the embedding table for class labels."
         check_labels(classes, self.num_classes)
         return classes + self.codebook_size + 1
+
+    def orders(
+        self,
+        batch_size: int,  # B
+        r: float,  # that an image's order is random
+        generator: torch.Generator | None = None,  # source of randomness, on the CPU
+        device: torch.device | None = None,
+    ) -> torch.Tensor:  # int64 [B, L]
+        "Orders of a batch: random with probability `r`, else `final_order`."
+        final = None
+        if self.final_order == 'random':
+            r = 1.0
+        elif self.final_order != 'raster':
+            final = scan_order(self.final_order, self.grid_size)
+        return sample_orders(batch_size, self.num_tokens, r, generator, device, final)
 
 # %% ../nbs/04_transformer.ipynb #tf-attend
 def attend(
@@ -156,9 +175,13 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.norm2 = nn.LayerNorm(d, eps=1e-6)
         self.mlp = MLP(config)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        if config.adaln:
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
 
-    def forward(self, x: torch.Tensor, c: Conditioning, cache=None) -> torch.Tensor:  # [B, n, D]
+    def forward(self, x: torch.Tensor, c: Conditioning | None, cache=None) -> torch.Tensor:
+        if c is None:  # a plain ViT
+            x = x + self.attn(self.norm1(x), cache)
+            return x + self.mlp(self.norm2(x))
         shift1, scale1, gate1, shift2, scale2, gate2 = c.modulation(self.adaLN_modulation, 6)
         x = x + gate1 * self.attn(modulate(self.norm1(x), shift1, scale1), cache)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
@@ -170,10 +193,13 @@ class FinalNorm(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         d = config.hidden_size
-        self.norm_final = nn.LayerNorm(d, eps=1e-6, elementwise_affine=False)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 2 * d))
+        self.norm_final = nn.LayerNorm(d, eps=1e-6, elementwise_affine=not config.adaln)
+        if config.adaln:
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 2 * d))
 
-    def forward(self, x: torch.Tensor, c: Conditioning) -> torch.Tensor:  # [B, n, D]
+    def forward(self, x: torch.Tensor, c: Conditioning | None) -> torch.Tensor:  # [B, n, D]
+        if c is None:
+            return self.norm_final(x)
         scale, shift = c.modulation(self.adaLN_modulation, 2)
         return modulate(self.norm_final(x), shift, scale)
 
@@ -203,8 +229,11 @@ class RAR(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, d))
         # The released checkpoints have spare rows in all three tables.
         self.pos_embed = nn.Parameter(torch.zeros(1, length + 1024, d))
-        self.target_aware_pos_embed = nn.Parameter(torch.zeros(1, length + 1024, d))
-        self.timesteps_embeddings = nn.Parameter(torch.zeros(1, length + 100, d))
+        self.target_aware_pos_embed = self.timesteps_embeddings = None
+        if config.target_aware:
+            self.target_aware_pos_embed = nn.Parameter(torch.zeros(1, length + 1024, d))
+        if config.adaln:
+            self.timesteps_embeddings = nn.Parameter(torch.zeros(1, length + 100, d))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.embeddings = nn.Embedding(config.num_embeddings, d)
         self.adaln_before_head = FinalNorm(config)
@@ -226,9 +255,11 @@ class RAR(nn.Module):
     def conditions(
         self,
         condition: torch.Tensor,  # int64 [B], rows of the embedding table
-    ) -> Conditioning:  # of all L + 2 positions
+    ) -> Conditioning | None:  # of all L + 2 positions; None without adaLN
         "The vectors c_s: one set an image, or one set a class if there are fewer classes."
         config, rows = self.config, None
+        if not config.adaln:
+            return None
         if len(condition) > config.num_classes + 1:
             first = config.condition_id(0)
             rows = condition - first
@@ -248,7 +279,7 @@ class RAR(nn.Module):
     def features(
         self,
         x: torch.Tensor,  # [B, n, D], entries of the sequence with their positions
-        c: Conditioning,  # of the same n positions
+        c: Conditioning | None,  # of the same n positions
         cache=None,  # while sampling, one cache a block
     ) -> torch.Tensor:  # [B, n, D]
         "What the head reads."

@@ -411,7 +411,8 @@ def test_cut_configurations(tmp_path):
 
 
 def test_what_is_missing_is_not_guessed(tmp_path):
-    later = {"anneal_schedule", "sample_precision", "guidance_schedule", "init_from"}
+    later = {"anneal_schedule", "sample_precision", "guidance_schedule", "init_from", "final_order",
+             "target_aware", "adaln"}  # fmt: skip
     for part, kind in PARTS.items():
         for name in {f.name for f in dataclasses.fields(kind)} - later:
             path = config_with(tmp_path / "config.json", {(part, name): None})

@@ -108,7 +108,7 @@ def test_folded_tables_serve_their_own_order_only(name):
             order = scan_order(other, 7)
             same = torch.equal(model(tokens, condition, order), folded(tokens, condition, order))
             assert same == (other == name)
-    assert not folded.target_aware_pos_embed.any() and torch.equal(model.pos_embed, before)
+    assert folded.target_aware_pos_embed is None and torch.equal(model.pos_embed, before)
 
 
 def test_raster_is_the_default_order():

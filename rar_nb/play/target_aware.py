@@ -8,6 +8,7 @@ __all__ = ['PAGE', 'plot_shift', 'write_positions', 'train_on_page', 'predict_ne
 
 # %% ../../nbs/12_target_aware.ipynb #cea5c7b8
 import copy
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..embeddings import position_ids, target_ids
 from ..orders import raster_order, sample_orders
 from .widgets import color_of, draw_cells, new_canvas, write, write_texts
 from ..style import COLORS
+from ..sampler import final_orders
 from ..support import Length, Orders, Seed, check_order, checked, require, require_int
 from ..tokenizer import grid_side
 from ..transformer import RAR, ModelConfig, rar_loss
@@ -161,14 +163,15 @@ def plot_predictions(seed: Seed, known: int, first: int, second: int) -> Figure:
 @checked
 def fold_positions(
     model: RAR,
-    orders: Orders | None = None,  # int64 [1, L], the one order of use; None: raster
-) -> RAR:  # a copy for that order alone
-    "Add the target-aware table into `pos_embed` for one order, and leave zeros in its place."
-    orders = raster_order(model.config.num_tokens) if orders is None else orders
+    orders: Orders | None = None,  # int64 [1, L], the one order of use; None: the final order
+) -> RAR:  # a copy for that order alone, with one table
+    "Add the target-aware table into `pos_embed` for one order, and leave it out from there on."
+    orders = final_orders(model.config) if orders is None else orders
     length = model.config.num_tokens
     require(orders.shape == (1, length), 'shape of orders', tuple(orders.shape), f"[1, {length}]")
     folded = copy.deepcopy(model)
     with torch.no_grad():
         folded.pos_embed[0, position_ids(orders)[0]] = model.positions(orders)[0]
-        folded.target_aware_pos_embed.zero_()
+    folded.target_aware_pos_embed = None
+    folded.config = replace(model.config, target_aware=False)
     return folded

@@ -274,7 +274,8 @@ PRESETS['rar_s'] = small('rar_s', 128, 384, 12, stride=8, width=64, epochs=200,
                          warmup_epochs=10, anneal_start=100, anneal_end=150, learning_rate=8e-4)
 
 # %% ../../nbs/32_presets.ipynb #329ccf19
-LATER = ('init_from', 'anneal_schedule', 'sample_precision', 'guidance_schedule')  # new fields
+LATER = ('init_from', 'anneal_schedule', 'sample_precision', 'guidance_schedule', 'final_order',
+         'target_aware', 'adaln')  # new fields
 
 
 @checked
@@ -391,7 +392,9 @@ def sizes_of(weights: dict[str, torch.Tensor]) -> ModelConfig | None:
                      for name in shapes)
         return ModelConfig(codes, shapes['pos_embed'][1] - 1024,
                            shapes['embeddings.weight'][0] - codes - 2, width, layers, heads,
-                           shapes['blocks.0.mlp.fc1.weight'][0])
+                           shapes['blocks.0.mlp.fc1.weight'][0],
+                           target_aware='target_aware_pos_embed' in shapes,
+                           adaln='blocks.0.adaLN_modulation.1.weight' in shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         return None  # a tensor is missing or misshapen, or the sizes are none of a RAR
 
@@ -402,7 +405,7 @@ def check_sizes(
     path: Path,  # of the file
 ):
     "Raise `InvalidValue` that names the preset that would fit, unless the sizes agree."
-    names = [f.name for f in fields(sizes) if f.name != 'dropout']
+    names = [f.name for f in fields(sizes) if f.name not in ('dropout', 'final_order')]
     wrong = [name for name in names if getattr(sizes, name) != getattr(found, name)]
     fitting = [name for name, run in PRESETS.items()
                if all(getattr(run.model, name) == getattr(found, name) for name in names)]

@@ -166,11 +166,11 @@ def fast_modulation(
 def fast_block(
     block: Block,
     x: torch.Tensor,  # float32 [B, n, D]
-    c: Conditioning,  # of the same n positions
+    c: Conditioning | None,  # of the same n positions; None: `Block.forward` does the work
     cache=None,  # as for `Block.forward`, which then does the work
 ) -> torch.Tensor:  # float32 [B, n, D]
     "`Block.forward` on a CPU, inside bf16 autocast."
-    if cache is not None:
+    if cache is not None or c is None:
         return Block.forward(block, x, c, cache)
     shift1, scale1, gate1, shift2, scale2, gate2 = fast_modulation(block, c)
     y = torch.addcmul(shift1, block.norm1(x).to(shift1.dtype), scale1)

@@ -33,7 +33,6 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
 
 from ..data.tokens import TokenData
-from ..orders import raster_order, sample_orders
 from ..pretrained.checkpoints import with_prefix
 from ..pretrained.fine_tuning import start_from
 from rar_nb.pretrained.presets import (
@@ -120,13 +119,13 @@ def shared_validation_loss(
     accelerator: Accelerator,  # whose processes share the work
     model: nn.Module,
     data: TokenData,
-    r: float,  # 0: raster order, 1: random orders
+    r: float,  # 0: the model's final order, 1: random orders
     batch_size: int = 250,
 ) -> float:  # nats a token
     "`validation_loss`, computed by all processes together."
     was_training = model.training
     model.eval()
-    orders = sample_orders(len(data), model.config.num_tokens, r, torch.Generator().manual_seed(0))
+    orders = model.config.orders(len(data), r, torch.Generator().manual_seed(0))
     starts, processes, total = range(0, len(data), batch_size), accelerator.num_processes, 0.0
     rounds = math.ceil(len(starts) / processes)
     for k in range(accelerator.process_index, rounds * processes, processes):
@@ -302,7 +301,7 @@ class TrainingLoop:
         "Whether the model predicts finite numbers for a few training images."
         self.model.eval()
         indices = range(min(8, len(self.data)))
-        orders = raster_order(self.model.config.num_tokens).expand(len(indices), -1)
+        orders = self.model.config.orders(len(indices), r=0.0)
         with uncompiled(self.run.devices), self.accelerator.autocast():
             loss = batch_loss(self.model, self.data, indices, orders)
         if self.accelerator.is_fsdp2:  # a forward pass alone leaves some weights gathered

@@ -33,12 +33,14 @@ SHARES = {  # from 0 to below or up to 1
     "train.beta2": False,
     "train.class_dropout": True,
 }
-BOOLS = {"devices.compile", "devices.checkpointing"}
+BOOLS = {"devices.compile", "devices.checkpointing", "model.target_aware", "model.adaln"}
 CHOICES = {
     "tokenizer.kind": ("grey", "conv_vq", "maskgit_vq", "llamagen_vq", "vqgan"),
     "tokenizer.channels": (1, 3),
     "tokenizer.vq_precision": ("bf16", "no", "auto"),
     "train.anneal_schedule": ("linear",),
+    "model.final_order": ("raster", "alternate", "spiral_in", "spiral_out", "z_curve", "subsample",
+                          "random"),
     "train.precision": ("bf16", "no", "auto"),
     "sample.sample_precision": ("tf32", "no", "bf16", "auto"),
     "sample.guidance_schedule": ("pow_cosine", "linear", "constant"),
@@ -46,7 +48,14 @@ CHOICES = {
 }
 TEXTS = {"preset", "data", "devices.trackers"}
 OPTIONAL_TEXTS = {"init_from"}
-LATER = {"sample.guidance_schedule", "sample.sample_precision", "train.anneal_schedule"}  # younger
+LATER = {  # younger
+    "sample.guidance_schedule",
+    "sample.sample_precision",
+    "train.anneal_schedule",
+    "model.final_order",
+    "model.target_aware",
+    "model.adaln",
+}
 SIZES = {  # no machine has memory for a generator or tokenizer with more than this
     "model.codebook_size": 10**9,
     "model.num_tokens": 10**9,
