@@ -303,6 +303,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'rar_nb/play/target_aware.py')},
             'rar_nb.play.watch': { 'rar_nb.play.watch.Trace': ('watch.html#trace', 'rar_nb/play/watch.py'),
                                    'rar_nb.play.watch.Trace.entropy': ('watch.html#trace.entropy', 'rar_nb/play/watch.py'),
+                                   'rar_nb.play.watch.Trace.ids': ('watch.html#trace.ids', 'rar_nb/play/watch.py'),
                                    'rar_nb.play.watch.attention_maps': ('watch.html#attention_maps', 'rar_nb/play/watch.py'),
                                    'rar_nb.play.watch.cached_run': ('watch.html#cached_run', 'rar_nb/play/watch.py'),
                                    'rar_nb.play.watch.cached_trace': ('watch.html#cached_trace', 'rar_nb/play/watch.py'),

@@ -1,15 +1,20 @@
 """A model at work on screen: traces against the sampler, attention against the blocks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 
-from rar_nb.orders import raster_order
+from rar_nb.orders import SCAN_ORDERS, raster_order, scan_order
 from rar_nb.play.watch import (
     BUNDLED,
+    GLOW,
     UNKNOWN,
     attention_maps,
     cached_run,
@@ -18,17 +23,21 @@ from rar_nb.play.watch import (
     guidance_grid,
     list_runs,
     make_trace,
+    plot_attention,
     plot_guidance_grid,
     plot_step,
+    plot_tokens,
 )
-from rar_nb.play.widgets import Pixels, figure_png
+from rar_nb.play.widgets import Pixels, figure_png, new_canvas
 from rar_nb.sampler import (
     SampleConfig,
+    final_orders,
     guidance_weight,
     image_noise,
     sample_images,
     sample_tokens,
 )
+from rar_nb.style import COLORS
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig
 from rar_nb.transformer import RAR, ModelConfig
 from tests.doors import refuses
@@ -157,6 +166,91 @@ def test_other_sizes_and_colour():
     tokenizer = GreyTokenizer(TokenizerConfig("grey", channels=3, codebook_size=8))
     trace = make_trace(tiny, tokenizer, 0, 0, SampleConfig(guidance_scale=0.0))
     assert len(figure_png(plot_step(trace, tokenizer, 100))) > 1000
+
+
+# Models with another final order
+
+ORDERS = [*SCAN_ORDERS, "random"]
+
+
+def ending_in(final_order: str) -> RAR:
+    """The bundled weights in a model that samples in another order."""
+    model = RAR(replace(RUN.model, final_order=final_order)).eval()
+    model.load_state_dict(MODEL.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("final_order", ORDERS)
+@pytest.mark.parametrize("scale", [0.0, 4.0])
+def test_a_trace_follows_the_final_order(final_order, scale):
+    """It is what the sampler makes; a step's prediction is a forward pass's, read at that step."""
+    model, sample = ending_in(final_order), SampleConfig(scale, 0.5, sample_precision="no")
+    trace = make_trace(model, TOKENIZER, 5, 3, sample)
+    image = sample_images(model, TOKENIZER, FIVE, sample, seed=3)[0]
+    np.testing.assert_array_equal(trace.partial[-1], image.numpy())
+    order = final_orders(model.config, 3, [0])
+    np.testing.assert_array_equal(trace.order, order[0].numpy())
+    tokens = sample_tokens(model, FIVE, sample, image_noise(3, [0], 49), order)[0]
+    np.testing.assert_array_equal(trace.tokens, tokens.numpy())
+    assert trace.ids.tolist() == [int(trace.tokens[cell]) for cell in trace.order]
+    if scale == 0:
+        with torch.no_grad():
+            logits = model(tokens[None], RUN.model.condition_id(FIVE), order)[0, :-1]
+        np.testing.assert_allclose(trace.probabilities, logits.softmax(-1).numpy(), atol=1e-4)
+
+
+def test_a_random_order_follows_from_the_seed():
+    model = ending_in("random")
+    orders = {tuple(make_trace(model, TOKENIZER, 5, seed, SAMPLE).order) for seed in range(3)}
+    assert len(orders) == 3
+    assert tuple(scan_order("raster", 7)[0].tolist()) not in orders
+
+
+@pytest.mark.parametrize("final_order", ["spiral_out", "random"])
+def test_what_a_step_shows_lies_in_its_cell(final_order):
+    """Brute force: the cells that are not grey, the candidate's patch, the mark on the picture."""
+    trace = make_trace(ending_in(final_order), TOKENIZER, 5, 3, SAMPLE)
+    for step in range(0, 49, 8):
+        grey = [(trace.partial[step] == UNKNOWN).all(0)[4 * r : 4 * r + 4, 4 * c : 4 * c + 4].all()
+                for r in range(7) for c in range(7)]  # fmt: skip
+        assert {i for i in range(49) if not grey[i]} == set(trace.order[:step].tolist())
+        ids, _, patches = candidates(trace, TOKENIZER, step)
+        assert trace.ids[step] in ids
+        known = torch.full((1, 49), -1)
+        for cell in trace.order[:step]:
+            known[0, cell] = int(trace.tokens[cell])
+        known[0, trace.order[step]] = int(ids[0])
+        row, column = divmod(int(trace.order[step]), 7)
+        whole = decode_known(TOKENIZER, known)[0].numpy()
+        np.testing.assert_array_equal(
+            patches[0], whole[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        )
+        ax = new_canvas(20, 8, 0.2)[1]
+        plot_tokens(ax, trace, step, (0, 0), (10, 0))
+        (mark,) = (a for a in ax.get_children() if isinstance(a, Rectangle) and not a.get_fill())
+        assert mark.get_xy() == (10 + column - 0.5, row - 0.5)
+        (mesh,) = (a for a in ax.get_children() if isinstance(a, QuadMesh))
+        sampled, coming = (to_rgb(COLORS[name]) for name in ("known", "next"))
+        shown = [tuple(color) for color in mesh.get_facecolor()[:, :3]]
+        assert {i for i in range(49) if shown[i] == sampled} == set(trace.order[:step].tolist())
+        assert [i for i in range(49) if shown[i] == coming] == [trace.order[step]]
+
+
+@pytest.mark.parametrize("final_order", ["raster", "z_curve", "random"])
+def test_attention_is_shown_where_it_falls(final_order):
+    """Cell by cell: the shade of a token seen earlier, grey elsewhere, a frame at the next one."""
+    trace, step = make_trace(ending_in(final_order), TOKENIZER, 5, 3, SAMPLE), 20
+    weights = trace.attention[1, 2, step + 1, : step + 2]
+    fig, ax = new_canvas(12, 8, 0.2)
+    plot_attention(ax, weights, trace.order, (0, 0))
+    (mesh,) = (a for a in ax.get_children() if isinstance(a, QuadMesh))
+    shown = mesh.get_facecolor()[:, :3]
+    for k, cell in enumerate(trace.order):
+        expected = GLOW(weights[2 + k] / weights.max())[:3] if k < step else to_rgb("#e6e6e6")
+        np.testing.assert_allclose(shown[cell], expected)
+    (frame,) = (a for a in ax.get_children() if isinstance(a, LineCollection))
+    middle = frame.get_segments()[0][:4].mean(0)
+    assert tuple(middle) == (trace.order[step] % 7, trace.order[step] // 7)
 
 
 def test_guidance_grid_samples_what_the_sampler_samples():

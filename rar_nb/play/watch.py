@@ -24,10 +24,11 @@ from ..data.images import DATA
 from .widgets import Pixels, draw_cells, new_canvas, write, write_texts
 from ..pretrained.presets import RunConfig
 from ..runs.run_folders import RUNS, open_run
-from ..orders import raster_order
+from ..orders import inverse, unpermute
 from rar_nb.sampler import (
     SampleConfig,
     fast_state,
+    final_orders,
     guidance_weight,
     guidance_weights,
     image_noise,
@@ -92,13 +93,19 @@ def attention_maps(
 # %% ../../nbs/13_watch.ipynb #be7abf11
 @dataclass(frozen=True)
 class Trace:
-    "One image, as it was sampled in raster order."
+    "One image, as it was sampled in the model's final order."
 
-    tokens: np.ndarray  # int64 [L]
-    probabilities: np.ndarray  # float32 [L, V], what tokens were sampled from
-    weights: np.ndarray  # [L], of guidance; all 1 if it is off
+    order: np.ndarray  # int64 [L], the raster index of each step
+    tokens: np.ndarray  # int64 [L], by raster index
+    probabilities: np.ndarray  # float32 [L, V], by step: what tokens were sampled from
+    weights: np.ndarray  # [L], of guidance at each step; all 1 if it is off
     partial: np.ndarray  # uint8 [L + 1, C, S, S]; picture k knows k tokens, the rest is grey
-    attention: np.ndarray  # float32 [layers, heads, L + 2, L + 2]
+    attention: np.ndarray  # float32 [layers, heads, L + 2, L + 2], along the sequence
+
+    @property
+    def ids(self) -> np.ndarray:  # int64 [L], by step
+        "The tokens in the order in which they were sampled."
+        return self.tokens[self.order]
 
     @property
     def entropy(self) -> np.ndarray:  # [L], nats
@@ -161,7 +168,8 @@ def make_trace(
     check_eval(model)
     check_pair(model, tokenizer, label)
     length, classes = model.config.num_tokens, torch.tensor([label])
-    state, noise = fast_state(model, classes, sample), image_noise(seed, [0], length)
+    orders, noise = final_orders(model.config, seed, [0]), image_noise(seed, [0], length)
+    state = fast_state(model, classes, sample, orders=orders)
     tokens, sampled, steps = None, [], []
     weights = guidance_weights(length, sample) if sample.guidance_scale else [1.0] * length
     for k in range(length):
@@ -171,13 +179,13 @@ def make_trace(
         steps.append(logits.softmax(-1)[0].cpu())
         if report:
             report(k + 1, length)
-    image = torch.stack(sampled, 1)
+    image = unpermute(torch.stack(sampled, 1), state.orders)
     condition = model.config.condition_id(classes.to(image.device))
-    attention = attention_maps(model, image, condition, raster_order(length, image.device))[:, 0]
-    is_known = torch.arange(length) < torch.arange(length + 1)[:, None]
+    attention = attention_maps(model, image, condition, state.orders)[:, 0]
+    is_known = inverse(orders) < torch.arange(length + 1)[:, None]
     partial = decode_known(tokenizer, torch.where(is_known, image.cpu(), -1))
-    return Trace(image[0].cpu().numpy(), torch.stack(steps).numpy(), np.array(weights),
-                 partial.numpy(), attention.cpu().numpy())
+    return Trace(orders[0].numpy(), image[0].cpu().numpy(), torch.stack(steps).numpy(),
+                 np.array(weights), partial.numpy(), attention.cpu().numpy())
 
 # %% ../../nbs/13_watch.ipynb #bd49851f
 @checked
@@ -191,13 +199,14 @@ def candidates(
     require_int('step', step, 0, len(trace.tokens) - 1)
     p = trace.probabilities[step]
     ids = p.argsort()[::-1][:count].copy()
-    if trace.tokens[step] not in ids:
-        ids[-1] = trace.tokens[step]
+    if trace.ids[step] not in ids:
+        ids[-1] = trace.ids[step]
+    known, cell = trace.order[:step], trace.order[step]
     tokens = torch.full((len(ids), len(trace.tokens)), -1)
-    tokens[:, :step] = torch.from_numpy(trace.tokens[:step])
-    tokens[:, step] = torch.from_numpy(ids)
+    tokens[:, known] = torch.from_numpy(trace.tokens[known])
+    tokens[:, cell] = torch.from_numpy(ids)
     s = tokenizer.stride
-    row, column = divmod(step, grid_side(len(trace.tokens)))
+    row, column = divmod(int(cell), grid_side(len(trace.tokens)))
     images = decode_known(tokenizer, tokens)
     return ids, p[ids], images[:, :, row * s:(row + 1) * s, column * s:(column + 1) * s].numpy()
 
@@ -220,7 +229,7 @@ def plot_candidates(
     left, top = corner
     row = height / len(ids)
     for k, (i, p, patch) in enumerate(zip(ids, probabilities, patches)):
-        is_sampled = i == trace.tokens[step]
+        is_sampled = i == trace.ids[step]
         y = top + k * row
         ax.add_artist(Pixels(patch, left + row, y, 0.8 * row, 0.8 * row))
         ax.add_artist(Rectangle((left + 2.1 * row, y + 0.1 * row), 2.9 * row * p, 0.6 * row,
@@ -236,15 +245,17 @@ GLOW = LinearSegmentedColormap.from_list('attention', ['white', COLORS['model'],
 def plot_attention(
     ax,  # of `new_canvas`
     attention: np.ndarray,  # [step + 2], of one query: to cls, the class, and the tokens so far
-    grid_size: int,
+    order: np.ndarray,  # int64 [L], the raster index of each step
     corner: tuple[float, float],  # middle of the first cell
     named: bool = True,  # label the two cells beside the grid
 ):
     "Attention relative to its largest weight; cls and the class are the two cells beside the grid."
     step, (x, y) = len(attention) - 2, corner
+    grid_size = grid_side(len(order))
     shades = GLOW(attention / attention.max())[:, :3]
-    colors = [*shades[2:]] + ['#e6e6e6'] * (grid_size**2 - step)
-    frame = {step: 'next'} if step < grid_size**2 else {}
+    seen = dict(zip(order.tolist(), shades[2:]))
+    colors = [seen.get(cell, '#e6e6e6') for cell in range(len(order))]
+    frame = {int(order[step]): 'next'} if step < len(order) else {}
     draw_cells(ax, colors, outlined=frame, corner=corner)
     size = grid_size / 7
     for i, name in enumerate(('cls', 'class')):
@@ -315,7 +326,8 @@ def plot_step(
     for (x, y), text in titles.items():
         write(ax, x - 0.5, y - 0.5 - 0.1 * inch, text, fontsize=12)
     plot_tokens(ax, trace, step, (left, upper), (middle, upper))
-    plot_attention(ax, trace.attention[layer, head, now + 1, :now + 2], grid, (right, upper))
+    weights = trace.attention[layer, head, now + 1, :now + 2]
+    plot_attention(ax, weights, trace.order, (right, upper))
     plot_candidates(ax, trace, tokenizer, now, (left - 0.5, lower - 0.5), 2 * inch)
     top, size = lower - 0.5 + 0.15 * inch, (2.75 * inch, 1.5 * inch)
     highest = float(np.log(trace.probabilities.shape[1]))
@@ -328,13 +340,16 @@ def plot_step(
 def plot_tokens(ax, trace: Trace, step: int, ids_at: tuple, picture_at: tuple):
     "The ids of the tokens so far, and beside them what the decoder makes of these."
     length, (x, y) = len(trace.tokens), picture_at
-    grid = grid_side(length)
-    colors = ['known'] * step + ['next'] * (step < length) + ['#e6e6e6'] * (length - step - 1)
-    draw_cells(ax, colors, dict(enumerate(trace.tokens[:step])), size=0.38, corner=ids_at)
+    grid, order = grid_side(length), trace.order.tolist()
+    states = ['known'] * step + ['next'] * (step < length) + ['#e6e6e6'] * (length - step - 1)
+    state_of = dict(zip(order, states))
+    ids = {cell: trace.tokens[cell] for cell in order[:step]}
+    draw_cells(ax, [state_of[i] for i in range(length)], ids, size=0.38, corner=ids_at)
     ax.add_artist(Pixels(trace.partial[step], x - 0.5, y - 0.5, grid, grid))
     if step < length:
-        place = (x + step % grid - 0.5, y + step // grid - 0.5)
-        ax.add_artist(Rectangle(place, 1, 1, fill=False, ec=COLORS['next'], lw=2.5))
+        row, column = divmod(order[step], grid)
+        ax.add_artist(Rectangle((x + column - 0.5, y + row - 0.5), 1, 1, fill=False,
+                                ec=COLORS['next'], lw=2.5))
 
 # %% ../../nbs/13_watch.ipynb #55ec8e66
 @checked
