@@ -1,10 +1,13 @@
 """Filling holes: orders by hand and by brute force, losses against single images, the panel."""
 
+import inspect
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from rar_nb.orders import raster_order
+from rar_nb.orders import SCAN_ORDERS, raster_order, scan_order
 from rar_nb.play import inpainting
 from rar_nb.play.inpainting import (
     HOW,
@@ -21,8 +24,9 @@ from rar_nb.play.inpainting import (
 )
 from rar_nb.play.watch import BUNDLED, cached_run
 from rar_nb.play.widgets import Pixels
-from rar_nb.sampler import SampleConfig
+from rar_nb.sampler import SampleConfig, final_orders, image_noise, sample_tokens
 from rar_nb.tokenizer import to_uint8
+from rar_nb.transformer import RAR
 from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
@@ -94,6 +98,42 @@ def test_filling_keeps_what_is_known_and_differs_in_the_hole():
     known = ~as_mask(MIDDLE, 49)
     assert torch.equal(filled[:, known], TOKENS[7][known].expand(4, -1))
     assert len({tuple(row.tolist()) for row in filled}) == 4
+
+
+def ending_in(final_order: str) -> RAR:
+    """The weights for any order in a model that samples in this one."""
+    model = RAR(replace(ANY_ORDER.config, final_order=final_order)).eval()
+    model.load_state_dict(ANY_ORDER.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("final_order", [*SCAN_ORDERS, "random"])
+def test_without_an_order_a_hole_is_filled_in_the_final_one(final_order):
+    """As if it were given; random orders are those of the images that the seed numbers."""
+    model, label = ending_in(final_order), int(LABELS[7])
+    sample = SampleConfig(2.0, 0.5, sample_precision="no")
+    filled = fill_hole(model, TOKENS[7], BAND, None, label, sample, seed=3)
+    known = torch.where(as_mask(BAND, 49), -1, TOKENS[7]).expand(4, -1)
+    if final_order == "random":
+        orders = final_orders(model.config, 3, range(4))
+    else:
+        orders = scan_order(final_order, 7)
+    noise = image_noise(3, range(4), 49)
+    expected = sample_tokens(ANY_ORDER, [label] * 4, sample, noise, orders, known)
+    assert torch.equal(filled, expected)
+
+
+@pytest.mark.parametrize("final_order", ["spiral_in", "random"])
+def test_the_third_method_is_the_models_final_order(final_order, monkeypatch):
+    models = {name: cached_model(name) for name in MODELS} | {"annealed": ending_in(final_order)}
+    monkeypatch.setattr(inpainting, "cached_model", models.get)
+    filling = inspect.unwrap(cached_filling)(110, SMALL, "spiral", 5, 2.0, False)
+    titles = [method.title for method in filling.methods]
+    assert titles[1:] == ["annealed, spiral", f"annealed, {final_order} order"]
+    tokens, label = validation_digits()[1].rows([110])
+    order = final_orders(models["annealed"].config, 5, [0])
+    loss = hole_loss(ANY_ORDER, tokens, label, SMALL, order).item()
+    assert filling.methods[2].loss == pytest.approx(loss, abs=1e-5)
 
 
 def mean_loss(name, how, hole):

@@ -22,11 +22,11 @@ from matplotlib.patches import Rectangle
 
 from ..data.images import open_data
 from ..data.tokens import TokenData, pretokenize
-from ..orders import permute, raster_order, spiral_in
+from ..orders import permute, spiral_in
 from .watch import BUNDLED, cached_run, hide_cells
 from .widgets import Pixels, new_canvas, write, write_texts
 from ..pretrained.checkpoints import load_weights
-from ..sampler import SampleConfig, image_noise, sample_tokens
+from ..sampler import SampleConfig, final_orders, image_noise, sample_tokens
 from ..style import COLORS
 from ..support import (
     GridSize, Labels, Length, Orders, Permutations, Seed, check_eval, checked, require, require_int)
@@ -122,7 +122,7 @@ def fill_hole(
     model: RAR,  # in eval mode
     tokens: Labels,  # int64 [L], of the whole image
     hole: tuple[int, ...],  # cells to be sampled
-    orders: Orders | None,  # int64 [1, L]; None: raster order
+    orders: Orders | None,  # int64 [1, L] or [count, L]; None: the model's final order
     label: int,  # class
     sample: SampleConfig,
     seed: Seed,
@@ -133,6 +133,8 @@ def fill_hole(
     known = torch.where(as_mask(hole, len(tokens)), -1, tokens).expand(count, -1)
     classes = torch.full((count,), label)
     noise = image_noise(seed, range(count), len(tokens))
+    if orders is None:
+        orders = final_orders(model.config, seed, range(count))
     return sample_tokens(model, classes, sample, noise, orders, known)
 
 # %% ../../nbs/14_inpainting.ipynb #6b688585
@@ -214,6 +216,7 @@ def cached_filling(
     any_order, annealed = cached_model('any order'), cached_model('annealed')
     num_tokens = tokens.shape[1]
     orders = fill_order(hole, any_order.config.grid_size, how, seed)
+    final = final_orders(annealed.config, seed, [0])
     num_known = num_tokens - len(set(hole))
     probabilities = class_probabilities(any_order, tokens[0], orders, num_known).numpy()
     label = int(probabilities.argmax()) if guess else int(labels)
@@ -221,7 +224,7 @@ def cached_filling(
     for title, color, model, its_orders in (
             (f'any order, {how}', 'random', any_order, orders),
             (f'annealed, {how}', 'raster', annealed, orders),
-            ('annealed, raster order', 'raster', annealed, raster_order(num_tokens))):
+            (f'annealed, {annealed.config.final_order} order', 'raster', annealed, final)):
         sample = SampleConfig(guidance_scale=guidance_scale, guidance_power=0.5)
         filled = fill_hole(model, tokens[0], hole, its_orders, label, sample, seed)
         images = to_uint8(tokenizer.decode(filled.to(tokenizer.device)), tokenizer.value_range)
