@@ -105,10 +105,10 @@ def made_up_data(images=320):
     return TokenData(tokens, torch.arange(images) % RUN.model.num_classes)
 
 
-def grown_model(dropout=0.0):
+def grown_model(dropout=0.0, **changes):
     """A model whose adaLN does something, as after some training."""
     torch.manual_seed(0)
-    model = RAR(override(RUN, dropout=dropout).model)
+    model = RAR(override(RUN, dropout=dropout, **changes).model)
     for name, p in model.named_parameters():
         if "adaLN" in name or "norm" in name or name.endswith("bias"):
             torch.nn.init.normal_(p, mean=float("norm.weight" in name), std=0.2)
@@ -160,10 +160,14 @@ def gradients(model, batch, bf16):
                       for x in (logits, *(p.grad for p in model.parameters()))])  # fmt: skip
 
 
+PLAIN = dict(adaln=False, target_aware=False)  # an ordinary ViT
+
+
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["adaln", "plain"])
 @pytest.mark.parametrize("images", [4, 32])  # 32 images of 11 classes share their conditioning
-def test_fast_blocks_compute_the_same(images):
+def test_fast_blocks_compute_the_same(images, changes):
     """In float32 up to rounding; in bf16 no further from float32 than the plain blocks are."""
-    model, batch = grown_model(), made_up_batch(images)
+    model, batch = grown_model(**changes), made_up_batch(images)
     exact, plain = gradients(model, batch, False), gradients(model, batch, True)
     for block in model.blocks:
         block.forward = MethodType(fast_block, block)
@@ -190,14 +194,15 @@ def test_without_a_compiler_blocks_run_as_they_are(monkeypatch, capsys):
     assert "needs a C++ compiler (g++ or clang++), and there is none" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["adaln", "plain"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_one_compilation_serves_all_blocks_and_steps(monkeypatch, precision):
+def test_one_compilation_serves_all_blocks_and_steps(monkeypatch, precision, changes):
     """By torch's front end; after the first step, compiling anything more is an error."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    run = override(RUN, compile=True, device_batch_size=32, precision=precision)
-    accelerator, model = make_accelerator(precision, cpu=True), grown_model()
+    run = override(RUN, compile=True, device_batch_size=32, precision=precision, **changes)
+    accelerator, model = make_accelerator(precision, cpu=True), grown_model(**changes)
     with working_blocks(model, run.devices, accelerator):
         prepared, optimizer, _ = prepare(accelerator, model, run)
         prepared.train()
@@ -227,13 +232,14 @@ def test_threads_that_share_a_micro_step():
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["adaln", "plain"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_a_team_learns_what_one_model_learns(precision):
+def test_a_team_learns_what_one_model_learns(precision, changes):
     """The same gradients up to rounding, the same bits each time, and no further parameters."""
-    data, run = made_up_data(), override(RUN, device_batch_size=16)
+    data, run = made_up_data(), override(RUN, device_batch_size=16, **changes)
 
     def trained(threads):
-        accelerator, model = make_accelerator(precision, cpu=True), grown_model()
+        accelerator, model = make_accelerator(precision, cpu=True), grown_model(**changes)
         with working_blocks(model, run.devices, accelerator):
             prepared, optimizer, _ = prepare(accelerator, model, run)
             assert accelerator.gradient_accumulation_steps == 2
@@ -356,7 +362,8 @@ def test_the_learning_rate_is_that_of_the_step():
         assert rates == pytest.approx([learning_rate_at(step, run.train)] * 2)
 
 
-def test_checkpointing_keeps_less_and_computes_the_same():
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["adaln", "plain"])
+def test_checkpointing_keeps_less_and_computes_the_same(changes):
     sizes, generator = [], torch.Generator().manual_seed(0)
     tokens = torch.randint(8, (4, 49), generator=generator)
     orders = torch.arange(49).expand(4, -1)
@@ -364,7 +371,7 @@ def test_checkpointing_keeps_less_and_computes_the_same():
 
     def gradients(checkpointing):
         torch.manual_seed(0)
-        model = RAR(RUN.model)
+        model = RAR(override(RUN, **changes).model)
         sizes.append(0)
 
         def count(tensor):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rar_nb.data.images import DATA
 from rar_nb.pretrained.checkpoints import save_weights
-from rar_nb.pretrained.fine_tuning import shared_classes, start_from
+from rar_nb.pretrained.fine_tuning import find_start, shared_classes, start_from
 from rar_nb.pretrained.presets import MODELS, RunConfig, load_run_config, save_run_config
 from rar_nb.support import InvalidValue
 from rar_nb.transformer import RAR, ModelConfig
@@ -146,6 +146,8 @@ def test_names_that_are_not_known(run, content):
         (dict(num_layers=3), "num_layers = 3 .*must be 2"),
         (dict(num_heads=4), "num_heads = 4 .*must be 2"),
         (dict(mlp_size=64), "mlp_size = 64 .*must be 32"),
+        (dict(target_aware=False), "target_aware = False .*must be True.*new run target_aware = T"),
+        (dict(adaln=False), "adaln = False .*must be True, as in .*the new run adaln = True"),
     ],
 )
 def test_other_sizes_are_refused_and_nothing_is_changed(run, changes, message):
@@ -155,6 +157,33 @@ def test_other_sizes_are_refused_and_nothing_is_changed(run, changes, message):
         start_from(model, run, NAMES)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     start_from(new_model(1, num_classes=2), run)  # and what the message asks for is possible
+
+
+@pytest.mark.parametrize("lacking", ["target_aware", "adaln"])
+def test_an_ablation_starts_only_from_its_like(tmp_path, lacking):
+    """Also the other way round, where no weight would be missing, only left over."""
+    source, path = new_model(0, **{lacking: False}), tmp_path / "model.safetensors"
+    save_weights(source, path)
+    whole = new_model(1)
+    before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    with pytest.raises(InvalidValue, match=f"{lacking} = True .*must be False, as in "):
+        start_from(whole, path)
+    with pytest.raises(InvalidValue, match=f"{lacking} = True .*must be False, as in "):
+        find_start(whole.config, path)  # without a model, before anything is made
+    assert all(torch.equal(t, before[name]) for name, t in whole.state_dict().items())
+    other = new_model(1, **{lacking: False})
+    fresh = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    start_from(other, path)
+    check_start(other, fresh, source, {})
+
+
+@pytest.mark.parametrize("final_order", ["spiral_in", "random"])
+def test_another_final_order_may_start_from_the_same_weights(run, final_order):
+    model = new_model(1, final_order=final_order)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start_from(model, run, NAMES)
+    check_start(model, before, new_model(0), dict(enumerate(range(4))))
+    assert model.config.final_order == final_order
 
 
 def test_damaged_sources_change_nothing(run):
@@ -216,8 +245,14 @@ def test_a_published_generator_is_found_by_its_sizes(tmp_path, monkeypatch):
     with pytest.raises(InvalidValue, match="rar_l.bin can't be had from the hub"):
         start_from(large, "yucornetto/RAR")
     assert asked == [("yucornetto/RAR", "rar_l.bin")]
-    with pytest.raises(InvalidValue, match="no published generator .* rar_b or rar_l"):
-        start_from(new_model(1), "yucornetto/RAR")  # before anything is downloaded
+    with torch.device("meta"):
+        spiral = RAR(dataclasses.replace(MODELS["rar_b"], num_classes=3, final_order="spiral_in"))
+    with pytest.raises(InvalidValue, match="rar_b.bin can't be had from the hub"):
+        start_from(spiral, "yucornetto/RAR")
+    assert asked.pop() == ("yucornetto/RAR", "rar_b.bin")
+    for other in (new_model(1).config, dataclasses.replace(MODELS["rar_l"], adaln=False)):
+        with pytest.raises(InvalidValue, match="no published generator .* rar_b or rar_l"):
+            find_start(other, "yucornetto/RAR")  # before anything is downloaded
     with pytest.raises(InvalidValue, match="holds neither rar_l.bin"):
         start_from(large, tmp_path)
     assert len(asked) == 1

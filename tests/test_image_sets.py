@@ -49,11 +49,18 @@ COLOUR = TokenizerConfig("grey", channels=3, codebook_size=8)
 TWENTY = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
 
 
-def make_model(seed=0, num_tokens=16, codebook_size=8):
+def make_model(seed=0, num_tokens=16, codebook_size=8, final_order="raster"):
     torch.manual_seed(seed)
     model = RAR(
         ModelConfig(
-            codebook_size, num_tokens, 4, hidden_size=32, num_layers=2, num_heads=2, mlp_size=64
+            codebook_size,
+            num_tokens,
+            4,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=2,
+            mlp_size=64,
+            final_order=final_order,
         )
     )
     for p in model.parameters():
@@ -105,6 +112,79 @@ def test_the_same_files_for_any_number_of_processes(model, tmp_path, count):
     assert (
         files(tmp_path / "one") == files(tmp_path / "many") and len(files(tmp_path / "one")) == 20
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 6, 20])
+def test_random_orders_do_not_depend_on_who_samples(tmp_path, batch_size, count):
+    model, sample = make_model(final_order="random"), replace(TWENTY, sample_precision="no")
+    generate(model, GreyTokenizer(), tmp_path / "one", replace(sample, sample_batch_size=7), seed=1)
+    sample = replace(sample, sample_batch_size=batch_size)
+    for i in reversed(range(count)):
+        generate(model, GreyTokenizer(), tmp_path / "many", sample, seed=1, share=(i, count))
+    assert files(tmp_path / "one") == files(tmp_path / "many")
+    images = sample_images(
+        model, GreyTokenizer(), torch.arange(4).repeat_interleave(5), sample, seed=1
+    )
+    for i, image in enumerate(images):
+        found = np.asarray(Image.open(tmp_path / "one" / f"{i:06}.png"))
+        np.testing.assert_array_equal(found, image[0].numpy())
+
+
+def test_an_image_in_random_order_follows_from_seed_and_number(tmp_path):
+    """Written anew, for image 13: the second half of its noise, sorted, is the order; the first
+    half decides about the tokens, step by step."""
+    model = make_model(final_order="random")
+    generate(model, GreyTokenizer(), tmp_path / "s", replace(TWENTY, guidance_scale=0.0), seed=3)
+    noise = np.random.Generator(np.random.Philox(key=(3, 13))).random(32, dtype=np.float32)
+    order = torch.from_numpy(noise[16:]).argsort()
+    tokens = torch.zeros(1, 16, dtype=torch.long)
+    condition = model.config.condition_id(torch.tensor([13 // 5]))
+    with torch.no_grad():
+        for k in range(16):
+            p = model(tokens, condition, order[None])[0, k].double().softmax(0).cumsum(0)
+            tokens[0, order[k]] = int((p <= float(noise[k]) * p[-1]).sum())
+    cells = (tokens[0].view(4, 4).float() / 7 * 255).to(torch.uint8)
+    levels = cells.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    found = np.asarray(Image.open(tmp_path / "s" / "000013.png"))
+    np.testing.assert_array_equal(found, levels.numpy())
+
+
+def test_the_final_order_identifies_a_set_unless_it_is_raster(model, tmp_path):
+    """The weights are the same; sets of earlier versions, which knew raster only, stay theirs."""
+    requests = {
+        order: set_request(make_model(final_order=order), GreyTokenizer(), TWENTY, 1)
+        for order in ("raster", "spiral_in", "random")
+    }
+    raster = requests["raster"]
+    assert set(raster) == {f.name for f in fields(SampleConfig)} | {
+        "seed", "num_classes", "model_sha256", "tokenizer", "tokenizer_sha256"
+    }  # fmt: skip
+    for order in ("spiral_in", "random"):
+        assert requests[order] == raster | {"final_order": order}
+    generate(make_model(final_order="random"), GreyTokenizer(), tmp_path, TWENTY, seed=1)
+    before = files(tmp_path)
+    with pytest.raises(InvalidValue, match="final_order = None .*must be 'random'.*another folder"):
+        generate(model, GreyTokenizer(), tmp_path, TWENTY, seed=1)
+    assert files(tmp_path) == before
+
+
+def test_the_program_samples_a_run_in_its_final_order(tmp_path):
+    run = get_preset("tiny", final_order="random", num_tokens=16)
+    torch.manual_seed(0)
+    generator, tokenizer = RAR(run.model).eval(), make_tokenizer(run.tokenizer)
+    torch.nn.init.normal_(generator.lm_head.weight)
+    save_run_config(run, tmp_path / "config.json")
+    save_weights(generator, tmp_path / "model.safetensors")
+    save_weights(tokenizer, tmp_path / "tokenizer.safetensors")
+    main(folder=tmp_path / "set", run_dir=tmp_path, num_samples=20, sample_batch_size=3, seed=2,
+         cpu=True)  # fmt: skip
+    classes = torch.arange(10).repeat_interleave(2)
+    for i, image in enumerate(sample_images(generator, tokenizer, classes, run.sample, seed=2)):
+        found = np.asarray(Image.open(tmp_path / "set" / f"{i:06}.png"))
+        np.testing.assert_array_equal(found, image[0].numpy())
+    asked = json.loads((tmp_path / "set" / "generate.json").read_text())
+    assert asked["final_order"] == "random"
 
 
 def test_a_run_that_was_killed_goes_on(model, tmp_path, monkeypatch):
@@ -160,6 +240,7 @@ def test_mode_of_the_model_is_restored(tmp_path):
         ("guidance_schedule", {"sample": replace(TWENTY, guidance_schedule="linear")}),
         ("sample_precision", {"sample": replace(TWENTY, sample_precision="bf16")}),
         ("model_sha256", {"model": make_model(1)}),
+        ("final_order", {"model": make_model(final_order="spiral_in")}),
         ("tokenizer", {"tokenizer": type("Other", (GreyTokenizer,), {})()}),
     ],
 )

@@ -326,6 +326,28 @@ def test_weights_from_a_file_like_the_published_ones(tmp_path, tiny):
             RAR.from_pretrained(path, dataclasses.replace(TINY, **change))
 
 
+@pytest.mark.parametrize("name", ["target_aware", "adaln"])
+def test_a_file_of_another_ablation_names_the_field(tmp_path, tiny, name):
+    """Both ways: what is missing in a file, and what is left over."""
+    path = tmp_path / "weights.bin"
+    without = dataclasses.replace(TINY, **{name: False})
+    for sizes, other in ((TINY, without), (without, TINY)):
+        torch.save(RAR(sizes).state_dict(), path)
+        found, asked = getattr(sizes, name), getattr(other, name)
+        message = rf"{name} = {asked} .*must be {found}, as in .*weights.bin: give preset=.*{name}"
+        with pytest.raises(ValueError, match=message):
+            RAR.from_pretrained(path, other)
+        assert RAR.from_pretrained(path, sizes).config == sizes
+
+
+def test_weights_know_no_final_order(tmp_path, tiny):
+    path = tmp_path / "weights.bin"
+    torch.save(tiny.state_dict(), path)
+    spiral = dataclasses.replace(TINY, final_order="spiral_in")
+    again = RAR.from_pretrained(path, spiral)
+    assert again.config == spiral and torch.equal(outputs(again), outputs(tiny))
+
+
 def test_weights_from_the_folder_of_a_run(tmp_path, tiny):
     save_run_config(RunConfig("digits", model=TINY), tmp_path / "config.json")
     save_weights(tiny, tmp_path / "model.safetensors")

@@ -290,6 +290,19 @@ def test_the_curves_are_those_of_the_metrics():
     assert plot_training(rows[:1]).axes, "a run that has just begun"
 
 
+@pytest.mark.parametrize(
+    "final_order, labels",
+    [
+        ("spiral_in", {"validation, random order": 2.0, "validation, spiral_in order": 1.5}),
+        ("random", {"validation, random order, which is also the final one": 2.0}),
+    ],
+)
+def test_the_curves_bear_the_name_of_the_final_order(final_order, labels):
+    rows = [{"step": 40, "random_loss": 2.0, "raster_loss": 1.5}]
+    lines = plot_training(rows, final_order).axes[0].lines[1:]  # the first one is the training's
+    assert {line.get_label(): line.get_ydata()[0] for line in lines} == labels
+
+
 def test_copies_lie_at_distance_zero():
     images = torch.randint(0, 256, (40, 1, 6, 6), generator=torch.Generator().manual_seed(0)).byte()
     ax = plot_nearest(images[:20], images[20:], images[:20]).axes[0]

@@ -8,6 +8,7 @@ import torch
 
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import (
+    LATER,
     get_preset,
     load_run_config,
     override,
@@ -31,6 +32,7 @@ from rar_nb.runs.run_folders import (
     open_tokens,
     read_metrics,
     remove_files,
+    require_same_run,
     resolve_tokens,
     save_tokenizer,
     save_tokens,
@@ -352,6 +354,26 @@ def test_a_run_is_opened_and_recognised(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("final_order", "spiral_in"),
+        ("target_aware", False),
+        ("adaln", False),
+        ("init_from", "runs/another"),
+    ],
+)
+def test_what_a_checkpoint_did_not_know_yet_is_compared_too(name, value):
+    """A configuration of an earlier version stands for what all runs were then."""
+    run = get_preset("tiny", steps_per_epoch=5)
+    today = flat_config(run)
+    earlier = {field: old for field, old in today.items() if field.split(".")[-1] not in LATER}
+    assert len(earlier) == len(today) - len(LATER)
+    assert require_same_run(earlier, today, "there") == {}
+    with pytest.raises(ValueError, match=rf"{name} = .* there, {value!r} here"):
+        require_same_run(earlier, flat_config(override(run, {name: value})), "there")
+
+
 def test_all_differences_are_named_and_some_are_allowed(tmp_path, capsys):
     run = get_preset("tiny", steps_per_epoch=5)
     save_run_config(run, tmp_path / "config.json")
@@ -389,9 +411,7 @@ def test_one_flipped_bit_in_a_finished_run_is_noticed(tmp_path, name):
 def test_a_run_knows_what_it_learns_from(tmp_path):
     keep_identity(tmp_path, classes=["cat", "dog"], images="a" * 64, tokens=None)
     keep_identity(tmp_path, classes=["cat", "dog"], tokens="b" * 64)
-    assert read_identity(tmp_path) == dict(
-        classes=["cat", "dog"], images="a" * 64, tokens="b" * 64
-    )
+    assert read_identity(tmp_path) == dict(classes=["cat", "dog"], images="a" * 64, tokens="b" * 64)
     with pytest.raises(ValueError, match="gone: dog; new: dogs; 2 then, 2 now"):
         keep_identity(tmp_path, classes=["cat", "dogs"])
     with pytest.raises(ValueError, match="tokens .hash bbbbbbbbbbbb… then, cccccccccccc"):
@@ -447,11 +467,13 @@ def test_a_request_keeps_a_folder_to_one_content(tmp_path):
         keep_request(tmp_path / "new" / "request.json", request, "images", "*.png")
 
     ask(seed=1, width=8)
-    ask(seed=1)
+    ask(seed=1, width=8, height=None)  # the same as if it were not there
+    with pytest.raises(ValueError, match="width = None is not allowed: it must be 8, for which"):
+        ask(seed=1)
     with pytest.raises(ValueError, match="seed = 2 is not allowed: it must be 1, for which"):
-        ask(seed=2)
+        ask(seed=2, width=8)
     with pytest.raises(ValueError, match="height = 8 is not allowed: it must be None"):
-        ask(seed=1, height=8)
+        ask(seed=1, width=8, height=8)
     (tmp_path / "new" / "request.json").unlink()
     (tmp_path / "new" / "0.png").touch()
     with pytest.raises(ValueError, match="one without images, or with their request.json"):

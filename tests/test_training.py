@@ -556,6 +556,43 @@ def test_command_line_refuses(tokens, tmp_path, wrong, message):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("final_order", ["spiral_in", "random"])
+def test_a_final_order_in_changes(tokens, tmp_path, final_order):
+    """From the command line to config.json; metrics are those of the simple loop in that order."""
+    changes = dict(epochs=2, log_every=1, eval_every=10, final_order=final_order)
+    rar_train("--run_dir", tmp_path / "run", "--tokens", tokens, "--preset", "tiny", "--cpu",
+              "--changes", json.dumps(changes))  # fmt: skip
+    run = load_run_config(tmp_path / "run" / "config.json")
+    assert run.model.final_order == final_order
+    data, validation = open_tokens(tokens)
+    torch.manual_seed(run.seed)
+    simple = RAR(run.model)
+    losses = train(simple, data, run.train, run.seed)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert curve(rows, "loss")[1] == pytest.approx(losses, abs=1e-4)
+    measured = curve(rows, "raster_loss")[1][-1]  # the column has this name in every run
+    assert measured == pytest.approx(validation_loss(simple, validation, r=0.0), abs=1e-4)
+    assert (curve(rows, "random_loss")[1][-1] == measured) == (final_order == "random")
+    assert curve(rows, "r")[1][-1] == (final_order == "random")  # what was really trained
+    other = ["--changes", json.dumps(changes | {"final_order": "z_curve"})]
+    with pytest.raises(ValueError, match=f"model.final_order = '{final_order}' there, 'z_curve'"):
+        rar_train("--run_dir", tmp_path / "run", "--tokens", tokens, "--preset", "tiny", "--cpu",
+                  "--resume", *other)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["target_aware", "adaln"])
+def test_weights_of_another_kind_are_refused_before_a_step(tokens, one, tmp_path, change):
+    """A run may start from another one's weights, and in another order, but all must fit."""
+    begun = ["--run_dir", tmp_path / "run", "--tokens", tokens, "--preset", "tiny", "--cpu"]
+    changes = dict(init_from=str(one), epochs=0.4)
+    with pytest.raises(ValueError, match=f"{change} = False .*must be True, as in .*safetensors"):
+        rar_train(*begun, "--changes", json.dumps(changes | {change: False}))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    rar_train(*begun[:1], tmp_path / "spiral", *begun[2:],
+              "--changes", json.dumps(changes | {"final_order": "spiral_in"}))  # fmt: skip
+    assert (tmp_path / "spiral" / "model.safetensors").exists()
+
+
 def test_a_folder_keeps_its_run(tokens, one, tmp_path):
     with pytest.raises(ValueError, match="a config.json; to begin a new run there, give --preset"):
         rar_train("--run_dir", tmp_path / "none", "--tokens", tokens)

@@ -56,6 +56,7 @@ from ..tokenizer import stack_images
 @checked
 def plot_training(
     rows: list[dict],  # metrics of a run, as of `read_metrics`
+    final_order: str = 'raster',  # of the run's model
 ) -> plt.Figure:
     "Training loss, validation losses in nats per token, and r, over the steps of a run."
     wrong = [row for row in rows
@@ -63,9 +64,11 @@ def plot_training(
     require(not wrong, 'rows', wrong[:1], "numbers by name, each row with its step")
     fig, (top, bottom) = plt.subplots(2, 1, figsize=(9.5, 4.6), sharex=True, height_ratios=[3, 1])
     top.plot(*curve(rows, 'loss'), color=COLORS['quiet'], lw=1, label='training')
-    for name in ('random', 'raster'):
-        top.plot(*curve(rows, f'{name}_loss'), 'o-', ms=4, color=COLORS[name],
-                 label=f'validation, {name} order')
+    labels = dict(random='validation, random order', raster=f'validation, {final_order} order')
+    if final_order == 'random':  # the same orders twice, and so the same losses
+        labels = dict(random='validation, random order, which is also the final one')
+    for name, label in labels.items():
+        top.plot(*curve(rows, f'{name}_loss'), 'o-', ms=4, color=COLORS[name], label=label)
     bottom.plot(*curve(rows, 'r'), color=COLORS['random'])
     annealing = [step for step, r in zip(*curve(rows, 'r')) if 0 < r < 1]
     for ax in (top, bottom):

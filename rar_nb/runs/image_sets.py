@@ -78,9 +78,12 @@ def set_request(
     sample: SampleConfig,
     seed: int,
 ) -> dict:  # of plain values
-    "What identifies a set of images: weights, settings and seed, but not who samples it."
+    "What identifies a set of images: weights, order, settings, seed, but not who samples it."
     precision = choose_precision(sample.sample_precision, model.lm_head.weight.device)
-    return asdict(sample) | {
+    final_order = model.config.final_order
+    # Raster is left out, so that sets of earlier versions keep their identity.
+    order = {} if final_order == 'raster' else {'final_order': final_order}
+    return order | asdict(sample) | {
         'seed': seed,
         'sample_precision': precision,
         'num_classes': model.config.num_classes,

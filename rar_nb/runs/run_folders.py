@@ -7,9 +7,9 @@ __all__ = ['RUNS', 'TOKENIZER_FILE', 'FULL', 'SET_FILES', 'IMAGE_SETS', 'RUN_FOL
            'parse_row', 'read_metrics', 'curve', 'flat_config', 'check_trackers', 'sharded_states', 'save_model',
            'optimizer_moments', 'save_checkpoint', 'load_moments', 'load_checkpoint', 'is_evaluation', 'run_files',
            'remove_files', 'lies_in', 'new_run_folder', 'remove_run', 'difference', 'keep_identity', 'seal',
-           'check_seal', 'save_tokenizer', 'changed_fields', 'require_same_run', 'has_run', 'go_on', 'open_tokenizer',
-           'open_run', 'load_latest', 'open_tokens', 'save_tokens', 'check_tokens', 'verify_tokens', 'resolve_tokens',
-           'keep_request']
+           'check_seal', 'save_tokenizer', 'changed_fields', 'in_full', 'require_same_run', 'has_run', 'go_on',
+           'open_tokenizer', 'open_run', 'load_latest', 'open_tokens', 'save_tokens', 'check_tokens', 'verify_tokens',
+           'resolve_tokens', 'keep_request']
 
 # %% ../../nbs/42_run_folders.ipynb #5b0a3166
 import json
@@ -34,6 +34,7 @@ from rar_nb.pretrained.checkpoints import (
     with_prefix,
 )
 from rar_nb.pretrained.presets import (
+    LATER,
     RunConfig,
     load_run_config,
     read_identity,
@@ -439,13 +440,20 @@ def changed_fields(before: dict, now: dict) -> dict[str, tuple]:
             if before[name] != now[name]}
 
 
+def in_full(before: dict) -> dict:
+    "A configuration of `flat_config`, also of an earlier version, with all of today's fields."
+    later = {name: value for name, value in flat_config(RunConfig('')).items()
+             if name.rpartition('.')[2] in LATER}
+    return later | before
+
+
 def require_same_run(
     before: dict,  # of `flat_config`
     now: dict,  # likewise
     where: Path | str,  # what messages call the run
 ) -> dict[str, tuple]:  # fields that differ and may
     "Raise `InvalidValue` with all fields in which two runs differ although they must not."
-    changed = changed_fields(before, now)
+    changed = changed_fields(in_full(before), now)
     wrong = [f"{name} = {old!r} there, {new!r} here" for name, (old, new) in changed.items()
              if not MAY_CHANGE.fullmatch(name)]
     if wrong:
@@ -610,6 +618,6 @@ def keep_request(
                 f"one without {what}, or with their {path.name}; name another one")
         write_json(request, path)
     found = read_json(path, dict, "name another folder, or move this one away")
-    for name, value in request.items():
-        require(found.get(name) == value, name, value,
+    for name in request | found:
+        require(found.get(name) == request.get(name), name, request.get(name),
                 f"{found.get(name)!r}, for which {path} was made; name another folder for others")

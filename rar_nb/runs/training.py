@@ -239,14 +239,16 @@ class TrainingLoop:
         return norm
 
     def evaluate(self, step: int):
-        "Log the validation losses after `step` steps, and show the model to the caller."
+        """Log the validation losses after `step` steps, and show the model to the caller.
+
+        `raster_loss` is the one in the run's final order, whatever that is called."""
         with uncompiled(self.run.devices):
             if self.validation is not None:
                 with self.accelerator.autocast():
-                    raster, random = (
+                    final, random = (
                         shared_validation_loss(self.accelerator, self.model, self.validation, r)
                         for r in (0.0, 1.0))
-                self.log(step=step, raster_loss=raster, random_loss=random)
+                self.log(step=step, raster_loss=final, random_loss=random)
             if self.on_eval is not None and self.is_main:
                 self.on_eval(step, self.model)
 
@@ -262,7 +264,8 @@ class TrainingLoop:
             loss = self.accelerator.reduce(torch.stack(self.losses), 'mean').mean().item()
             row['loss'] = loss
             self.bar.set_postfix(loss=f'{loss:.3f}', refresh=False)
-        row |= dict(r=random_ratio_at(done - 1, config),
+        always = self.run.model.final_order == 'random'
+        row |= dict(r=1.0 if always else random_ratio_at(done - 1, config),
                     learning_rate=learning_rate_at(done - 1, config))
         if norm is not None and math.isfinite(norm):  # JSON cannot express NaN
             row['grad_norm'] = norm
