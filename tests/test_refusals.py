@@ -5,6 +5,7 @@
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from rar_nb.play.watch import BUNDLED
 from tests.kernels import execute
 from tests.test_runs import SMALL
 
@@ -34,6 +35,10 @@ from tests.test_runs import SMALL
         (
             dict(image_size=30),
             "image_size = 30 is not allowed: it must be a multiple of the tokenizer's stride, 4",
+        ),
+        (
+            dict(preset="digits", init_from=str(BUNDLED), changes={"adaln": False}),
+            "adaln = False is not allowed: it must be True, as in",
         ),
         (dict(tokenizer_from="/no/such/run"), "/no/such/run/config.json"),
         (

@@ -1,6 +1,7 @@
 """The run notebooks, headless, as a user runs them: from another folder, with few steps."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -274,6 +275,27 @@ def test_evaluate(run, tmp_path):
     )
     assert [row["guidance_scale"] for row in numbers["sweep"]] == [0, 3.5]
     assert (run / "evaluation" / "guidance.png").is_file()
+
+
+def test_random_orders_to_the_end_and_in_the_report(images, tmp_path):
+    """What is printed, plotted and sampled follows `final_order`."""
+    changes, folder = {"final_order": "random"}, tmp_path / "run"
+    given = dict(run_dir=str(folder), data=images, changes=changes)
+    execute("train", tmp_path / "train.ipynb", **given, **SMALL)
+    said = (tmp_path / "train.ipynb").read_text()
+    assert "none: all orders stay random, also those of the samples" in said
+    assert "Validation loss in random order" in said and "about when r" not in said
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if "raster_loss" in row]
+    assert rows and all(row["raster_loss"] == row["random_loss"] for row in rows)
+    execute("evaluate", tmp_path / "out.ipynb", run_dir=str(folder), sweep=[2.0], sweep_samples=10,
+            cpu=True)  # fmt: skip
+    page = (folder / "report.md").read_text()
+    assert ", random order, guidance" in page
+    assert re.search(r"final_order *\| *random ", page)
+    (request,) = (folder / "evaluation").glob("images-*/generate.json")
+    assert json.loads(request.read_text())["final_order"] == "random"
+    (point,) = (folder / "evaluation" / "sweep").glob("*.json")
+    assert json.loads(point.read_text())["identity"]["final_order"] == "random"
 
 
 @pytest.mark.parametrize("no", [{}, dict(overwrite="false")], ids=["left out", "the word false"])
