@@ -130,6 +130,7 @@ def fill_hole(
 ) -> torch.Tensor:  # int64 [count, L]
     "Sample the tokens of a hole several times, and keep all others."
     check_eval(model)
+    require_int('class', label, 0, model.config.num_classes - 1)
     known = torch.where(as_mask(hole, len(tokens)), -1, tokens).expand(count, -1)
     classes = torch.full((count,), label)
     noise = image_noise(seed, range(count), len(tokens))

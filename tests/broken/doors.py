@@ -580,6 +580,17 @@ def core() -> Iterator[Door]:
     )
     # Transformer
     condition = config.condition_id(labels())
+    yield Door(
+        "transformer.ModelConfig.orders",
+        lambda room: dict(
+            self=dataclasses.replace(config, final_order="spiral_in"),
+            batch_size=3,
+            r=0.5,
+            generator=torch.Generator().manual_seed(0),
+        ),
+        dict(batch_size=Int(low=0), r=Number(low=0, high=1), generator=Object(optional=True)),
+        method="orders",
+    )
     yield Door("transformer.RAR", given(config=config), dict(config=Object()))
     yield Door(
         "transformer.RAR.forward",
@@ -696,6 +707,19 @@ def sampling() -> Iterator[Door]:
                 )
             ),
             num_tokens=Int(low=1),
+        ),
+    )
+    yield Door(
+        "sampler.final_orders",
+        lambda room: dict(
+            config=dataclasses.replace(made.run().model, final_order="random"),
+            seed=0,
+            indices=[0, 3],
+        ),
+        dict(
+            config=Object(),
+            seed=Int(low=0, high=2**64 - 1),  # also not None, as the orders are random
+            indices=Values(wrong=(("low", [-1]), ("half", [0.5]), ("text-inside", ["x"]))),
         ),
     )
     yield Door(
@@ -1302,7 +1326,8 @@ def reports() -> Iterator[Door]:
         dict(guidance_scale=g, guidance_power=1.0, temperature=1.0, proxy_fid=g + 1.0)
         for g in (0.0, 2.0)
     ]
-    yield Door("reports.report.plot_training", given(rows=rows()), dict(rows=METRIC_ROWS))
+    yield Door("reports.report.plot_training", given(rows=rows(), final_order="spiral_in"),
+               dict(rows=METRIC_ROWS, final_order=Text()))  # fmt: skip
     yield Door(
         "reports.report.plot_nearest",
         given(samples=uint8(), validation=uint8() // 2, reference=uint8() // 3),
@@ -1450,6 +1475,32 @@ def play() -> Iterator[Door]:
         "play.target_aware.fold_positions",
         lambda room: dict(model=made.model_of(), orders=None),
         dict(model=Object()),
+    )
+    yield Door(
+        "play.target_aware.fold_positions",
+        lambda room: dict(model=made.model_of(), orders=orders()[:1]),
+        dict(orders=Tensor(low=0, high=L - 1, optional=True)),
+    )
+    yield Door(
+        "play.inpainting.fill_hole",
+        given(
+            model=digits_model(),
+            tokens=torch.zeros(49, dtype=torch.long),
+            hole=(47, 48),
+            orders=torch.arange(49)[None],
+            label=3,
+            sample=digits_run().sample,
+            seed=0,
+            count=1,
+        ),
+        dict(
+            model=Object(),
+            orders=Tensor(low=0, high=48, optional=True),
+            label=Int(high=9),
+            sample=Object(),
+            seed=Int(high=2**64 - 1),
+            count=Int(low=1, high=2**30),
+        ),
     )
     yield Door(
         "play.inpainting.fill_order",
