@@ -6,7 +6,7 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.patches import PathPatch
 
-from rar_nb.orders import ANNEAL_SCHEDULES
+from rar_nb.orders import ANNEAL_SCHEDULES, SCAN_ORDERS, scan_order
 from rar_nb.play import annealing
 from rar_nb.play.annealing import (
     are_random,
@@ -17,9 +17,10 @@ from rar_nb.play.annealing import (
     tile_orders,
 )
 from rar_nb.play.widgets import figure_png
+from rar_nb.pretrained.presets import override
 from rar_nb.reports.published import TABLES
 from rar_nb.style import COLORS
-from rar_nb.trainer import TrainConfig, random_ratio_at
+from rar_nb.trainer import TrainConfig, random_ratio_at, step_generator
 from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
@@ -74,6 +75,33 @@ def test_share_of_random_orders_follows_r():
     assert share == pytest.approx(
         0.5, abs=4 * (0.25 / (8 * 2048)) ** 0.5
     )  # four standard deviations
+
+
+@pytest.mark.parametrize("name", SCAN_ORDERS)
+def test_orders_of_a_batch_end_in_the_final_one(name):
+    """Against the model's own, and counted one by one."""
+    run = override(run_of(200, 300, 400, 64, final_order=name), num_tokens=16)
+    step = 250 * run.train.steps_per_epoch
+    orders = batch_orders(run, step)
+    r, generator = random_ratio_at(step, run.train), step_generator(run.seed, step)
+    assert torch.equal(orders, run.model.orders(64, r, generator))
+    final = scan_order(name, 4)
+    kinds = are_random(orders, final)
+    assert kinds.tolist() == [order != final[0].tolist() for order in orders.tolist()]
+    assert 0 < kinds.sum() < 64
+    tiles = tile_orders(orders, 1, final=final)
+    blue = [tuple(tiles[11 * k, 0]) == to_rgb(COLORS["raster"]) for k in range(64)]
+    assert blue == (~kinds).tolist()
+
+
+def test_an_order_registered_anew_is_used(monkeypatch):
+    monkeypatch.setitem(SCAN_ORDERS, "mine", lambda g: [*range(g * g)][::-1])
+    first = figure_png(plot_annealing(*PAPER, 350, final_order="mine"))
+    monkeypatch.setitem(SCAN_ORDERS, "mine", lambda g: [*range(g * g)])
+    again = figure_png(plot_annealing(*PAPER, 350, final_order="mine"))
+    assert again != first
+    monkeypatch.setitem(SCAN_ORDERS, "mine", lambda g: [*range(g * g)][::-1])
+    assert figure_png(plot_annealing(*PAPER, 350, final_order="mine")) == first
 
 
 def test_tiles_show_rank_and_kind():
@@ -148,10 +176,24 @@ def test_the_panel_comes_first():
 
 def test_the_presets_are_the_published_table(panels):
     keys = {value for _, value in panels["preset"].options} - {None}
-    assert (
-        keys == {(*row.anneal, 400) for row in TABLES["annealing"].rows} == set(panels["results"])
-    )
+    results = set(panels["results"])
+    assert keys == {(*row.anneal, 400) for row in TABLES["annealing"].rows} <= results
     assert len(keys) == 15
+    assert results - keys == {(200, 300, 400, name) for name in SCAN_ORDERS if name != "raster"}
+
+
+def test_the_panel_shows_where_the_annealing_ends():
+    panels = build_panels("11_annealing")
+    panel, order, preset = (panels[name] for name in ("panel", "order", "preset"))
+    for name, fid in dict(spiral_in="2.50", z_curve="2.29").items():
+        order.value = name
+        assert f"published, to {name}: FID {fid}" in " | ".join(texts_of(panel.figure))
+        assert preset.value is None and panel.message.value == ""
+    panels["end"].value = 310
+    assert "no published result" in " | ".join(texts_of(panel.figure))
+    preset.value = (200, 300, 400)  # a row of the table, which ends in raster
+    assert order.value == "raster" and panel.canvas.png == panel.first
+    assert "published: FID 2.18" in " | ".join(texts_of(panel.figure))
 
 
 def test_a_registered_schedule_appears_in_the_panel(monkeypatch):
@@ -189,6 +231,8 @@ def test_controls_move_each_other(panels):
         (lambda: annealing.run_of(300, 200, 400, 64), "anneal_start = 300.0 is not allowed"),
         (lambda: annealing.run_of(200, 300, 400, 0), "batch_size = 0"),
         (lambda: annealing.run_of(200, 300, 400, 64, "steep"), "anneal_schedule = 'steep'"),
+        (lambda: annealing.run_of(200, 300, 400, 64, final_order="zig"), "final_order = 'zig'"),
+        (lambda: annealing.plot_annealing(0, 1, 400, 64, 1, final_order="random"), "scan order"),
         (lambda: annealing.schedules("rar_l"), "run = 'rar_l'"),
         (lambda: annealing.batch_orders(annealing.run_of(0, 1, 400, 64), -1), "step = -1"),
         (lambda: annealing.tile_orders(torch.zeros(2, 4), 2), "orders = float32 [2, 4]"),

@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from pydantic import NonNegativeFloat
 
-from ..orders import inverse, raster_order, sample_orders
+from ..orders import inverse, raster_order, sample_orders, scan_order
 from .widgets import Pixels, new_figure, write
 from ..pretrained.presets import PRESETS, RunConfig, override
 from ..style import COLORS
@@ -36,11 +36,13 @@ def run_of(
     epochs: float,  # of the whole run
     batch_size: Length,
     anneal_schedule: str = 'linear',  # a key of `ANNEAL_SCHEDULES`
+    final_order: str = 'raster',  # a key of `SCAN_ORDERS`
 ) -> RunConfig:
-    "RAR-L's run with another annealing, length or batch size."
+    "RAR-L's run with another annealing, length, batch size or final order."
     return override(PRESETS['rar_l'], epochs=epochs, anneal_start=anneal_start,
                     anneal_end=anneal_end, anneal_schedule=anneal_schedule,
-                    batch_size=batch_size, steps_per_epoch=IMAGES // batch_size)
+                    final_order=final_order, batch_size=batch_size,
+                    steps_per_epoch=IMAGES // batch_size)
 
 # %% ../../nbs/11_annealing.ipynb #70e122fa
 @checked
@@ -57,22 +59,36 @@ def schedules(
 
 # %% ../../nbs/11_annealing.ipynb #6e251dc2
 @lru_cache(64)
-def seeded_orders(batch_size: int, num_tokens: int, r: float, seed: int, step: int) -> torch.Tensor:
-    "Orders [B, L] of the batch at `step`, which are random with probability `r`."
-    return sample_orders(batch_size, num_tokens, r, step_generator(seed, step))
+def seeded_orders(
+    batch_size: int,
+    num_tokens: int,
+    r: float,
+    seed: int,
+    step: int,
+    final: tuple[int, ...],  # raster indices by step
+) -> torch.Tensor:
+    "Orders [B, L] of the batch at `step`: random with probability `r`, else `final`."
+    return sample_orders(batch_size, num_tokens, r, step_generator(seed, step),
+                         final=torch.tensor([final]))
 
 
 @checked
 def batch_orders(run: RunConfig, step: Seed) -> torch.Tensor:  # int64 [B, L]
-    "Orders of the batch at `step`."
-    r = random_ratio_at(step, run.train)
-    return seeded_orders(run.train.batch_size, run.model.num_tokens, r, run.seed, step)
+    "Orders of the batch at `step`, of a run that is annealed to a scan order."
+    r, model = random_ratio_at(step, run.train), run.model
+    final = scan_order(model.final_order, model.grid_size)[0]
+    return seeded_orders(run.train.batch_size, model.num_tokens, r, run.seed, step,
+                         tuple(final.tolist()))
 
 
 @checked
-def are_random(orders: Orders) -> torch.Tensor:  # bool [B]
-    "Which orders [B, L] differ from raster; a random one is raster with probability 1/L!."
-    return (orders != raster_order(orders.shape[1])).any(1)
+def are_random(
+    orders: Orders,  # int64 [B, L]
+    final: Orders | None = None,  # int64 [1, L]; None: raster
+) -> torch.Tensor:  # bool [B]
+    "Which orders differ from the final one; a random one is equal to it with probability 1/L!."
+    final = raster_order(orders.shape[1]) if final is None else final
+    return (orders != final).any(1)
 
 # %% ../../nbs/11_annealing.ipynb #3319e281
 @checked
@@ -81,8 +97,9 @@ def tile_orders(
     columns: Length,  # tiles in a row
     frame: int = 2,  # pixels around a tile
     gap: int = 3,  # white pixels between two tiles
+    final: Orders | None = None,  # as for `are_random`
 ) -> np.ndarray:  # [height, width, 3], RGB from 0 to 1
-    "A small picture of each order: the brighter a cell, the later; random orange, raster blue."
+    "A small picture of each order: the brighter a cell, the later; random orange, final blue."
     require_int('frame', frame, 1, 64)
     require_int('gap', gap, 0, 64)
     n, g = len(orders), grid_side(orders.shape[1])
@@ -90,7 +107,7 @@ def tile_orders(
     rows = -(-n // columns)
     picture = np.ones((rows * (size + gap) - gap, columns * (size + gap) - gap, 3))
     steps = inverse(orders).view(n, g, g).numpy()
-    for i, (step, is_random) in enumerate(zip(steps, are_random(orders))):
+    for i, (step, is_random) in enumerate(zip(steps, are_random(orders, final))):
         tile = np.tile(to_rgb(COLORS['random' if is_random else 'raster']), (size, size, 1))
         tile[frame:-frame, frame:-frame] = step[..., None] / (g * g - 1)
         top, left = i // columns * (size + gap), i % columns * (size + gap)
@@ -134,11 +151,12 @@ def plot_batch(
     ax,  # of 405 × 360 pixels
     orders: torch.Tensor,  # int64 [B, L]
     r: float,  # the expected share of random orders
+    final: torch.Tensor,  # int64 [1, L], the order of the others
 ):
     "The first 24 orders of a batch; below, the share of random ones, and r with two deviations."
-    batch_size, num_random = len(orders), int(are_random(orders).sum())
+    batch_size, num_random = len(orders), int(are_random(orders, final).sum())
     share, spread = num_random / batch_size, 2 * (r * (1 - r) / batch_size)**0.5
-    first = tile_orders(orders[:24], 6)
+    first = tile_orders(orders[:24], 6, final=final)
     height, width = first.shape[:2]
     pixels = (255 * first).round().astype(np.uint8).transpose(2, 0, 1)
     ax.add_artist(Pixels(pixels, 0, 360, 3 * width, -3 * height))  # y goes upwards here
@@ -163,17 +181,20 @@ def plot_annealing(
     epoch: NonNegativeFloat,  # whose first batch is shown
     anneal_schedule: str = 'linear',  # a key of `ANNEAL_SCHEDULES`
     results: Mapping[tuple, str] = {},  # what (anneal_start, anneal_end, epochs) led to
+    final_order: str = 'raster',  # a key of `SCAN_ORDERS`; a fourth part of keys, unless raster
 ) -> Figure:
     "A run's r and learning rate, and the orders of the batch at an epoch."
-    run = run_of(anneal_start, anneal_end, epochs, batch_size, anneal_schedule)
+    run = run_of(anneal_start, anneal_end, epochs, batch_size, anneal_schedule, final_order)
     train = run.train
     step = min(train.total_steps - 1, train.steps(epoch))  # the last step that is taken
     r, rate = random_ratio_at(step, train), learning_rate_at(step, train)
     known = results if anneal_schedule == 'linear' else {}
-    result = known.get((anneal_start, anneal_end, epochs), "no published result for this annealing")
+    key = (anneal_start, anneal_end, epochs) + (final_order,) * (final_order != 'raster')
+    result = known.get(key, "no published result for this annealing")
     fig = new_figure(10.4, 4.6)
     plot_schedule(fig.add_axes((0.035, 0.01, 0.43, 0.72)), run, step)
-    plot_batch(fig.add_axes((0.505, 0.01, 0.4868, 0.98)), batch_orders(run, step), r)
+    final = scan_order(final_order, run.model.grid_size)
+    plot_batch(fig.add_axes((0.505, 0.01, 0.4868, 0.98)), batch_orders(run, step), r, final)
     write(fig, 0.015, 0.93, f"epoch {epoch:g}, step {step:,} of {train.total_steps:,}",
           fontsize=13, weight='bold')
     write(fig, 0.015, 0.86, result, fontsize=11)

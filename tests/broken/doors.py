@@ -1457,8 +1457,16 @@ def play() -> Iterator[Door]:
     )
     yield Door(
         "play.annealing.plot_annealing",
-        given(anneal_start=1.0, anneal_end=2.0, epochs=4.0, batch_size=8, epoch=1.5),
+        given(
+            anneal_start=1.0,
+            anneal_end=2.0,
+            epochs=4.0,
+            batch_size=8,
+            epoch=1.5,
+            final_order="spiral_in",
+        ),
         dict(
+            final_order=Word(),
             anneal_start=Number(),
             anneal_end=Number(),
             epochs=Number(above=True),
