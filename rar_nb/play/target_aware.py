@@ -69,16 +69,13 @@ PAGE = ModelConfig(codebook_size=9, num_tokens=9, num_classes=1, hidden_size=32,
 @checked
 @lru_cache
 def train_on_page(
-    target_aware: bool,  # with the second table, or with it kept at zero
+    target_aware: bool,  # with the second table, or without it
     steps: Length = 400,  # of 32 random orders each
 ) -> tuple[RAR, list[float]]:  # the model in eval mode, and its loss at every step, nats a token
     "Train a small RAR in random orders on the picture whose cell i holds id i."
     torch.manual_seed(0)
-    model = RAR(PAGE)
-    if not target_aware:
-        torch.nn.init.zeros_(model.target_aware_pos_embed).requires_grad_(False)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0)
+    model = RAR(replace(PAGE, target_aware=target_aware))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, steps)
     tokens, condition = raster_order(9).expand(32, -1), torch.full((32,), PAGE.condition_id(0))
     losses = []
