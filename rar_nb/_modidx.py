@@ -688,6 +688,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'rar_nb.reports.report.sweep_section': ('report.html#sweep_section', 'rar_nb/reports/report.py')},
             'rar_nb.runs.cost': { 'rar_nb.runs.cost.Device': ('cost.html#device', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.activation_bytes': ('cost.html#activation_bytes', 'rar_nb/runs/cost.py'),
+                                  'rar_nb.runs.cost.adaln_outputs': ('cost.html#adaln_outputs', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.amount': ('cost.html#amount', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.as_text': ('cost.html#as_text', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.assumptions': ('cost.html#assumptions', 'rar_nb/runs/cost.py'),

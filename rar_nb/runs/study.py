@@ -74,7 +74,7 @@ class Cell:
     anneal_end: Share = 0.75  # from here on, none is
     final_order: str = 'raster'  # a key of `SCAN_ORDERS`, or 'random'
     target_aware: bool = True  # whether the model knows the position it predicts
-    hidden_size: PositiveInt = 128  # D, 32 for each head, with MLPs four times as wide
+    hidden_size: PositiveInt = 64  # D, 16 for each head, with MLPs four times as wide
     images: PositiveInt = 1000  # training images, the same number of each class
     passes: PositiveFloat = 100  # how often each of them is seen
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: the strategy's, tuned
@@ -197,7 +197,7 @@ def run_of(
         epochs=epochs, anneal_start=cell.anneal_start * epochs,
         anneal_end=cell.anneal_end * epochs, final_order=cell.final_order,
         target_aware=cell.target_aware, dropout=dropout, hidden_size=cell.hidden_size,
-        num_heads=max(1, cell.hidden_size // 32), mlp_size=4 * cell.hidden_size,
+        num_heads=max(1, cell.hidden_size // 16), mlp_size=4 * cell.hidden_size,
         guidance_scale=guidance_scale, num_samples=scale.num_samples,
         log_every=max(1, steps // (2 * scale.points)), eval_every=max(1, steps // scale.points),
         checkpoint_every=max(1, steps // 8), device_batch_size=BATCH)
