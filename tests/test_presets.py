@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,10 +32,12 @@ from rar_nb.pretrained.presets import (
     save_run_config,
     sizes_of,
 )
+from rar_nb.runs.pretokenizer import PretokenizeConfig
 from rar_nb.sampler import GUIDANCE_SCHEDULES, SampleConfig, guidance_weight
 from rar_nb.tokenizer import TOKENIZERS, TokenizerConfig
 from rar_nb.trainer import TrainConfig, learning_rate_at, random_ratio_at
 from rar_nb.transformer import RAR, ModelConfig
+from tests.kernels import NBS
 
 PUBLISHED_RUNS = [name for name, run in PRESETS.items() if run.data == "imagenet"]
 FINAL_RUNS = [name for name in PUBLISHED_RUNS if not name.startswith("table")]
@@ -247,6 +250,29 @@ def test_the_recipe_of_the_ablations(name):
     same = dict(adaln=True, final_order="raster", guidance_schedule="pow_cosine")
     same |= dict(anneal_start=200, anneal_end=300, guidance_scale=15.5)
     assert dataclasses.replace(override(run, same), preset="rar_l") == final
+
+
+@pytest.mark.parametrize(
+    "preset, asked, crops",
+    [
+        ("rar_b", None, "ten"),
+        ("table2_0_0", None, "centre"),
+        ("table3_z_curve", None, "centre"),
+        ("table2_0_0", "ten", "ten"),
+    ],
+)
+def test_train_tokenizes_the_crops_that_the_paper_used(tmp_path, preset, asked, crops):
+    cells = json.loads((NBS / "train.ipynb").read_text(encoding="utf-8"))["cells"]
+    (cell,) = [c for c in map("".join, (c["source"] for c in cells)) if "def tokenize_on_" in c]
+    done = []
+    names = dict(preset=preset, crops=asked, run=PRESETS[preset], published=True, folder=tmp_path)
+    names |= dict(tokens=None, train_tokens=None, tokenizer_from=None, download=False, cpu=True)
+    names |= dict(devices=1, published_crops=published_crops, Path=Path)
+    names |= dict(
+        PretokenizeConfig=PretokenizeConfig, pretokenize_folder=lambda c, n: done.append(c)
+    )
+    exec(cell, names)
+    assert [(c.part, c.crops) for c in done] == [("train", crops), ("validation", "one")]
 
 
 def test_guidance_is_a_guess_unless_it_is_printed():
