@@ -48,6 +48,7 @@ class Table:
     rows: list[Row]
     chosen: str = ''  # the preset that became the recipe, if the table compares recipes
     note: str = ''  # what one has to know to read it
+    compares: str = 'model'  # what its rows differ in
 
 
 TABLES: dict[str, Table] = {}
@@ -150,7 +151,7 @@ TABLES['annealing'] = Table('Start and end of the annealing, in epochs', 'arXiv 
     anneal_row(300, 300, 2.41, 269.1, 0.84, 0.53),
     anneal_row(300, 400, 2.74, 236.4, 0.83, 0.54),
     anneal_row(400, 400, 3.01, 305.6, 0.84, 0.52),
-], chosen='table2_200_300',
+], chosen='table2_200_300', compares='annealing',
     note=EARLIER + " Images of 400–400 are sampled in random orders, all others in raster order.")
 
 # %% ../../nbs/52_published.ipynb #02067cce
@@ -168,7 +169,8 @@ TABLES['scan_orders'] = Table('Order in which the annealing ends', 'arXiv v1, Ta
     order_row('z_curve', 2.29, 262.7, 0.83, 0.55),
     order_row('subsample', 2.39, 258.0, 0.84, 0.54),
     order_row('alternate', 2.48, 270.9, 0.84, 0.53),
-], chosen='table2_200_300', note=EARLIER + " The row of raster order is 200–300 of Table 2.")
+], chosen='table2_200_300', compares='final order',
+    note=EARLIER + " The row of raster order is 200–300 of Table 2.")
 
 # %% ../../nbs/52_published.ipynb #0242d0ed
 def millions(
@@ -313,7 +315,8 @@ def as_markdown(
         preset = '' if row.preset is None else f'`{row.preset}`'
         found = measured.get(row.preset or '', {})
         lines.append([*row_cells(row, columns, bold), preset, measured_cell(found)])
-    head = [*(COLUMNS[c] for c in columns), 'preset', 'measured here']
+    names = [COLUMNS[c] for c in columns[1:]]
+    head = [table.compares, *names, 'preset', 'measured here']
     body = markdown_table(head, lines, right=range(1, len(columns)))
     note = f'\n{table.note}\n' if table.note else ''
     return f'**{table.title}** ({table.source})\n\n{body}\n{note}'
