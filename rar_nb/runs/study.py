@@ -76,8 +76,8 @@ class Cell:
     final_order: str = 'raster'  # a key of `SCAN_ORDERS`, or 'random'
     target_aware: bool = True  # whether the model knows the position it predicts
     hidden_size: PositiveInt = 64  # D, 16 for each head, with MLPs four times as wide
-    images: PositiveInt = 1000  # training images, the same number of each class
-    passes: PositiveFloat = 100  # how often each of them is seen
+    images: PositiveInt = 2000  # training images, the same number of each class
+    passes: PositiveFloat = 50  # how often each of them is seen
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: the strategy's, tuned
 
     @property
@@ -115,10 +115,10 @@ def make_cells() -> dict[str, Cell]:
             add('tuning', f'{name}_dropout_{dropout:g}', name, dropout=dropout)
     for name in STRATEGIES:
         add('headline', name, name)
-    for passes in (10, 30, 300):
+    for passes in (10, 25, 100, 200):
         for name in STRATEGIES:
             add('length', f'{name}_{passes}_passes', name, passes=passes)
-    for images in (250, 4500):  # in as many steps as the headline
+    for images in (500, 4500):  # in as many steps as the headline
         for name in STRATEGIES:
             add('data', f'{name}_{images}_images', name, images=images,
                 passes=base.passes * base.images / images)
