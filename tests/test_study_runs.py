@@ -82,7 +82,7 @@ def numbers(raw):
 # The images
 
 
-@pytest.mark.parametrize("images", [250, 1000, 4500])
+@pytest.mark.parametrize("images", [500, 2000, 4500])
 def test_the_split_is_balanced_and_disjoint(labels, images):
     split = split_images(labels, 4500, images)
     rows = np.concatenate(list(split.values()))
@@ -95,14 +95,14 @@ def test_the_split_is_balanced_and_disjoint(labels, images):
 
 
 def test_the_split_depends_on_nothing_but_the_number_of_images(labels):
-    small, base = (split_images(labels, 4500, images) for images in (250, 1000))
-    assert all((split_images(labels, 4500, 1000)[name] == base[name]).all() for name in base)
+    small, base = (split_images(labels, 4500, images) for images in (500, 2000))
+    assert all((split_images(labels, 4500, 2000)[name] == base[name]).all() for name in base)
     assert set(small["seen"]) < set(base["seen"])
     assert set(small["tuning"]) == set(base["tuning"]) and len(base["tuning"]) == 1000
 
 
 def test_nothing_is_chosen_with_the_images_that_judge(labels):
-    split = split_images(labels, 4500, 1000)
+    split = split_images(labels, 4500, 2000)
     chosen, judged = judges(split, is_tuning=True), judges(split, is_tuning=False)
     for name in ("unseen", "validation"):
         assert set(chosen[name]) <= set(split["tuning"])
@@ -111,7 +111,7 @@ def test_nothing_is_chosen_with_the_images_that_judge(labels):
     assert len(chosen["validation"]) == len(judged["validation"])
 
 
-@pytest.mark.parametrize("images, count", [(250, 250), (1000, 1000), (4500, 500)])
+@pytest.mark.parametrize("images, count", [(500, 500), (2000, 1500), (4500, 500)])
 def test_both_references_have_the_same_size(labels, images, count):
     split = split_images(labels, 4500, images)
     rows = judges(split, is_tuning=False)
