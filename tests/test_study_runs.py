@@ -435,6 +435,19 @@ def test_a_folder_of_another_run_is_refused(place):
         run_cell("raster", 2, place, tiny=True, progress=False)
 
 
+def test_numbers_of_a_cell_that_has_changed_are_refused(fake, monkeypatch):
+    run_study(["headline"], fake, seeds=[0])
+    changed = study.replace(CELLS["random"], images=1000)
+    monkeypatch.setitem(CELLS, "random", changed)
+    for call in (
+        lambda: run_study(["headline"], fake, seeds=[0]),
+        lambda: run_cell("random", 0, fake),
+        lambda: run_cell("raster", 0, fake, tiny=True),
+    ):
+        with pytest.raises(InvalidValue, match="remove the file to run that cell again"):
+            call()
+
+
 def test_without_tuned_values_the_remedy_is_named(place):
     place.tuned.unlink()
     with pytest.raises(InvalidValue, match="--part tuning"):
@@ -466,8 +479,9 @@ class FakeJob:
         if self.name not in self.fails:
             measures = dict(validation_loss=1.0, step=1,
                             sets=[dict(proxy_fid_unseen=2.0, guidance_scale=0.0)])  # fmt: skip
+            factors = study.factors_of(CELLS[self.name], 0.1)
             write_json(dict(cell=self.name, part="headline", seed=self.seed, seconds=1.0,
-                            final=measures, best=measures), self.raw)  # fmt: skip
+                            final=measures, best=measures, factors=factors), self.raw)  # fmt: skip
         return True
 
     def stop(self):

@@ -8,8 +8,8 @@ __all__ = ['BATCH', 'Share', 'STRATEGIES', 'ORDERS', 'WINDOWS', 'CELLS', 'PARTS'
            'first_of_each', 'judges', 'Shared', 'make_shared', 'open_shared', 'own_orders', 'loss_by_cell', 'Cloud',
            'make_cloud', 'compare', 'measure_set', 'Judge', 'make_judge', 'measure', 'BestWeights', 'one_thread',
            'processor', 'commit', 'machine', 'Place', 'find_place', 'read_tuned', 'begin', 'train_cell', 'curves',
-           'training_seconds', 'keep_grid', 'describe', 'measure_run', 'run_cell', 'read_raw', 'mean_by',
-           'choose_tuned', 'write_tuned', 'runs_of', 'one_line', 'list_cells', 'Job', 'stop_all', 'run_all',
+           'training_seconds', 'keep_grid', 'factors_of', 'describe', 'measure_run', 'read_raw', 'find_raw', 'run_cell',
+           'mean_by', 'choose_tuned', 'write_tuned', 'runs_of', 'one_line', 'list_cells', 'Job', 'stop_all', 'run_all',
            'numbers_in', 'names_in', 'run_study', 'main']
 
 # %% ../../nbs/49_study_runs.ipynb #strun003
@@ -570,16 +570,20 @@ def keep_grid(images: torch.Tensor, path: Path):
     save_png(image_grid(images[chosen], columns=10), path, level=9)
 
 
+def factors_of(cell: Cell, dropout: float) -> dict[str, Any]:
+    "What the study varies, as a raw file has it."
+    return dict(
+        strategy=cell.strategy, anneal=[cell.anneal_start, cell.anneal_end],
+        final_order=cell.final_order, target_aware=cell.target_aware,
+        hidden_size=cell.hidden_size, images=cell.images, passes=cell.passes, dropout=dropout)
+
+
 def describe(name: str, cell: Cell, seed: int, run: RunConfig, tiny: bool) -> dict[str, Any]:
     "What a raw file says about its run, besides the numbers."
     words = f'papermill nbs/study_run.ipynb out.ipynb -p cell {name} -p seed {seed}'
-    factors = dict(
-        strategy=cell.strategy, anneal=[cell.anneal_start, cell.anneal_end],
-        final_order=cell.final_order, target_aware=cell.target_aware,
-        hidden_size=cell.hidden_size, images=cell.images, passes=cell.passes,
-        dropout=run.model.dropout)
     return dict(
-        cell=name, part=cell.part, seed=seed, factors=factors, config=asdict(run),
+        cell=name, part=cell.part, seed=seed, factors=factors_of(cell, run.model.dropout),
+        config=asdict(run),
         command=words + (' -p tiny True' if tiny else ''), commit=commit(), machine=machine(run),
         date=time.strftime('%Y-%m-%d %H:%M:%S'))
 
@@ -602,7 +606,32 @@ def measure_run(
                 real=compare(unseen, seen) | dict(images=len(seen.images)),
                 shared=shared.sha256), images
 
+# %% ../../nbs/49_study_runs.ipynb #strun050
+def read_raw(path: Path) -> dict[str, Any]:
+    "The numbers of a run."
+    return read_json(path, dict[str, Any], "remove the file to run that cell again")
 
+
+@checked
+def find_raw(
+    name: str,  # a key of `CELLS`
+    seed: Seed,
+    place: Place,
+    tiny: bool = False,  # at toy sizes
+) -> dict[str, Any] | None:  # None: it is not done yet
+    "The numbers of a run; `InvalidValue` if they belong to what the cell was before a change."
+    require_key('cell', name, CELLS, 'CELLS')
+    path, cell = place.raw(name, seed), (TINY if tiny else FULL)(CELLS[name])
+    if not path.exists():
+        return None
+    raw = read_raw(path)
+    found = raw.get('factors', {})
+    wanted = factors_of(cell, found.get('dropout') if cell.dropout is None else cell.dropout)
+    require(found == wanted, f'factors in {path}', found,
+            f"{wanted}, as the cell is now; remove the file to run that cell again")
+    return raw
+
+# %% ../../nbs/49_study_runs.ipynb #strun051
 @checked
 def run_cell(
     name: str,  # a key of `CELLS`
@@ -612,10 +641,10 @@ def run_cell(
     progress: bool = True,
 ) -> dict[str, Any]:  # what its raw file holds
     "Do one run of the study, or what is left of it. Raises `Stopped` if a signal has stopped it."
-    require_key('cell', name, CELLS, 'CELLS')
-    raw, folder, scale = place.raw(name, seed), place.folder(name, seed), TINY if tiny else FULL
-    if raw.exists():
-        return read_raw(raw)
+    done = find_raw(name, seed, place, tiny)
+    if done is not None:
+        return done
+    scale, folder = TINY if tiny else FULL, place.folder(name, seed)
     cell = scale(CELLS[name])
     tuned = read_tuned(place, cell)
     run = run_of(cell, seed, tuned, scale)
@@ -629,13 +658,8 @@ def run_cell(
         values = describe(name, cell, seed, run, tiny) | numbers
         if seed == 0 and cell.part in GRIDS:
             keep_grid(images, place.results / 'samples' / f'{name}.png')
-        write_json(values, raw)
+        write_json(values, place.raw(name, seed))
     return values
-
-
-def read_raw(path: Path) -> dict[str, Any]:
-    "The numbers of a run."
-    return read_json(path, dict[str, Any], "remove the file to run that cell again")
 
 # %% ../../nbs/49_study_runs.ipynb #strun038
 def mean_by(pairs) -> dict[float, float]:
@@ -835,7 +859,7 @@ def run_study(
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     failed = []
     for part in parts:
-        left = [run for run in runs_of([part], seeds, cells) if not place.raw(*run).exists()]
+        left = [run for run in runs_of([part], seeds, cells) if find_raw(*run, place, tiny) is None]
         if part != 'tuning' and left and write_tuned(place) is None:
             read_tuned(place, CELLS[left[0][0]])  # raises, and names the remedy
         failed += run_all(left, place, jobs, deadline, tiny)
