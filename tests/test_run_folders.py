@@ -370,6 +370,9 @@ def test_what_a_checkpoint_did_not_know_yet_is_compared_too(name, value):
     earlier = {field: old for field, old in today.items() if field.split(".")[-1] not in LATER}
     assert len(earlier) == len(today) - len(LATER)
     assert require_same_run(earlier, today, "there") == {}
+    renamed = flat_config(get_preset("small_64")) | {"preset": "rar_xs"}  # its name until then
+    earlier_64 = {field: renamed[field] for field in earlier}
+    assert require_same_run(earlier_64, flat_config(get_preset("small_64")), "there") == {}
     with pytest.raises(ValueError, match=rf"{name} = .* there, {value!r} here"):
         require_same_run(earlier, flat_config(override(run, {name: value})), "there")
 

@@ -35,6 +35,7 @@ from rar_nb.pretrained.checkpoints import (
 )
 from rar_nb.pretrained.presets import (
     LATER,
+    OLD_NAMES,
     RunConfig,
     load_run_config,
     read_identity,
@@ -444,7 +445,10 @@ def in_full(before: dict) -> dict:
     "A configuration of `flat_config`, also of an earlier version, with all of today's fields."
     later = {name: value for name, value in flat_config(RunConfig('')).items()
              if name.rpartition('.')[2] in LATER}
-    return later | before
+    full = later | before
+    if 'model.adaln' not in before and before.get('preset') in OLD_NAMES:
+        full['preset'] = OLD_NAMES[before['preset']]
+    return full
 
 
 def require_same_run(
