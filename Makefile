@@ -3,6 +3,7 @@
 # make quick     style, types and the fast tests
 # make lab       the walkthrough in JupyterLab
 # make explore   the panels without code, in the browser
+# make study     the paper's claims, measured again on the digits: stop and repeat it as you like
 # make gpu       what a machine with one GPU can do, in half an hour, into results/gpu
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ READY := $(VENV)/.ready
 # On a machine that others use, too, a thread that waits for another soon sleeps (44_launch says why).
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: setup train evaluate test lint quick browser screenshots pictures notebooks readme hooks lab explore speed gpu clean
+.PHONY: setup train evaluate test lint quick browser screenshots pictures notebooks readme hooks lab explore speed study gpu clean
 .DEFAULT_GOAL := train
 
 setup: $(READY)
@@ -43,7 +44,8 @@ lint: $(READY)
 # One thread a process, as two processes run side by side. They share whole modules or notebooks,
 # in the order that conftest.py and nbval_plugin.py put them in: the longest first.
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
-RUN_NOTEBOOKS := nbs/train.ipynb nbs/evaluate.ipynb nbs/pretokenize.ipynb nbs/your_images.ipynb
+RUN_NOTEBOOKS := nbs/train.ipynb nbs/evaluate.ipynb nbs/pretokenize.ipynb nbs/your_images.ipynb \
+  nbs/study_run.ipynb
 test: export OMP_NUM_THREADS = 1
 test: $(READY) browser lint
 	$(BIN)/nbdev_test --n_workers 2 --timing
@@ -98,6 +100,11 @@ explore: $(READY)
 # How fast this machine's processor samples and trains, into results/speed (what is there is kept).
 speed: $(READY)
 	$(BIN)/python -m tests.benchmarks.speed $(SPEED)
+
+# The runs of the study that have no result yet, into results/study. Stop it at any moment; the same
+# command goes on. `make study STUDY="--part headline --jobs 2 --minutes 60"`, or STUDY=--list.
+study: $(READY)
+	$(BIN)/python -m rar_nb.runs.study $(STUDY)
 
 # What a machine with one GPU can do, in pieces, into results/gpu/<card>; a piece that is done is not
 # done again. `make gpu GPU="--minutes 8"` stops in time; `make gpu READY= PYTHON=python3` uses an

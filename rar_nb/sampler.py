@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GUIDANCE_SCHEDULES', 'guide', 'pow_cosine', 'linear_guidance', 'constant_guidance', 'guidance_weight', 'SampleConfig',
-           'guided_logits', 'choose', 'sample_from', 'image_noise', 'GrowingCache', 'guidance_weights', 'final_orders',
+           'guided_logits', 'choose', 'sample_from', 'image_noise', 'final_orders', 'GrowingCache', 'guidance_weights',
            'sequences', 'SamplingState', 'textbook_tokens', 'fast_state', 'sample_tokens', 'sample_batch',
            'sample_images', 'balanced_classes']
 
@@ -135,6 +135,21 @@ def image_noise(
     rows = [generator.random(num_tokens, dtype=np.float32) for generator in generators]
     return torch.from_numpy(np.stack(rows))
 
+# %% ../nbs/06_sampler.ipynb #finord01
+@checked
+def final_orders(
+    config: ModelConfig,
+    seed: int | None = None,  # of a set of images
+    indices=None,  # numbers of the images within the set, as for `image_noise`
+) -> torch.Tensor:  # int64 [1, L], or [N, L] if every image has an order of its own
+    "The orders in which a finished model samples; random ones follow from (seed, i)."
+    if config.final_order != 'random':
+        return config.orders(1, r=0.0)
+    require(seed is not None, 'orders', None,
+            "given for a model that samples in random orders: final_orders(config, seed, indices)")
+    noise = image_noise(cast(int, seed), indices, 2 * config.num_tokens)
+    return noise[:, config.num_tokens:].argsort(1)  # the first half decides the tokens
+
 # %% ../nbs/06_sampler.ipynb #cadada09
 class GrowingCache:
     "Keys and values of one block so far, [B, heads, length, head_dim]."
@@ -153,21 +168,6 @@ def guidance_weights(num_tokens: int, sample: SampleConfig) -> list[float]:
     "The weight of guidance at each of the L steps."
     return [guidance_weight(k, num_tokens, sample.guidance_scale, sample.guidance_power,
                             sample.guidance_schedule) for k in range(num_tokens)]
-
-
-@checked
-def final_orders(
-    config: ModelConfig,
-    seed: int | None = None,  # of a set of images
-    indices=None,  # numbers of the images within the set, as for `image_noise`
-) -> torch.Tensor:  # int64 [1, L], or [N, L] if every image has an order of its own
-    "The orders in which a finished model samples; random ones follow from (seed, i)."
-    if config.final_order != 'random':
-        return config.orders(1, r=0.0)
-    require(seed is not None, 'orders', None,
-            "given for a model that samples in random orders: final_orders(config, seed, indices)")
-    noise = image_noise(cast(int, seed), indices, 2 * config.num_tokens)
-    return noise[:, config.num_tokens:].argsort(1)  # the first half decides the tokens
 
 
 def sequences(

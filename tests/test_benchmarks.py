@@ -486,6 +486,20 @@ def made_up_piece(name, budget=1):
     return pieces.Piece(name, budget, "machine", "", "")
 
 
+def test_the_summary_is_of_all_pieces(tmp_path):
+    """Also when only one of them was asked for."""
+    everything = [made_up_piece("a"), made_up_piece("b")]
+    row = '{"what": "tests", "tests": {"%s": {"outcome": "passed"}}}'
+
+    def run(piece, path):
+        path.write_text(row % piece.name)
+        return True, 2.0
+
+    for piece in everything:
+        pieces.go(tmp_path, [piece], None, run, everything)
+    assert "2 passed" in (tmp_path / "summary.md").read_text()
+
+
 def test_pieces_stop_in_time(tmp_path, capsys):
     chosen = [made_up_piece("a"), made_up_piece("b", 500), made_up_piece("c")]
     done = []

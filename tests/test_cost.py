@@ -46,8 +46,8 @@ from tests.doors import refuses
 H100 = known_device("NVIDIA H100 80GB HBM3")
 RAR_B = PRESETS["rar_b"]
 sizes = st.builds(
-    lambda v, side, c, heads, width, layers, mlp: ModelConfig(
-        v, side**2, c, heads * width, layers, heads, mlp, dropout=0.0
+    lambda v, side, c, heads, width, layers, mlp, target_aware, adaln: ModelConfig(
+        v, side**2, c, heads * width, layers, heads, mlp, 0.0, "raster", target_aware, adaln
     ),
     st.integers(2, 40),
     st.integers(2, 4),
@@ -56,6 +56,8 @@ sizes = st.builds(
     st.integers(4, 9),
     st.integers(1, 3),
     st.integers(3, 50),
+    st.booleans(),
+    st.booleans(),
 )
 
 
@@ -176,9 +178,12 @@ def kept(config, batch, bf16):
 @pytest.mark.parametrize("bf16", [True, False])
 @pytest.mark.parametrize("batch", [3, 12])
 @pytest.mark.parametrize("heads, mlp", [(2, 192), (8, 96)])
-def test_block_bytes_are_what_torch_keeps(bf16, batch, heads, mlp):
+@pytest.mark.parametrize("adaln", [True, False])
+def test_block_bytes_are_what_torch_keeps(bf16, batch, heads, mlp, adaln):
     """The difference that one more block makes, exactly (bf16 matrices are counted as copies)."""
-    one, two = (ModelConfig(16, 16, 4, 64, n, heads, mlp, dropout=0.0) for n in (1, 2))
+    one, two = (
+        ModelConfig(16, 16, 4, 64, n, heads, mlp, dropout=0.0, adaln=adaln) for n in (1, 2)
+    )
     copies = 2 * (matrices(two) - matrices(one)) if bf16 else 0
     assert (
         kept(two, batch, bf16) - kept(one, batch, bf16)
@@ -187,8 +192,9 @@ def test_block_bytes_are_what_torch_keeps(bf16, batch, heads, mlp):
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-def test_activations_of_the_whole(bf16):
-    config = ModelConfig(256, 16, 4, 64, 2, 4, 256, dropout=0.0)
+@pytest.mark.parametrize("adaln", [True, False])
+def test_activations_of_the_whole(bf16, adaln):
+    config = ModelConfig(256, 16, 4, 64, 2, 4, 256, dropout=0.0, adaln=adaln)
     assert activation_bytes(config, 4, bf16) + (
         2 * matrices(config) if bf16 else 0
     ) == pytest.approx(kept(config, 4, bf16), rel=0.005)

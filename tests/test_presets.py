@@ -6,33 +6,41 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
 import rar_nb.pretrained.vq_models  # noqa: F401 (registers its kinds of tokenizer)
 from rar_nb.data.images import DATA, open_data
-from rar_nb.orders import ANNEAL_SCHEDULES
+from rar_nb.orders import ANNEAL_SCHEDULES, SCAN_ORDERS
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import (
+    ABLATIONS,
+    GUESSED_GUIDANCE,
     MODELS,
     PARTS,
     PRESETS,
     SAMPLING,
     RunConfig,
+    check_sizes,
     get_preset,
     load_run_config,
     override,
+    published_crops,
     resolve,
     save_run_config,
     sizes_of,
 )
+from rar_nb.runs.pretokenizer import PretokenizeConfig
 from rar_nb.sampler import GUIDANCE_SCHEDULES, SampleConfig, guidance_weight
 from rar_nb.tokenizer import TOKENIZERS, TokenizerConfig
 from rar_nb.trainer import TrainConfig, learning_rate_at, random_ratio_at
 from rar_nb.transformer import RAR, ModelConfig
+from tests.kernels import NBS
 
 PUBLISHED_RUNS = [name for name, run in PRESETS.items() if run.data == "imagenet"]
+FINAL_RUNS = [name for name in PUBLISHED_RUNS if not name.startswith("table")]
 IMAGENET = dict(num_images=1_281_167, num_classes=1000, channels=3)
 
 CORNERS = {  # epochs: steps at the end of warm-up, where r leaves 1, where it reaches 0, at the end
@@ -41,6 +49,7 @@ CORNERS = {  # epochs: steps at the end of warm-up, where r leaves 1, where it r
     200: (31_250, 62_500, 93_750, 125_000),
 }
 EPOCHS = {
+    "rar_s": 400,
     "rar_b": 400,
     "rar_l": 400,
     "rar_xl": 400,
@@ -55,11 +64,15 @@ EPOCHS = {
 
 
 def test_every_row_of_the_paper_is_a_preset():
-    assert set(PUBLISHED_RUNS) == set(EPOCHS)
+    hundreds = (0, 100, 200, 300, 400)
+    windows = {f"table2_{a}_{b}" for a in hundreds for b in hundreds if a <= b}
+    orders = {f"table3_{name}" for name in SCAN_ORDERS if name != "raster"}  # raster: 200 to 300
+    assert set(FINAL_RUNS) == set(EPOCHS) and len(windows) == 15 and len(orders) == 5
+    assert set(ABLATIONS) == set(PUBLISHED_RUNS) - set(FINAL_RUNS) == windows | orders
     assert all(PRESETS[name].preset == name for name in PRESETS)
 
 
-@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+@pytest.mark.parametrize("name", FINAL_RUNS)
 def test_learning_rate_at_its_corners(name):
     train = PRESETS[name].train
     warm, _, _, end = CORNERS[EPOCHS[name]]
@@ -74,7 +87,7 @@ def test_learning_rate_at_its_corners(name):
     assert train.total_steps == end
 
 
-@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+@pytest.mark.parametrize("name", FINAL_RUNS)
 def test_randomness_at_its_corners(name):
     train = PRESETS[name].train
     _, start, stop, end = CORNERS[EPOCHS[name]]
@@ -93,8 +106,9 @@ def test_baselines_have_no_annealing(name, start, end):
 
 
 # Temperature, power p and guidance g of the supplement's Table 1. No source prints any for 512 px
-# and for LlamaGen-VQ, which use those of the same model.
+# and for LlamaGen-VQ, which use those of the same model, and for RAR-S, which uses RAR-B's.
 TABLE1 = {
+    "rar_s": (1.0, 2.75, 16.0),
     "rar_b": (1.0, 2.75, 16.0),
     "rar_l": (1.02, 2.5, 15.5),
     "rar_xl": (1.02, 1.5, 6.9),
@@ -102,7 +116,7 @@ TABLE1 = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+@pytest.mark.parametrize("name", FINAL_RUNS)
 def test_guidance_at_its_corners(name):
     run = PRESETS[name]
     sample = run.sample
@@ -124,6 +138,7 @@ def test_guidance_at_its_corners(name):
 
 
 SIZES = {  # D, layers, MLP, V, L
+    "rar_s": (768, 12, 3072, 1024, 256),
     "rar_b": (768, 24, 3072, 1024, 256),
     "rar_l": (1024, 24, 4096, 1024, 256),
     "rar_xl": (1280, 32, 5120, 1024, 256),
@@ -137,7 +152,7 @@ SIZES = {  # D, layers, MLP, V, L
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED_RUNS)
+@pytest.mark.parametrize("name", FINAL_RUNS)
 def test_sizes_and_training(name):
     run = PRESETS[name]
     m, t, vq = run.model, run.train, run.tokenizer
@@ -157,6 +172,112 @@ def test_the_four_models_train_alike():
     assert [PRESETS[name].train for name in MODELS] == [TrainConfig()] * 4
     assert [PRESETS[name].model for name in MODELS] == list(MODELS.values())
     assert PRESETS["rar_l_llamagen"].model.num_embeddings == 16_384 + 1 + 1000 + 1
+
+
+# ---- RAR-S and the two ablations
+# ------------------------------------------------------------------------------
+
+
+def counted(name):
+    with torch.device("meta"):
+        return sum(p.numel() for p in RAR(PRESETS[name].model).parameters())
+
+
+def test_rar_s_has_the_size_that_is_printed():
+    """Section 4.1: 133 million parameters; 18 D² of weights a block."""
+    d = 768
+    block = 18 * d**2 + 19 * d + 4 * (d // 16)  # biases: 3 + 1 + 4 + 1 + 6; two norms: 4
+    tables = (1 + 2 * 1280 + 356 + 2026) * d  # cls, two of positions, steps, ids
+    head = 2 * d**2 + 2 * d + 1024 * d + 1024
+    assert counted("rar_s") == 12 * block + tables + head == 133_344_256
+    assert counted("rar_b") - counted("rar_s") == 12 * block
+
+
+def test_a_plain_vit_has_no_parameters_for_class_and_step():
+    d, layers = 1024, 24
+    adaln = layers * (6 * d**2 + 6 * d) + 2 * d**2 + 2 * d + 356 * d  # and the table of steps
+    assert counted("rar_l") - counted("table2_0_0") == adaln - 2 * d  # the last norm's own weights
+    assert {counted(name) for name in ABLATIONS} == {308_064_256}
+
+
+def test_rar_s_has_no_published_file(tmp_path):
+    for preset in ("rar_s", "rar_l_512", "table2_0_0"):
+        with pytest.raises(ValueError, match="filename = None .*only the four models rar_b, rar_l"):
+            RAR.from_pretrained(tmp_path, preset)
+
+
+WINDOWS = [name for name in ABLATIONS if name.startswith("table2")]
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_of_table_2(name):
+    """Equation 5, in the middle of each hundred epochs."""
+    start, end = map(int, name.split("_")[1:])
+    for epoch in (50, 150, 250, 350):
+        r = 1 if epoch < start else 0 if epoch > end else 1 - (epoch - start) / (end - start)
+        assert random_ratio_at(625 * epoch, PRESETS[name].train) == pytest.approx(r, abs=1e-12)
+    always = PRESETS[name].model.final_order == "random"
+    assert always == (name == "table2_400_400")  # the paper samples it in random orders, too
+
+
+def test_orders_of_table_3():
+    for order in set(SCAN_ORDERS) - {"raster"}:
+        run = PRESETS[f"table3_{order}"]
+        assert run.model.final_order == order
+        as_table_2 = override(run, final_order="raster")
+        assert dataclasses.replace(as_table_2, preset="table2_200_300") == PRESETS["table2_200_300"]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_the_recipe_of_the_ablations(name):
+    """A plain ViT with linear guidance on centre crops; all else is the final recipe."""
+    run, final = PRESETS[name], PRESETS["rar_l"]
+    assert (run.model.adaln, run.model.target_aware, run.sample.guidance_schedule) == (
+        False,
+        True,
+        "linear",
+    )
+    sample = run.sample
+    weights = [
+        guidance_weight(
+            k, 256, sample.guidance_scale, sample.guidance_power, sample.guidance_schedule
+        )
+        for k in range(257)
+    ]
+    steps = [b - a for a, b in zip(weights, weights[1:])]
+    assert weights[0] == 1 and steps == pytest.approx([(sample.guidance_scale - 1) / 256] * 256)
+    assert published_crops(name) == "centre" and published_crops("rar_l") == "ten"
+    same = dict(adaln=True, final_order="raster", guidance_schedule="pow_cosine")
+    same |= dict(anneal_start=200, anneal_end=300, guidance_scale=15.5)
+    assert dataclasses.replace(override(run, same), preset="rar_l") == final
+
+
+@pytest.mark.parametrize(
+    "preset, asked, crops",
+    [
+        ("rar_b", None, "ten"),
+        ("table2_0_0", None, "centre"),
+        ("table3_z_curve", None, "centre"),
+        ("table2_0_0", "ten", "ten"),
+    ],
+)
+def test_train_tokenizes_the_crops_that_the_paper_used(tmp_path, preset, asked, crops):
+    cells = json.loads((NBS / "train.ipynb").read_text(encoding="utf-8"))["cells"]
+    (cell,) = [c for c in map("".join, (c["source"] for c in cells)) if "def tokenize_on_" in c]
+    done = []
+    names = dict(preset=preset, crops=asked, run=PRESETS[preset], published=True, folder=tmp_path)
+    names |= dict(tokens=None, train_tokens=None, tokenizer_from=None, download=False, cpu=True)
+    names |= dict(devices=1, published_crops=published_crops, Path=Path)
+    names |= dict(
+        PretokenizeConfig=PretokenizeConfig, pretokenize_folder=lambda c, n: done.append(c)
+    )
+    exec(cell, names)
+    assert [(c.part, c.crops) for c in done] == [("train", crops), ("validation", "one")]
+
+
+def test_guidance_is_a_guess_unless_it_is_printed():
+    printed = {"rar_b", "rar_l", "rar_xl", "rar_xxl", "rar_l_200ep", "rar_l_300ep"}
+    assert GUESSED_GUIDANCE == set(PUBLISHED_RUNS) - printed
 
 
 @pytest.mark.parametrize("name", PUBLISHED_RUNS)
@@ -180,7 +301,7 @@ def test_resolving_ours_still_follows_the_data():
     assert (run.tokenizer.channels, run.train.steps_per_epoch) == (3, 390)
 
 
-@pytest.mark.parametrize("name", ["rar_xs", "rar_s"])
+@pytest.mark.parametrize("name", ["small_64", "small_128"])
 def test_presets_for_your_own_images_keep_the_papers_shares(name):
     run = PRESETS[name]
     run = resolve(run, 12_000, 5, 3, run.tokenizer.image_size)
@@ -454,6 +575,18 @@ def test_what_is_not_registered_says_how_to(tmp_path, part, name, registry):
         del values["mine"]
 
 
+@pytest.mark.parametrize("before, now", [("rar_xs", "small_64"), ("rar_s", "small_128")])
+def test_presets_that_had_another_name(tmp_path, before, now):
+    """Until November 2026 our presets for images of one's own had names like the paper's RAR-S."""
+    values = dataclasses.asdict(PRESETS[now]) | {"preset": before}
+    for name in ("final_order", "target_aware", "adaln"):
+        del values["model"][name]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert load_run_config(tmp_path / "config.json") == PRESETS[now]
+    save_run_config(PRESETS["rar_s"], tmp_path / "config.json")
+    assert load_run_config(tmp_path / "config.json").preset == "rar_s"
+
+
 def test_configurations_of_earlier_versions(tmp_path):
     """Until November 2026 the fields of devices stood in `train`, and three fields were absent."""
     run = get_preset("digits", device_batch_size=16, checkpoint_every=50)
@@ -510,6 +643,17 @@ def test_weights_of_no_preset_name_the_sizes(tmp_path, tiny):
     remedy = re.search(r"give preset=(ModelConfig\(.*?\))", str(error.value))[1]
     sizes = eval(remedy, {"ModelConfig": ModelConfig})
     assert torch.equal(outputs(RAR.from_pretrained(path, sizes)), outputs(tiny))
+
+
+def test_weights_of_a_plain_vit_name_a_preset_for_each_final_order(tmp_path):
+    """The order that a model ends in does not show in its weights."""
+    with torch.device("meta"):
+        found = sizes_of(RAR(PRESETS["table3_z_curve"].model).state_dict())
+    with pytest.raises(ValueError, match="adaln = True .*must be False") as error:
+        check_sizes(PRESETS["rar_l"].model, found, tmp_path / "weights.bin")
+    named = re.findall(r"'(\w+)'", str(error.value))
+    assert named == ["table2_0_0", "table2_400_400", *(n for n in ABLATIONS if "table3" in n)]
+    check_sizes(PRESETS["table2_400_400"].model, found, tmp_path / "weights.bin")
 
 
 @pytest.mark.parametrize("name", MODELS)

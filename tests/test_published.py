@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rar_nb.orders import SCAN_ORDERS
-from rar_nb.pretrained.presets import PRESETS
+from rar_nb.pretrained.presets import ABLATIONS, PRESETS
 from rar_nb.reports.published import (
     REFERENCES,
     RESULTS,
@@ -41,7 +41,7 @@ def write(folder, name, content):
 
 
 def last_cells(measured):
-    """{(table, model, epochs, variant): text of the column 'measured here'}"""
+    """{(table, model, epochs): text of the column 'measured here'}"""
     found = {}
     for name, table in TABLES.items():
         lines = [
@@ -49,7 +49,7 @@ def last_cells(measured):
         ][2:]
         assert len(lines) == len(table.rows)
         for row, line in zip(table.rows, lines):
-            found[name, row.model, row.epochs, row.variant] = line.split("|")[-2].strip()
+            found[name, row.model, row.epochs] = line.split("|")[-2].strip()
     return found
 
 
@@ -73,15 +73,18 @@ def test_a_result_lands_in_its_own_cells_only(tmp_path):
             {**GOOD, "preset": "rar_xl_512", "value": 1.8, "reference": REFERENCES[512]},
         ],
     )
-    write(tmp_path, "folder/c.json", {**GOOD, "variant": "anneal 0-100", "value": 2.5})
+    write(tmp_path, "folder/c.json", {**GOOD, "preset": "table2_0_100", "value": 2.5})
+    write(tmp_path, "folder/d.json", {**GOOD, "preset": "table2_200_300", "value": 2.19})
     write(tmp_path, "too/deep/d.json", {**GOOD, "preset": "rar_b"})
     filled = {key: text for key, text in last_cells(read_measurements(tmp_path)).items() if text}
     assert filled == {
-        ("imagenet_256", "RAR-L", None, ""): "FID 1.74 · IS 301.2",
-        ("training_length", "RAR-L", 400, ""): "FID 1.74 · IS 301.2",
-        ("speed", "RAR-L", None, ""): "FID 1.74 · IS 301.2",
-        ("imagenet_512", "RAR-XL", None, ""): "FID 1.80",
-        ("annealing", "0–100", None, "anneal 0-100"): "FID 2.50",
+        ("imagenet_256", "RAR-L", None): "FID 1.74 · IS 301.2",
+        ("training_length", "RAR-L", 400): "FID 1.74 · IS 301.2",
+        ("speed", "RAR-L", None): "FID 1.74 · IS 301.2",
+        ("imagenet_512", "RAR-XL", None): "FID 1.80",
+        ("annealing", "0–100", None): "FID 2.50",
+        ("annealing", "200–300", None): "FID 2.19",  # the one run that is in both tables
+        ("scan_orders", "raster", None): "FID 2.19",
     }
 
 
@@ -97,7 +100,7 @@ def test_published_numbers_do_not_change_with_results(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "row", LINES, ids=lambda pair: f"{pair[0]}-{pair[1].model}-{pair[1].epochs or pair[1].variant}"
+    "row", LINES, ids=lambda pair: f"{pair[0]}-{pair[1].model}-{pair[1].epochs}"
 )
 def test_every_line_of_ours_can_be_filled(row, tmp_path):
     name, row = row
@@ -107,15 +110,11 @@ def test_every_line_of_ours_can_be_filled(row, tmp_path):
         {
             **GOOD,
             "preset": row.preset,
-            "variant": row.variant,
             "reference": REFERENCES[TABLES[name].image_size],
             "value": 9.87,
         },
     )
-    assert (
-        last_cells(read_measurements(tmp_path))[name, row.model, row.epochs, row.variant]
-        == "FID 9.87"
-    )
+    assert last_cells(read_measurements(tmp_path))[name, row.model, row.epochs] == "FID 9.87"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_other_kinds_are_left_alone(content, tmp_path):
         (dict(preset="rar_l_512"), "'VIRTUAL_imagenet512.npz'"),
         (dict(preset="rar_m"), "one of rar_b, rar_l"),
         (dict(preset=["rar_l"]), "a text"),
-        (dict(variant="anneal 0-50"), "'anneal 0-100'"),
+        (dict(variant="anneal 0-100"), "a preset of its own"),
         (dict(value="1.7"), "a number above 0"),
         (dict(value=float("nan")), "a number above 0"),
         (dict(value=0), "a number above 0"),
@@ -250,8 +249,79 @@ def test_the_tables_are_complete():
             assert (row.params, row.fid) == (printed[row.model].params, printed[row.model].fid)
 
 
+# Read off arXiv 2411.00776v1: FID, Inception score, precision, recall.
+TABLE_2 = """
+0 0 3.08 245.3 0.85 0.52
+0 100 2.68 237.3 0.84 0.54
+0 200 2.41 251.5 0.84 0.54
+0 300 2.40 258.4 0.84 0.54
+0 400 2.43 265.3 0.84 0.53
+100 100 2.48 247.5 0.84 0.54
+100 200 2.28 253.1 0.83 0.55
+100 300 2.33 258.4 0.83 0.54
+100 400 2.39 266.5 0.84 0.54
+200 200 2.39 259.7 0.84 0.54
+200 300 2.18 269.7 0.83 0.55
+200 400 2.55 241.6 0.84 0.54
+300 300 2.41 269.1 0.84 0.53
+300 400 2.74 236.4 0.83 0.54
+400 400 3.01 305.6 0.84 0.52
+"""
+TABLE_3 = """
+raster 2.18 269.7 0.83 0.55
+spiral_in 2.50 256.1 0.84 0.54
+spiral_out 2.46 256.6 0.84 0.54
+z_curve 2.29 262.7 0.83 0.55
+subsample 2.39 258.0 0.84 0.54
+alternate 2.48 270.9 0.84 0.53
+"""
+
+
+def numbers(row):
+    return [row.fid, row.inception_score, row.precision, row.recall]
+
+
+def test_each_row_of_table_2_names_the_run_that_reproduces_it():
+    rows = TABLES["annealing"].rows
+    for row, printed in zip(rows, TABLE_2.split("\n")[1:-1], strict=True):
+        start, end, *values = map(float, printed.split())
+        train = PRESETS[row.preset].train
+        assert (train.anneal_start, train.anneal_end) == row.anneal == (start, end)
+        assert numbers(row) == values and train.epochs == 400
+
+
+def test_each_row_of_table_3_names_the_run_that_reproduces_it():
+    rows = TABLES["scan_orders"].rows
+    for row, printed in zip(rows, TABLE_3.split("\n")[1:-1], strict=True):
+        order, *values = printed.split()
+        assert PRESETS[row.preset].model.final_order == row.model == order
+        assert numbers(row) == [float(value) for value in values]
+        assert row.anneal is None and PRESETS[row.preset].train.anneal_start == 200
+
+
+def test_rows_of_the_ablations_have_presets_of_the_same_recipe():
+    presets = [row.preset for name in ("annealing", "scan_orders") for row in TABLES[name].rows]
+    assert set(presets) == set(ABLATIONS) and len(presets) == len(ABLATIONS) + 1
+
+
+def test_every_table_names_its_numbering():
+    sources = {name: table.source for name, table in TABLES.items()}
+    assert sources == {
+        "imagenet_256": "arXiv v1, Table 4",
+        "annealing": "arXiv v1, Table 2",
+        "scan_orders": "arXiv v1, Table 3",
+        "speed": "arXiv v1, Table 5",
+        "imagenet_512": "arXiv v1, supplement, Table 2; at ICCV Table 7",
+        "same_tokenizer": "arXiv v1, supplement, Table 3; at ICCV Table 8",
+        "training_length": "arXiv v1, supplement, Table 4; at ICCV Table 9",
+    }
+    for table in TABLES.values():
+        assert f"({table.source})" in as_markdown(table)
+
+
 def test_every_published_number_is_shown():
     text = as_markdown(TABLES["scan_orders"], {})
-    assert "| z_curve | 2.29 | 262.7 | 0.83 | 0.55 |" in text and "without adaLN" in text
+    assert "| z_curve | 2.29 | 262.7 | 0.83 | 0.55 | `table3_z_curve` |  |" in text
+    assert "without adaLN" in text and text.count("**0.55**") == 1  # only raster is the recipe
     text = as_markdown(TABLES["speed"], {})
-    assert "| VAR-d30 | 2.0B | 10 | 1.92 | 17.3 |" in text and "$" not in text
+    assert "| VAR-d30 | 2.0B | 10 | 1.92 | 17.3 |  |  |" in text and "$" not in text

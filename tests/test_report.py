@@ -198,11 +198,26 @@ def test_other_images_and_weights_are_differences():
     ]
 
 
+def test_guidance_that_is_not_printed_is_no_difference():
+    chosen = get_preset("table2_0_100", guidance_scale=2.5)
+    assert differences(chosen, 50_000, REFERENCE, OFFICIAL) == []
+    page = page_of(chosen, metrics={"num_samples": 50_000, "FID": 2.7}, against="ADM's images")
+    assert "as far as it is printed" in page
+    constant = override(chosen, guidance_schedule="constant", adaln=True)  # these are printed
+    assert differences(constant, 50_000, REFERENCE, OFFICIAL) == [
+        "adaln is True, not False",
+        "guidance_schedule is constant, not linear",
+    ]
+    numbers = {"num_samples": 50_000, "FID": 2.7}
+    (entry,) = imagenet_entries(chosen, numbers, REFERENCE, OFFICIAL, METADATA, "again")
+    assert entry["preset"] == "table2_0_100"
+
+
 def test_entries_can_be_read_beside_the_published_numbers(tmp_path):
     numbers = {"num_samples": 50_000, "FID": 1.8, "IS": 290.0, "KID": 0.1}
     entries = imagenet_entries(PRESETS["rar_l"], numbers, REFERENCE, OFFICIAL, METADATA, "again")
     (tmp_path / "mine.json").write_text(json.dumps(entries))
-    found = read_measurements(tmp_path)["rar_l", ""]
+    found = read_measurements(tmp_path)["rar_l"]
     assert {metric: entry["value"] for metric, entry in found.items()} == {"FID": 1.8, "IS": 290.0}
 
 
@@ -245,7 +260,7 @@ def test_the_page_says_all_that_is_needed():
 
 
 def test_the_page_is_named_after_the_data():
-    run = get_preset("rar_xs", data="/photos/my cats")
+    run = get_preset("small_64", data="/photos/my cats")
     assert page_of(run).startswith("# Evaluation: my cats\n")
 
 

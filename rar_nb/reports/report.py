@@ -33,7 +33,7 @@ from typing_extensions import TypedDict
 
 from ..data.images import open_data
 from ..evaluation import nearest
-from ..pretrained.presets import PRESETS, RunConfig
+from ..pretrained.presets import GUESSED_GUIDANCE, PRESETS, RunConfig
 from .fidelity import INCEPTION_FILE
 from rar_nb.reports.published import (
     KIND,
@@ -338,7 +338,8 @@ def differences(
     for part, names in PROTOCOL.items():
         for name in names:
             value, published = (getattr(getattr(r, part), name) for r in (run, like))
-            if value != published:
+            guessed = name in AXES and run.preset in GUESSED_GUIDANCE  # not printed: any will do
+            if value != published and not guessed:
                 found.append(f"{name} is {value}, not {published}")
     if num_samples != NUM_SAMPLES:
         found.append(f"{num_samples:,} images, not {NUM_SAMPLES:,}")
@@ -363,7 +364,7 @@ def imagenet_entries(
     if differences(run, int(numbers['num_samples']), reference, inception_sha256):
         return []
     common = {
-        'kind': KIND, 'preset': run.preset, 'variant': '', 'num_samples': numbers['num_samples'],
+        'kind': KIND, 'preset': run.preset, 'num_samples': numbers['num_samples'],
         'reference': Path(reference).name, 'device': metadata['device'],
         'commit': metadata['commit'], 'date': metadata['date'], 'command': command,
         'evaluator': f"torch-fidelity {metadata['versions']['torch-fidelity']}",
@@ -383,11 +384,19 @@ def as_text(value) -> str:
     return f'{value:.4g}' if isinstance(value, float) else markdown_text(value)
 
 
-def metrics_section(metrics: Mapping[str, float], against: str, notes: Sequence[str]) -> list[str]:
+def metrics_section(
+    metrics: Mapping[str, float],  # this and the next two as for `report_page`
+    against: str,
+    notes: Sequence[str],
+    preset: str,
+) -> list[str]:
     "The published metrics, and whether the protocol was the published one."
     rows = [[name, format(metrics[name], digits)] for name, digits in FORMATS.items()
             if name in metrics]
     protocol = "This is the published protocol."
+    if preset in GUESSED_GUIDANCE:
+        protocol = ("This is the published protocol as far as it is printed: the paper does not "
+                    "say how much guidance this model got.")
     if notes:
         protocol = ("**Not the published protocol**, so do not compare it with published "
                     f"numbers: {'; '.join(map(markdown_text, notes))}.")
@@ -442,7 +451,7 @@ def report_page(
              f"{metadata['date']} with {markdown_text(metadata['device'])}, "
              f"in {seconds / 60:.1f} minutes."]
     if metrics is not None:
-        parts += metrics_section(metrics, against, notes)
+        parts += metrics_section(metrics, against, notes, run.preset)
     if proxy is not None:
         parts += ['## A proxy', evaluation_table(proxy)]
     for title, path in (pictures or {}).items():

@@ -210,7 +210,7 @@ def table(head: list[str], rows: list[list[str]], part: str, cells: Iterable[Cel
 
 # %% ../../nbs/54_study_figures.ipynb #st-overview
 def overview(runs: Sequence[StudyRun]) -> Text:
-    "What has been run so far: one row for each part."
+    "The base setting, and what has been run so far: one row for each part."
     rows = []
     for part, varied in PARTS.items():
         chosen = [run for run in runs if run['part'] == part]
@@ -222,8 +222,14 @@ def overview(runs: Sequence[StudyRun]) -> Text:
         commits = sorted({run['commit'][:7] for run in chosen})
         rows.append([part, varied, str(len({run['cell'] for run in chosen})),
                      ', '.join(map(str, seeds)), f'{sum(minutes):.0f}', ', '.join(commits)])
-    return Text(markdown_table(['part', 'what it varies', 'cells', 'seeds', 'minutes',
-                                'commit, or how to run it'], rows, right=(2, 4)))
+    body = markdown_table(['part', 'what it varies', 'cells', 'seeds', 'minutes',
+                           'commit, or how to run it'], rows, right=(2, 4))
+    base = next(iter(find_cell(runs, 'headline', strategy='annealed').values()), None)
+    if base is None:
+        return Text(body)
+    factors, steps = base['factors'], base['final']['step']
+    return Text(f"The base setting: {factors['images']:,} images, {factors['passes']:g} passes "
+                f"over them ({steps:,} steps), width {factors['hidden_size']}.\n\n{body}")
 
 # %% ../../nbs/54_study_figures.ipynb #st-names
 STRATEGIES = {'raster': 'raster', 'annealed': 'model', 'random': 'random'}  # and their colours

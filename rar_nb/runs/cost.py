@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['OVERHEAD', 'DEVICES', 'UTILISATION', 'block_parameters', 'parameters', 'conditions', 'sampled_conditions',
            'block_flops', 'forward_flops', 'train_flops', 'sample_flops', 'tokenizer_flops', 'block_bytes',
-           'activation_bytes', 'matrices', 'training_bytes', 'sampling_bytes', 'Device', 'data_sheet', 'known_device',
-           'best_rate', 'product_rate', 'read_rate', 'measure_device', 'find_device', 'amount', 'in_bf16', 'peak',
-           'training_seconds', 'trained_images_per_second', 'step_seconds', 'table_seconds', 'sampling_seconds',
-           'largest_batch', 'dollars', 'costs', 'sampling_costs', 'duration', 'gibibytes', 'report_lines', 'how_known',
-           'as_text', 'cost_report', 'assumptions']
+           'activation_bytes', 'adaln_outputs', 'matrices', 'training_bytes', 'sampling_bytes', 'Device', 'data_sheet',
+           'known_device', 'best_rate', 'product_rate', 'read_rate', 'measure_device', 'find_device', 'amount',
+           'in_bf16', 'peak', 'training_seconds', 'trained_images_per_second', 'step_seconds', 'table_seconds',
+           'sampling_seconds', 'largest_batch', 'dollars', 'costs', 'sampling_costs', 'duration', 'gibibytes',
+           'report_lines', 'how_known', 'as_text', 'cost_report', 'assumptions']
 
 # %% ../../nbs/47_cost.ipynb #002a43fd
 import html
@@ -38,7 +38,7 @@ from ..transformer import ModelConfig
 def block_parameters(config: ModelConfig) -> int:
     "Parameters of one transformer block."
     d, m = config.hidden_size, config.mlp_size
-    adaln = 6 * d * d + 6 * d
+    adaln = (6 * d * d + 6 * d) * config.adaln
     norms = 4 * d
     qkv = 3 * d * d + 3 * d
     projection = d * d + d
@@ -52,9 +52,11 @@ def parameters(config: ModelConfig) -> int:
     "Parameters of the generator."
     d, v, length = config.hidden_size, config.codebook_size, config.num_tokens
     embeddings = d + config.num_embeddings * d  # the cls token; ids of tokens and classes
-    positions = 2 * (length + 1024) * d + (length + 100) * d  # two position tables; timesteps
-    head = (2 * d * d + 2 * d) + (d * v + v)  # its adaLN; logits
-    return embeddings + positions + config.num_layers * block_parameters(config) + head
+    positions = (1 + config.target_aware) * (length + 1024) * d
+    timesteps = (length + 100) * d * config.adaln
+    norm = 2 * d * d + 2 * d if config.adaln else 2 * d  # its adaLN, or its own weights
+    head = norm + (d * v + v)  # before and in the product that makes the logits
+    return embeddings + positions + timesteps + config.num_layers * block_parameters(config) + head
 
 # %% ../../nbs/47_cost.ipynb #00895597
 def conditions(config: ModelConfig, batch: int) -> int:
@@ -83,7 +85,7 @@ def block_flops(
     linears = 2 * batch * positions * (4 * d * d + 2 * d * m)
     attention = 4 * batch * pairs * d
     adaln = 2 * condition_rows * 6 * d * d
-    return linears + attention + adaln
+    return linears + attention + adaln * config.adaln
 
 
 def forward_flops(
@@ -96,7 +98,7 @@ def forward_flops(
     "FLOPs of the forward pass of the generator."
     d, v = config.hidden_size, config.codebook_size
     blocks = config.num_layers * block_flops(config, batch, positions, pairs, condition_rows)
-    head = 2 * batch * positions * d * v + 2 * condition_rows * 2 * d * d
+    head = 2 * batch * positions * d * v + 2 * condition_rows * 2 * d * d * config.adaln
     return blocks + head
 
 # %% ../../nbs/47_cost.ipynb #009b38d7
@@ -157,12 +159,13 @@ def block_bytes(
     "Bytes that autograd keeps of one block."
     d, m, t = config.hidden_size, config.mlp_size, config.num_tokens + 2
     size = 2 if bf16 else 4
-    norms = 4 * 4 * d
-    linear_inputs, modulation, branches, qkv, attention = 3 * d, 6 * d, 4 * d, 3 * d, 3 * d
+    norms = 4 * 4 * d if config.adaln else 4 * 2 * d
+    linear_inputs, qkv, attention = 3 * d, 3 * d, 3 * d
+    modulation, branches = (6 * d, 4 * d) if config.adaln else (0, 0)
     rounded = linear_inputs + modulation + branches + qkv + attention + 2 * m
     statistics = 16 + 20 * config.num_heads
     masks = 2 * d + m if dropout else 0
-    adaln_input = conditions(config, batch) * t * size * d
+    adaln_input = conditions(config, batch) * t * size * d * config.adaln
     return batch * t * (norms + size * rounded + statistics + masks) + adaln_input
 
 
@@ -183,15 +186,22 @@ def activation_bytes(
         inputs = 4 * rows * d * (config.num_layers - 1)
         blocks = block_bytes(config, batch, bf16, dropout) + inputs
     last_norm = rows * (4 * 2 * d + size * 2 * d)  # input and output; 1 + scale, head's input
-    condition = condition_rows * (4 * d + size * d)  # c and SiLU(c)
+    if not config.adaln:
+        last_norm = rows * (4 * d + size * d)  # its input, and the head's
+    condition = condition_rows * (4 * d + size * d) * config.adaln  # c and SiLU(c)
     log_probabilities = 4 * batch * config.num_tokens * v
     return blocks + last_norm + condition + log_probabilities
+
+
+def adaln_outputs(config: ModelConfig) -> int:
+    "Shifts, scales and gates of one condition; a plain ViT has none."
+    return modulation(config) if config.adaln else 0
 
 
 def matrices(config: ModelConfig) -> int:
     "Weights of the linears, of which bf16 autocast keeps copies."
     d, m, v = config.hidden_size, config.mlp_size, config.codebook_size
-    return config.num_layers * (10 * d * d + 2 * d * m) + 2 * d * d + d * v
+    return config.num_layers * (4 * d * d + 2 * d * m) + adaln_outputs(config) * d + d * v
 
 # %% ../../nbs/47_cost.ipynb #021d3d2b
 OVERHEAD = 2**30  # bytes that an accelerator needs besides what is counted here; an assumption
@@ -446,7 +456,7 @@ def step_seconds(
     "Time of one sampling step: of its products or of its reading, whichever is slower."
     flops = forward_flops(config, sequences, 1, keys, condition_rows=0)
     head = config.hidden_size * config.codebook_size  # stays in float32
-    weights = matrices(config) - modulation(config) * config.hidden_size - head
+    weights = matrices(config) - adaln_outputs(config) * config.hidden_size - head
     cache = 2 * config.num_layers * sequences * keys * config.hidden_size
     return max(flops / products, (size * (weights + cache) + 4 * head) / reading)
 
@@ -463,7 +473,7 @@ def table_seconds(
     positions = config.num_tokens + 1
     flops = forward_flops(config, 0, positions, 0, condition_rows=different * positions)
     fillings = math.ceil(positions / (table_rows(config, sequences) // different))
-    weights = modulation(config) * config.hidden_size
+    weights = adaln_outputs(config) * config.hidden_size
     return max(flops / products, fillings * size * weights / reading)
 
 

@@ -78,8 +78,8 @@ def run_here(piece: Piece, path: Path) -> tuple[bool, float]:
 Taken = dict[str, Annotated[float, Field(ge=0)]]  # seconds of each piece that was run
 
 
-def go(folder: Path, pieces: list[Piece], minutes: float | None, run) -> int:
-    """Run what is not done yet; the number of pieces that failed."""
+def go(folder: Path, pieces: list[Piece], minutes: float | None, run, all_pieces=None) -> int:
+    """Run what is not done yet; the number of pieces that failed. The summary is of all pieces."""
     began, failed = time.perf_counter(), 0
     taken_path = folder / "seconds.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def go(folder: Path, pieces: list[Piece], minutes: float | None, run) -> int:
         succeeded, taken[piece.name] = run(piece, path)
         failed += not succeeded
         write_json(taken, taken_path)
-        summarise(folder, pieces)
+        summarise(folder, all_pieces or pieces)
     return failed
 
 
@@ -221,6 +221,7 @@ def command_line(
 ) -> int:  # the number of pieces that failed
     """Run `pieces` as the user asks for it."""
     args = arguments_of(text, arguments)
+    all_pieces = pieces
     pieces = [piece for piece in pieces if piece.name.startswith(args.only)]
     if args.list:
         for piece in pieces:
@@ -229,8 +230,8 @@ def command_line(
         return 0
     if args.dry_run:
         with tempfile.TemporaryDirectory() as folder:
-            return go(args.out or Path(folder), pieces, args.minutes, run_here)
+            return go(args.out or Path(folder), pieces, args.minutes, run_here, all_pieces)
     out = args.out or find_folder()
-    failed = go(out, pieces, args.minutes, partial(run_apart, device=device))
-    print(summarise(out, pieces))
+    failed = go(out, pieces, args.minutes, partial(run_apart, device=device), all_pieces)
+    print(summarise(out, all_pieces))
     return failed

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-BASE = dict(final_order="raster", target_aware=True, hidden_size=128, images=1000, passes=100)
-ANNEAL = dict(raster=[0.0, 0.0], annealed=[0.5, 0.75], random=[1.0, 1.0])
+from rar_nb.runs.study import CELLS
+
 TUNED = dict(raster=(0.3, 3.0), annealed=(0.1, 2.0), random=(0.0, 4.0))  # dropout, guidance
+FACTORS = ("strategy", "final_order", "target_aware", "hidden_size", "images", "passes", "dropout")
+BASE = CELLS["annealed"]
 GUIDANCE = (0.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 EFFECTS = {  # made up: what a factor adds to the loss of a finished model
     "raster": 0.5,
@@ -22,42 +24,14 @@ EFFECTS = {  # made up: what a factor adds to the loss of a finished model
 }
 
 
-def factors(strategy, **changes):
-    """The factors of a cell, as raw files have them."""
-    made = BASE | dict(strategy=strategy, anneal=ANNEAL[strategy], dropout=TUNED[strategy][0])
-    if strategy == "random":
-        made["final_order"] = "random"
-    return made | changes
-
-
 def made_up_cells():
-    """(part, name, factors) of every cell."""
-    three = ("raster", "annealed", "random")
-    yield from (
-        ("tuning", f"{s}_dropout_{d:g}", factors(s, dropout=d))
-        for s in three
-        for d in (0.0, 0.1, 0.3)
-    )
-    yield from (("headline", s, factors(s)) for s in three)
-    yield from (
-        ("length", f"{s}_{p}_passes", factors(s, passes=p)) for s in three for p in (10, 30, 300)
-    )
-    yield from (
-        ("data", f"{s}_{n}_images", factors(s, images=n, passes=1e5 / n))
-        for s in three
-        for n in (250, 4500)
-    )
-    for start, end in ((0, 0.5), (0, 1), (0.25, 0.5), (0.5, 0.5), (0.75, 1)):
-        name = f"annealed_from_{100 * start:g}_to_{100 * end:g}"
-        yield "windows", name, factors("annealed", anneal=[start, end])
-    yield "windows", "random_sampled_in_raster", factors("random", final_order="raster")
-    for order in ("spiral_in", "spiral_out", "z_curve", "subsample", "alternate"):
-        yield "orders", f"annealed_to_{order}", factors("annealed", final_order=order)
-    for s in ("annealed", "random"):
-        yield "target", f"{s}_target_unaware", factors(s, target_aware=False)
-    for word, size in (("half", 64), ("double", 256)):
-        for s in ("raster", "annealed"):
-            yield "sizes", f"{s}_{word}_width", factors(s, hidden_size=size)
+    """(part, name, factors) of every cell of the study."""
+    for name, cell in CELLS.items():
+        made = {field: getattr(cell, field) for field in FACTORS}
+        made["anneal"] = [cell.anneal_start, cell.anneal_end]
+        if cell.dropout is None:
+            made["dropout"] = TUNED[cell.strategy][0]
+        yield cell.part, name, made
 
 
 def made_up_set(rng, loss, overfit, scale):
@@ -97,9 +71,15 @@ def made_up_run(part, name, made, seed):
     effect = EFFECTS.get(strategy, 0.0)
     if strategy == "annealed" and made["final_order"] != "raster":
         effect = EFFECTS[made["final_order"]]
-    pull = np.log10(made["passes"] / 100) if strategy == "raster" else -np.log10(steps / 1562)
+    pull = (
+        np.log10(made["passes"] / BASE.passes)
+        if strategy == "raster"
+        else -np.log10(steps / BASE.steps)
+    )
     loss = 2.05 + effect * (1 + 0.8 * pull) + 0.1 * pull + 0.3 * (not made["target_aware"])
-    loss += -0.1 * np.log2(made["hidden_size"] / 128) + 0.1 * abs(start - 0.5) * (effect == 0)
+    loss += -0.1 * np.log2(made["hidden_size"] / BASE.hidden_size) + 0.1 * abs(start - 0.5) * (
+        effect == 0
+    )
     noise = np.random.default_rng(seed).normal(0, 0.03) + rng.normal(0, 0.01)
     loss, overfit = float(loss + noise), 0.5 if strategy == "raster" else 0.1
     scales = GUIDANCE if part == "tuning" else (0.0, TUNED[strategy][1])
