@@ -30,7 +30,7 @@ from rar_nb.support import ALLOWED, check_parameters
 from tests.kernels import NBS, execute
 
 ROOT = NBS.parent
-WITH_PARAMETERS = ["train", "evaluate", "pretokenize", "your_images"]
+WITH_PARAMETERS = ["train", "evaluate", "pretokenize", "your_images", "study_run"]
 PROGRAMS = (
     r"(?:papermill|accelerate launch|rar-\w+|python -m|python(?= tests/)|make|pip install|-p|-y)"
     r" [^`]*"

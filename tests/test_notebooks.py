@@ -27,7 +27,7 @@ from tests.tools.static_outputs import (
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-PARAMETRISED = ["train", "evaluate", "pretokenize", "your_images"]
+PARAMETRISED = ["train", "evaluate", "pretokenize", "your_images", "study_run"]
 
 
 def code_cells(path):

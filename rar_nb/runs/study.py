@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'Share', 'STRATEGIES', 'ORDERS', 'WINDOWS', 'CELLS', 'PARTS', 'SEEDS', 'OTHER_SEEDS', 'FULL', 'TINY', 'Tuned',
-           'Split', 'GRIDS', 'Cell', 'make_cells', 'seeds_of', 'Scale', 'run_of', 'split_images', 'first_of_each',
-           'judges', 'Shared', 'make_shared', 'open_shared', 'own_orders', 'loss_by_cell', 'Cloud', 'make_cloud',
-           'compare', 'measure_set', 'Judge', 'make_judge', 'measure', 'BestWeights', 'one_thread', 'processor',
-           'commit', 'machine', 'Place', 'find_place', 'read_tuned', 'begin', 'train_cell', 'curves',
-           'training_seconds', 'keep_grid', 'describe', 'measure_run', 'run_cell', 'read_raw', 'choose_tuned',
-           'write_tuned', 'runs_of', 'one_line', 'list_cells', 'Job', 'stop_all', 'run_all', 'numbers_in', 'names_in',
-           'run_study', 'main']
+           'Split', 'GRIDS', 'Cell', 'make_cells', 'seeds_of', 'Scale', 'Choice', 'run_of', 'split_images',
+           'first_of_each', 'judges', 'Shared', 'make_shared', 'open_shared', 'own_orders', 'loss_by_cell', 'Cloud',
+           'make_cloud', 'compare', 'measure_set', 'Judge', 'make_judge', 'measure', 'BestWeights', 'one_thread',
+           'processor', 'commit', 'machine', 'Place', 'find_place', 'read_tuned', 'begin', 'train_cell', 'curves',
+           'training_seconds', 'keep_grid', 'factors_of', 'describe', 'measure_run', 'read_raw', 'find_raw', 'run_cell',
+           'mean_by', 'choose_tuned', 'write_tuned', 'runs_of', 'one_line', 'list_cells', 'Job', 'stop_all', 'run_all',
+           'numbers_in', 'names_in', 'run_study', 'main']
 
 # %% ../../nbs/49_study_runs.ipynb #strun003
 import os
@@ -23,7 +23,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import numpy as np
 import psutil
@@ -33,6 +33,7 @@ from fastcore.script import call_parse
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
+from typing_extensions import TypedDict
 
 from ..data.images import open_data
 from ..data.tokens import TokenData, content_hash, pretokenize
@@ -172,7 +173,15 @@ FULL = Scale()
 TINY = Scale('tiny', 4, 10, 20, num_samples=20, sweep=(0.0, 2.0), points=4)
 
 # %% ../../nbs/49_study_runs.ipynb #strun014
-Tuned = dict[str, dict[str, Any]]  # by strategy: 'dropout', 'guidance_scale', 'why'
+class Choice(TypedDict):
+    "The settings at which a strategy is compared with the others."
+
+    dropout: float
+    guidance_scale: float
+    why: NotRequired[dict[str, Any]]  # what they were chosen from
+
+
+Tuned = dict[str, Choice]  # by strategy
 
 
 @checked
@@ -561,16 +570,20 @@ def keep_grid(images: torch.Tensor, path: Path):
     save_png(image_grid(images[chosen], columns=10), path, level=9)
 
 
+def factors_of(cell: Cell, dropout: float) -> dict[str, Any]:
+    "What the study varies, as a raw file has it."
+    return dict(
+        strategy=cell.strategy, anneal=[cell.anneal_start, cell.anneal_end],
+        final_order=cell.final_order, target_aware=cell.target_aware,
+        hidden_size=cell.hidden_size, images=cell.images, passes=cell.passes, dropout=dropout)
+
+
 def describe(name: str, cell: Cell, seed: int, run: RunConfig, tiny: bool) -> dict[str, Any]:
     "What a raw file says about its run, besides the numbers."
     words = f'papermill nbs/study_run.ipynb out.ipynb -p cell {name} -p seed {seed}'
-    factors = dict(
-        strategy=cell.strategy, anneal=[cell.anneal_start, cell.anneal_end],
-        final_order=cell.final_order, target_aware=cell.target_aware,
-        hidden_size=cell.hidden_size, images=cell.images, passes=cell.passes,
-        dropout=run.model.dropout)
     return dict(
-        cell=name, part=cell.part, seed=seed, factors=factors, config=asdict(run),
+        cell=name, part=cell.part, seed=seed, factors=factors_of(cell, run.model.dropout),
+        config=asdict(run),
         command=words + (' -p tiny True' if tiny else ''), commit=commit(), machine=machine(run),
         date=time.strftime('%Y-%m-%d %H:%M:%S'))
 
@@ -593,7 +606,32 @@ def measure_run(
                 real=compare(unseen, seen) | dict(images=len(seen.images)),
                 shared=shared.sha256), images
 
+# %% ../../nbs/49_study_runs.ipynb #strun050
+def read_raw(path: Path) -> dict[str, Any]:
+    "The numbers of a run."
+    return read_json(path, dict[str, Any], "remove the file to run that cell again")
 
+
+@checked
+def find_raw(
+    name: str,  # a key of `CELLS`
+    seed: Seed,
+    place: Place,
+    tiny: bool = False,  # at toy sizes
+) -> dict[str, Any] | None:  # None: it is not done yet
+    "The numbers of a run; `InvalidValue` if they belong to what the cell was before a change."
+    require_key('cell', name, CELLS, 'CELLS')
+    path, cell = place.raw(name, seed), (TINY if tiny else FULL)(CELLS[name])
+    if not path.exists():
+        return None
+    raw = read_raw(path)
+    found = raw.get('factors', {})
+    wanted = factors_of(cell, found.get('dropout') if cell.dropout is None else cell.dropout)
+    require(found == wanted, f'factors in {path}', found,
+            f"{wanted}, as the cell is now; remove the file to run that cell again")
+    return raw
+
+# %% ../../nbs/49_study_runs.ipynb #strun051
 @checked
 def run_cell(
     name: str,  # a key of `CELLS`
@@ -603,10 +641,10 @@ def run_cell(
     progress: bool = True,
 ) -> dict[str, Any]:  # what its raw file holds
     "Do one run of the study, or what is left of it. Raises `Stopped` if a signal has stopped it."
-    require_key('cell', name, CELLS, 'CELLS')
-    raw, folder, scale = place.raw(name, seed), place.folder(name, seed), TINY if tiny else FULL
-    if raw.exists():
-        return read_raw(raw)
+    done = find_raw(name, seed, place, tiny)
+    if done is not None:
+        return done
+    scale, folder = TINY if tiny else FULL, place.folder(name, seed)
     cell = scale(CELLS[name])
     tuned = read_tuned(place, cell)
     run = run_of(cell, seed, tuned, scale)
@@ -620,40 +658,38 @@ def run_cell(
         values = describe(name, cell, seed, run, tiny) | numbers
         if seed == 0 and cell.part in GRIDS:
             keep_grid(images, place.results / 'samples' / f'{name}.png')
-        write_json(values, raw)
+        write_json(values, place.raw(name, seed))
     return values
 
-
-def read_raw(path: Path) -> dict[str, Any]:
-    "The numbers of a run."
-    return read_json(path, dict[str, Any], "remove the file to run that cell again")
-
 # %% ../../nbs/49_study_runs.ipynb #strun038
+def mean_by(pairs) -> dict[float, float]:
+    "The mean of the values of each key, from pairs (key, value); the smallest key first."
+    values: dict[float, list[float]] = {}
+    for key, value in pairs:
+        values.setdefault(key, []).append(value)
+    return {key: float(np.mean(values[key])) for key in sorted(values)}
+
+
 @checked
 def choose_tuned(
     raws: list[dict],  # of all tuning runs, as `read_raw` gives them
 ) -> Tuned:
     "For each strategy the dropout and the guidance scale that did best; on a tie, the smaller."
-    tuned = {}
+    tuned: Tuned = {}
     for strategy in STRATEGIES:
         runs = [raw for raw in raws if raw['factors']['strategy'] == strategy]
         require(len(runs) > 0, 'tuning runs', len(runs), f"at least one of {strategy!r}")
-        losses: dict[float, list] = {}
-        for raw in runs:
-            losses.setdefault(raw['factors']['dropout'], []).append(raw['final']['validation_loss'])
-        means = {dropout: float(np.mean(losses[dropout])) for dropout in sorted(losses)}
-        dropout = min(means, key=means.__getitem__)
-        fids: dict[float, list] = {}
-        for raw in runs:
-            if raw['factors']['dropout'] == dropout:
-                for entry in raw['final']['sets']:
-                    fids.setdefault(entry['guidance_scale'], []).append(entry['proxy_fid_unseen'])
-        curve = {scale: float(np.mean(fids[scale])) for scale in sorted(fids)}
-        tuned[strategy] = dict(
-            dropout=dropout, guidance_scale=min(curve, key=curve.__getitem__),
-            why=dict(validation_loss_by_dropout={f'{k:g}': v for k, v in means.items()},
-                     proxy_fid_by_guidance_scale={f'{k:g}': v for k, v in curve.items()},
-                     judged_on='tuning images', runs=[f"{r['cell']}/{r['seed']}" for r in runs]))
+        losses = mean_by((raw['factors']['dropout'], raw['final']['validation_loss'])
+                         for raw in runs)
+        dropout = min(losses, key=losses.__getitem__)
+        fids = mean_by((entry['guidance_scale'], entry['proxy_fid_unseen']) for raw in runs
+                       if raw['factors']['dropout'] == dropout for entry in raw['final']['sets'])
+        why = dict(
+            validation_loss_by_dropout={f'{key:g}': loss for key, loss in losses.items()},
+            proxy_fid_by_guidance_scale={f'{key:g}': fid for key, fid in fids.items()},
+            judged_on='tuning images', runs=[f"{raw['cell']}/{raw['seed']}" for raw in runs])
+        tuned[strategy] = Choice(
+            dropout=dropout, guidance_scale=min(fids, key=fids.__getitem__), why=why)
     return tuned
 
 
@@ -661,10 +697,10 @@ def write_tuned(place: Place) -> Tuned | None:  # None: a tuning run is missing
     "Choose dropout and guidance and write them, once all tuning runs are there."
     if place.tuned.exists():
         return read_json(place.tuned, Tuned, "remove it to have it written again")
-    names = [(name, seed) for name, seed in runs_of(['tuning'])]
-    if not all(place.raw(*run).exists() for run in names):
+    paths = [place.raw(name, seed) for name, seed in runs_of(['tuning'])]
+    if not all(path.exists() for path in paths):
         return None
-    tuned = choose_tuned([read_raw(place.raw(*run)) for run in names])
+    tuned = choose_tuned([read_raw(path) for path in paths])
     write_json(tuned, place.tuned)
     return tuned
 
@@ -823,7 +859,7 @@ def run_study(
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     failed = []
     for part in parts:
-        left = [run for run in runs_of([part], seeds, cells) if not place.raw(*run).exists()]
+        left = [run for run in runs_of([part], seeds, cells) if find_raw(*run, place, tiny) is None]
         if part != 'tuning' and left and write_tuned(place) is None:
             read_tuned(place, CELLS[left[0][0]])  # raises, and names the remedy
         failed += run_all(left, place, jobs, deadline, tiny)

@@ -1,0 +1,568 @@
+"""The study's machinery: the same images, budgets and settings for all strategies, a run that can
+be stopped and continued without a trace in its numbers, and a driver that does what is left."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rar_nb.data.images import open_data
+from rar_nb.data.tokens import TokenData
+from rar_nb.pretrained.presets import get_preset
+from rar_nb.runs import study
+from rar_nb.runs.run_folders import changed_fields, flat_config
+from rar_nb.runs.study import (
+    CELLS,
+    FULL,
+    PARTS,
+    STRATEGIES,
+    TINY,
+    BestWeights,
+    Cloud,
+    Place,
+    choose_tuned,
+    compare,
+    judges,
+    keep_grid,
+    list_cells,
+    loss_by_cell,
+    own_orders,
+    read_raw,
+    run_cell,
+    run_of,
+    run_study,
+    runs_of,
+    seeds_of,
+    split_images,
+    write_tuned,
+)
+from rar_nb.support import InvalidValue, Stopped, write_json
+from rar_nb.trainer import random_ratio_at, validation_loss
+from rar_nb.transformer import RAR
+from tests.kernels import execute
+
+TUNED = {name: dict(dropout=0.1, guidance_scale=2.0, why={}) for name in STRATEGIES}
+OWN = ("seconds", "date", "commit", "machine")  # what two runs of the same command may differ in
+
+
+@pytest.fixture(scope="module")
+def labels():
+    training, validation = open_data("digits")
+    return np.concatenate([training.targets, validation.targets])
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder of work with the shared tokenizer and classifier in it."""
+    folder = tmp_path_factory.mktemp("work")
+    study.open_shared(folder / "shared", TINY)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, work):
+    """Results of its own, the shared part in common, dropout and guidance chosen already."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "shared").symlink_to(work / "shared")
+    found = Place(tmp_path / "results", tmp_path / "work")
+    write_json(TUNED, found.tuned)
+    return found
+
+
+def numbers(raw):
+    return {name: value for name, value in raw.items() if name not in OWN}
+
+
+# The images
+
+
+@pytest.mark.parametrize("images", [500, 2000, 4500])
+def test_the_split_is_balanced_and_disjoint(labels, images):
+    split = split_images(labels, 4500, images)
+    rows = np.concatenate(list(split.values()))
+    assert sorted(rows) == list(range(5000))  # each image has one use
+    assert len(split["seen"]) == images and len(split["validation"]) == 500
+    assert set(split["validation"]) == set(range(4500, 5000))
+    for part in split.values():
+        counts = np.bincount(labels[part], minlength=10)
+        assert (counts == len(part) // 10).all()
+
+
+def test_the_split_depends_on_nothing_but_the_number_of_images(labels):
+    small, base = (split_images(labels, 4500, images) for images in (500, 2000))
+    assert all((split_images(labels, 4500, 2000)[name] == base[name]).all() for name in base)
+    assert set(small["seen"]) < set(base["seen"])
+    assert set(small["tuning"]) == set(base["tuning"]) and len(base["tuning"]) == 1000
+
+
+def test_nothing_is_chosen_with_the_images_that_judge(labels):
+    split = split_images(labels, 4500, 2000)
+    chosen, judged = judges(split, is_tuning=True), judges(split, is_tuning=False)
+    for name in ("unseen", "validation"):
+        assert set(chosen[name]) <= set(split["tuning"])
+        assert not set(chosen[name]) & set(judged["unseen"])
+        assert not set(chosen[name]) & set(judged["validation"])
+    assert len(chosen["validation"]) == len(judged["validation"])
+
+
+@pytest.mark.parametrize("images, count", [(500, 500), (2000, 1500), (4500, 500)])
+def test_both_references_have_the_same_size(labels, images, count):
+    split = split_images(labels, 4500, images)
+    rows = judges(split, is_tuning=False)
+    assert len(rows["seen"]) == len(rows["unseen"]) == count
+    assert set(rows["seen"]) <= set(split["seen"]) and not set(rows["seen"]) & set(rows["unseen"])
+    assert (np.bincount(labels[rows["unseen"]]) == count // 10).all()
+
+
+@pytest.mark.parametrize("images", [5, 4510])
+def test_impossible_numbers_of_images_are_refused(labels, images):
+    with pytest.raises(InvalidValue, match="images"):
+        split_images(labels, 4500, images)
+
+
+# The cells
+
+
+def test_the_strategies_differ_in_their_orders_only():
+    configs = [flat_config(run_of(CELLS[name], 3, TUNED)) for name in STRATEGIES]
+    for config in configs[1:]:
+        assert set(changed_fields(configs[0], config)) <= {
+            "train.anneal_start",
+            "train.anneal_end",
+            "model.final_order",
+        }
+
+
+MAY_DIFFER = dict(  # from the headline's cell of the same strategy
+    headline=set(),
+    tuning={"dropout"},
+    length={"passes"},
+    data={"images", "passes"},
+    windows={"anneal_start", "anneal_end", "final_order"},
+    orders={"final_order"},
+    target={"target_aware"},
+    sizes={"hidden_size"},
+)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_changes_what_its_part_is_about(name):
+    cell = asdict(CELLS[name])
+    middle = asdict(CELLS[cell["strategy"]])
+    differ = {field for field in cell if cell[field] != middle[field]} - {"part"}
+    assert differ <= MAY_DIFFER[cell["part"]] and (differ or cell["part"] == "headline")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_budgets_are_equal_within_a_part(part):
+    """Raster, annealed and random see as many images, in as many steps."""
+    by_setting: dict = {}
+    for cell in CELLS.values():
+        if cell.part == part:
+            run = run_of(cell, 0, TUNED)
+            assert run.train.total_steps == cell.steps
+            by_setting.setdefault((cell.passes, cell.images), set()).add(cell.steps)
+    assert all(len(steps) == 1 for steps in by_setting.values())
+    if part == "data":  # less data means more passes, not fewer steps
+        assert set.union(*by_setting.values()) == {CELLS["annealed"].steps}
+
+
+def test_every_image_is_seen_as_often_as_the_cell_says():
+    cell = CELLS["annealed"]
+    assert cell.steps * 64 == pytest.approx(cell.images * cell.passes, rel=0.001)
+
+
+def test_the_windows_are_shares_of_the_run():
+    run = run_of(CELLS["annealed_from_25_to_50"], 0, TUNED).train
+    r = [random_ratio_at(share * run.total_steps, run) for share in (0.2, 0.375, 0.51)]
+    assert r == pytest.approx([1, 0.5, 0], abs=0.01)
+    for name, share in (("raster", 0.0), ("random", 1.0)):
+        run = run_of(CELLS[name], 0, TUNED).train
+        assert {random_ratio_at(step, run) for step in range(run.total_steps)} == {share}
+
+
+def test_all_parts_of_the_paper_are_there():
+    ends = {c.final_order for c in CELLS.values() if c.part in ("headline", "orders")}
+    assert ends == {"raster", "random", *study.ORDERS} and len(ends) == 7
+    assert len(seeds_of("headline")) >= 5 and all(len(seeds_of(p)) >= 3 for p in PARTS[1:])
+    others = {seed for part in PARTS[1:] for seed in seeds_of(part)}
+    assert not others & set(seeds_of("tuning"))
+
+
+def test_a_cell_needs_tuned_values():
+    with pytest.raises(InvalidValue, match="tuned"):
+        run_of(CELLS["raster"], 0)
+    assert run_of(CELLS["raster_dropout_0.3"], 100).model.dropout == 0.3
+
+
+def test_runs_are_done_seed_by_seed():
+    runs = runs_of(["headline"])
+    assert runs[:4] == [("raster", 0), ("annealed", 0), ("random", 0), ("raster", 1)]
+    assert runs_of(["headline"], [1], ["random"]) == [("random", 1)]
+
+
+# What is measured
+
+
+def brute_force(samples, real, k=3):
+    """The share of samples within a real image's ball: its k-th neighbour, itself not counted."""
+
+    def inside(points, centres):
+        hits = 0
+        for point in points:
+            for i, centre in enumerate(centres):
+                others = sorted(
+                    float(np.linalg.norm(centre - x)) for j, x in enumerate(centres) if j != i
+                )
+                if np.linalg.norm(point - centre) <= others[k - 1]:
+                    hits += 1
+                    break
+        return hits / len(points)
+
+    return inside(samples, real), inside(real, samples)
+
+
+def test_precision_and_recall_are_those_of_the_definition():
+    rng = np.random.default_rng(0)
+    samples, real = rng.normal(0, 1.5, (30, 2)), rng.normal(1.5, 1.2, (30, 2))
+    clouds = [
+        Cloud(torch.randint(256, (30, 1, 4, 4), dtype=torch.uint8), torch.tensor(x).float())
+        for x in (samples, real)
+    ]
+    found = compare(*clouds)
+    assert (found["precision"], found["recall"]) == pytest.approx(brute_force(samples, real))
+    assert 0.2 < found["recall"] < 1 and 0.2 < found["precision"] < 1
+
+
+def test_samples_that_are_the_reference_are_perfect():
+    images = torch.randint(256, (40, 1, 4, 4), dtype=torch.uint8)
+    cloud = Cloud(images, torch.randn(40, 5))
+    found = compare(cloud, cloud)
+    assert found["precision"] == found["recall"] == 1 and found["nearest"] == 0
+    assert found["proxy_fid"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("final_order", ["raster", "spiral_in", "random"])
+def test_the_mean_over_cells_is_the_loss_in_the_order_of_sampling(final_order):
+    torch.manual_seed(0)
+    model = RAR(get_preset("tiny", final_order=final_order).model).eval()
+    generator = torch.Generator().manual_seed(0)
+    data = TokenData(
+        torch.randint(8, (30, 1, 49), generator=generator),
+        torch.randint(10, (30,), generator=generator),
+    )
+    found = loss_by_cell(model, data, batch_size=7)
+    assert found.mean().item() == pytest.approx(validation_loss(model, data, 0.0), abs=1e-6)
+    tokens, labels = data.rows([5])  # one image by hand: the loss of each step at its cell
+    orders = own_orders(model, 6)[5:]
+    logits = model(tokens, model.config.condition_id(labels), orders).log_softmax(-1)
+    one = torch.zeros(49)
+    for step, cell in enumerate(orders[0].tolist()):
+        one[cell] = -logits[0, step, tokens[0, cell]]
+    only = TokenData(data.tokens[:6], data.labels[:6])
+    before = TokenData(data.tokens[:5], data.labels[:5])
+    ours = 6 * loss_by_cell(model, only) - 5 * loss_by_cell(model, before)
+    torch.testing.assert_close(ours.float(), one, atol=1e-4, rtol=0)
+
+
+def test_the_best_weights_survive(tmp_path):
+    model = RAR(get_preset("tiny").model)
+
+    def evaluated(step, loss):
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(dict(step=step, raster_loss=loss, random_loss=0.0)) + "\n")
+        with torch.no_grad():
+            model.cls_token.fill_(step)
+
+    for step, loss in enumerate([3.0, 2.0, 2.5]):
+        evaluated(step, loss)
+        BestWeights(tmp_path)(step, model)  # a new one each time, as after a stop
+    best = BestWeights(tmp_path)
+    assert (best.step, best.loss) == (1, 2.0)
+    with study.safe_open(best.path, "pt") as file:
+        assert (file.get_tensor("cls_token") == 1).all()
+
+
+def test_the_grid_shows_two_samples_of_each_class(tmp_path):
+    images = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4)
+    keep_grid(images, tmp_path / "grid.png")
+    picture = np.array(Image.open(tmp_path / "grid.png"))[3::6, 3::6]
+    assert picture[0].tolist() == list(range(0, 50, 5))
+    assert picture[1].tolist() == list(range(1, 50, 5))
+
+
+# Tuning
+
+
+def made_up(strategy, dropout, loss, fids):
+    sets = [dict(guidance_scale=scale, proxy_fid_unseen=fid) for scale, fid in fids.items()]
+    return dict(
+        cell=f"{strategy}_dropout_{dropout}",
+        seed=100,
+        factors=dict(strategy=strategy, dropout=dropout),
+        final=dict(validation_loss=loss, sets=sets),
+    )
+
+
+def test_dropout_is_chosen_by_loss_and_guidance_by_proxy_fid():
+    raws = [
+        made_up("raster", 0.0, 2.5, {0.0: 1.0, 2.0: 0.1}),
+        made_up("raster", 0.3, 2.1, {0.0: 3.0, 2.0: 2.0, 4.0: 2.5}),
+        made_up("annealed", 0.0, 2.0, {0.0: 5.0, 2.0: 6.0}),
+        made_up("annealed", 0.1, 2.0, {0.0: 5.0, 2.0: 4.0}),
+        made_up("random", 0.1, 2.6, {0.0: 9.0, 2.0: 8.0, 4.0: 7.0}),
+    ]
+    tuned = choose_tuned(raws[::-1])
+    found = {name: (one["dropout"], one["guidance_scale"]) for name, one in tuned.items()}
+    assert found == dict(raster=(0.3, 2.0), annealed=(0.0, 0.0), random=(0.1, 4.0))
+    assert tuned["raster"]["why"]["validation_loss_by_dropout"] == {"0": 2.5, "0.3": 2.1}
+    with pytest.raises(InvalidValue, match="tuning runs"):
+        choose_tuned(raws[:2])
+
+
+def test_tuned_values_are_written_once_all_tuning_runs_are_there(tmp_path):
+    place, runs = Place(tmp_path), runs_of(["tuning"])
+    for name, seed in runs:
+        assert write_tuned(place) is None and not place.tuned.exists()
+        cell = CELLS[name]
+        write_json(made_up(cell.strategy, cell.dropout, cell.dropout, {0.0: 1.0}),
+                   place.raw(name, seed))  # fmt: skip
+    assert {one["dropout"] for one in write_tuned(place).values()} == {0.0}
+    before = place.tuned.stat().st_mtime_ns
+    assert write_tuned(place) == json.loads(place.tuned.read_text())
+    assert place.tuned.stat().st_mtime_ns == before  # never changed afterwards
+
+
+# One run
+
+MEASURES = {"step", "validation_loss", "training_loss", "loss_by_cell", "sets"}
+SET = {"guidance_scale", "class_agreement"} | {
+    f"{name}_{kind}"
+    for name in ("proxy_fid", "precision", "recall", "nearest")
+    for kind in ("seen", "unseen")
+}
+
+
+def check_raw(raw, scales):
+    assert set(raw["factors"]) == {
+        "strategy",
+        "anneal",
+        "final_order",
+        "target_aware",
+        "hidden_size",
+        "images",
+        "passes",
+        "dropout",
+    }
+    for model in ("final", "best"):
+        measured = raw[model]
+        assert set(measured) == MEASURES and len(measured["loss_by_cell"]) == 49
+        assert np.mean(measured["loss_by_cell"]) == pytest.approx(measured["validation_loss"])
+        assert [entry["guidance_scale"] for entry in measured["sets"]] == scales
+        assert all(set(entry) == SET for entry in measured["sets"])
+    curve, validation = raw["curve"], raw["validation"]
+    assert len(curve["step"]) == len(curve["loss"]) == len(curve["r"])
+    lowest = np.argmin(validation["raster_loss"])
+    assert raw["best"]["step"] == validation["step"][lowest]
+    assert raw["best"]["validation_loss"] == pytest.approx(
+        validation["raster_loss"][lowest], abs=1e-3
+    )
+    assert raw["final"]["step"] == curve["step"][-1] == validation["step"][-1]
+
+
+def test_a_run_by_papermill_leaves_one_file(place):
+    out = place.results / "out.ipynb"
+    out.parent.mkdir(exist_ok=True)
+    options = dict(results=str(place.results), work=str(place.work), tiny=True)
+    execute("study_run", out, cell="annealed_to_z_curve", seed=0, **options)
+    raw = read_raw(place.raw("annealed_to_z_curve", 0))
+    check_raw(raw, [0.0, 2.0])
+    assert raw["command"] == (
+        "papermill nbs/study_run.ipynb out.ipynb -p cell annealed_to_z_curve -p seed 0 -p tiny True"
+    )
+    assert raw["machine"]["threads"] == 1 and raw["factors"]["dropout"] == 0.1
+    assert raw["config"]["model"]["final_order"] == "z_curve"
+    assert (place.results / "samples" / "annealed_to_z_curve.png").exists()
+    # the same command repeats the numbers without training, and an undisturbed run agrees
+    assert run_cell("annealed_to_z_curve", 0, place, tiny=True) == raw
+    place.raw("annealed_to_z_curve", 0).rename(place.results / "moved.json")
+    again = run_cell("annealed_to_z_curve", 0, place, tiny=True, progress=False)  # measures only
+    assert numbers(again) == numbers(raw)
+
+
+def test_a_tuning_run_sweeps_guidance(place):
+    raw = run_cell("random_dropout_0", 100, place, tiny=True, progress=False)
+    check_raw(raw, list(TINY.sweep))
+    assert raw["factors"]["dropout"] == 0 and raw["part"] == "tuning"
+
+
+@pytest.mark.parametrize("how", ["signal", "crash"])
+def test_stopped_and_continued_gives_the_same_numbers(place, monkeypatch, how):
+    whole = run_cell("random", 1, place, tiny=True, progress=False)
+    other = Place(place.results / "other", place.work / "other")
+    write_json(TUNED, other.tuned)
+    other.work.mkdir()
+    (other.work / "shared").symlink_to(place.work / "shared")
+    keep = BestWeights.__call__
+
+    def stopping(self, step, model):
+        keep(self, step, model)
+        if step == 4 and how == "crash":
+            raise KeyboardInterrupt
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BestWeights, "__call__", stopping)
+        with pytest.raises(Stopped if how == "signal" else KeyboardInterrupt):
+            run_cell("random", 1, other, tiny=True, progress=False)
+    assert not other.raw("random", 1).exists()
+    rest = run_cell("random", 1, other, tiny=True, progress=False)
+    assert numbers(rest) == numbers(whole)
+
+
+def test_a_folder_of_another_run_is_refused(place):
+    run_cell("raster", 2, place, tiny=True, progress=False)
+    place.raw("raster", 2).unlink()
+    write_json({**TUNED, "raster": dict(dropout=0.3, guidance_scale=2.0)}, place.tuned)
+    with pytest.raises(InvalidValue, match=r"model.dropout \(0.1 there, 0.3 now\)"):
+        run_cell("raster", 2, place, tiny=True, progress=False)
+
+
+def test_numbers_of_a_cell_that_has_changed_are_refused(fake, monkeypatch):
+    run_study(["headline"], fake, seeds=[0])
+    changed = study.replace(CELLS["random"], images=1000)
+    monkeypatch.setitem(CELLS, "random", changed)
+    for call in (
+        lambda: run_study(["headline"], fake, seeds=[0]),
+        lambda: run_cell("random", 0, fake),
+        lambda: run_cell("raster", 0, fake, tiny=True),
+    ):
+        with pytest.raises(InvalidValue, match="remove the file to run that cell again"):
+            call()
+
+
+def test_without_tuned_values_the_remedy_is_named(place):
+    place.tuned.unlink()
+    with pytest.raises(InvalidValue, match="--part tuning"):
+        run_cell("raster", 0, place, tiny=True)
+    with pytest.raises(InvalidValue, match="--part tuning"):
+        run_study(["headline"], place)
+    with pytest.raises(InvalidValue, match="cell = 'rasta'"):
+        run_cell("rasta", 0, place)
+
+
+# The driver
+
+
+class FakeJob:
+    """A run that ends after a moment, with a file or without one."""
+
+    started: list = []
+    fails: set = set()
+    seconds = 0.0
+
+    def __init__(self, name, seed, place, tiny):
+        self.name, self.seed, self.raw = name, seed, place.raw(name, seed)
+        self.log, self.end = place.results / "log.txt", time.monotonic() + self.seconds
+        self.started.append((name, seed))
+
+    def ended(self):
+        if time.monotonic() < self.end:
+            return False
+        if self.name not in self.fails:
+            measures = dict(validation_loss=1.0, step=1,
+                            sets=[dict(proxy_fid_unseen=2.0, guidance_scale=0.0)])  # fmt: skip
+            factors = study.factors_of(CELLS[self.name], 0.1)
+            write_json(dict(cell=self.name, part="headline", seed=self.seed, seconds=1.0,
+                            final=measures, best=measures, factors=factors), self.raw)  # fmt: skip
+        return True
+
+    def stop(self):
+        self.end = time.monotonic() + 1e9
+
+    kill = stop
+
+    def why(self):
+        return "no reason"
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """A study whose runs are fakes, its place, and the list of those that were started."""
+    monkeypatch.setattr(study, "Job", FakeJob)
+    monkeypatch.setattr(FakeJob, "started", [])
+    monkeypatch.setattr(study, "stop_all", lambda jobs: [job.stop() for job in jobs])
+    monkeypatch.setattr(time, "sleep", lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01)))
+    place = Place(tmp_path / "results", tmp_path / "work")
+    write_json(TUNED, place.tuned)
+    return place
+
+
+def test_the_driver_does_what_is_left(fake, capsys):
+    run_study(["headline"], fake, jobs=2, seeds=[0])
+    assert FakeJob.started == [("raster", 0), ("annealed", 0), ("random", 0)]
+    assert capsys.readouterr().out.count("validation loss") == 3
+    fake.raw("annealed", 0).unlink()
+    run_study(["headline"], fake, jobs=2, seeds=[0, 1])
+    assert FakeJob.started[3:] == [("annealed", 0), ("raster", 1), ("annealed", 1), ("random", 1)]
+    assert "0 1 · · ·" in list_cells(fake, ["headline"])
+    count = len(FakeJob.started)
+    run_study(["headline"], fake, jobs=2, seeds=[0, 1])
+    assert len(FakeJob.started) == count
+
+
+def test_the_driver_goes_on_after_a_failure_and_says_so(fake, monkeypatch, capsys):
+    monkeypatch.setattr(FakeJob, "fails", {"annealed"})
+    with pytest.raises(Stopped, match="2 of 3 runs are done; what is left: annealed/0"):
+        run_study(["headline"], fake, seeds=[0])
+    assert "annealed seed 0 has failed (no reason)" in capsys.readouterr().out
+    assert len(FakeJob.started) == 3
+
+
+def test_the_driver_stops_in_time(fake, monkeypatch):
+    monkeypatch.setattr(FakeJob, "seconds", 60)
+    with pytest.raises(Stopped, match="0 of 15"):
+        run_study(["headline"], fake, jobs=2, minutes=0.002)
+    assert len(FakeJob.started) == 2
+
+
+def test_the_driver_stops_at_a_signal(fake, monkeypatch):
+    monkeypatch.setattr(FakeJob, "seconds", 60)
+    ended = FakeJob.ended
+
+    def signalled(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ended(self)
+
+    monkeypatch.setattr(FakeJob, "ended", signalled)
+    with pytest.raises(Stopped, match="0 of 3"):
+        run_study(["headline"], fake, jobs=1, seeds=[4])
+    assert FakeJob.started == [("raster", 4)]
+
+
+def test_a_real_job_is_stopped_and_continued(place):
+    """The driver's process: papermill and its kernel, which a signal must reach."""
+    job = study.Job("raster", 3, place, True)
+    metrics = place.folder("raster", 3) / "metrics.jsonl"
+    last = time.monotonic() + 120
+    while not metrics.exists() and not job.ended() and time.monotonic() < last:
+        time.sleep(0.02)
+    study.stop_all([job])
+    assert job.ended() and not study.psutil.pid_exists(job.process.pid)
+    if not job.raw.exists():  # it may have been too fast
+        run_study(["headline"], place, seeds=[3], cells=["raster"], tiny=True)
+    check_raw(read_raw(job.raw), [0.0, 2.0])
+
+
+def test_full_and_tiny_have_the_same_cells():
+    for cell in CELLS.values():
+        small = TINY(cell)
+        assert FULL(cell) == cell and small.images * 10 == cell.images
+        assert run_of(small, 0, TUNED, TINY).train.total_steps == small.steps > 0
