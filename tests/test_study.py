@@ -267,6 +267,19 @@ def test_parts_are_those_of_the_driver(runs):
     assert set(study.STRATEGIES) == set(driver.STRATEGIES)
 
 
+def test_what_a_run_writes_is_what_is_read(tmp_path):
+    """The contract with the driver, by a run at toy sizes."""
+    place = driver.find_place(tmp_path / "results", tmp_path / "work", tiny=True)
+    raw = driver.run_cell("annealed_dropout_0.1", 100, place, tiny=True, progress=False)
+    (run,) = read_runs(place.results)
+    assert run["curve"] == raw["curve"] and run["real"] == raw["real"]
+    twice = [f"{name}_{kind}" for name in study.TWICE for kind in ("seen", "unseen")]
+    for name in ("gap", *study.HEADLINE, *twice):
+        assert math.isfinite(measured(run, name)) and math.isfinite(measured(run, name, "best"))
+    steps, gap = gap_curve(run)
+    assert len(steps) == len(gap) > 0 and np.isfinite(gap).all()
+
+
 @pytest.mark.parametrize(
     "path, change, error",
     [

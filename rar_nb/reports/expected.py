@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 from ..pretrained.presets import PRESETS, RunConfig, load_run_config
 from .report import run_metadata
 from ..runs.run_folders import RUNS, curve, flat_config, read_metrics
+from ..runs.study import processor
 from ..style import COLORS
 from ..support import (
     PROJECT, InvalidValue, Stopped, program, read_json, require, require_key, write_json)
@@ -252,7 +253,7 @@ def collect(
     made_with = run_metadata('cuda' if torch.cuda.is_available() else 'cpu')
     versions = made_with['versions']
     return expected_curve(rows, first, made_with['commit'],
-                          f"{made_with['device']}, torch {versions['torch']}")
+                          f"{made_with['device']} of {processor()}, torch {versions['torch']}")
 
 # %% ../../nbs/55_expected.ipynb #ex-main
 @call_parse
