@@ -472,9 +472,12 @@ def test_tables_name_the_command(name, runs):
 def test_pictures_and_tuning(folder, runs, tmp_path, capsys):
     assert len(study.plot_order_samples(runs, folder / "samples").axes) == 6
     assert study.plot_order_samples(runs, tmp_path) is None
-    assert study.plot_tuning(runs, {}) is None
+    assert study.plot_tuning(without(runs, "tuning"), read_tuned(folder)) is None
     assert capsys.readouterr().out.count("not measured yet") == 2
-    assert isinstance(study.plot_tuning(runs, read_tuned(folder)), plt.Figure)
+    losses, gaps, sweeps = study.plot_tuning(runs, read_tuned(folder)).axes
+    assert [len(ax.lines) for ax in (losses, gaps, sweeps)] == [9, 6, 6]
+    losses, gaps, sweeps = study.plot_tuning(runs, {}).axes  # nothing was chosen yet
+    assert [len(ax.lines) for ax in (losses, gaps, sweeps)] == [6, 3, 0]
 
 
 def test_one_row_of_panels_if_only_data_is_measured(runs, capsys):

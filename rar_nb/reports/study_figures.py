@@ -982,30 +982,35 @@ def read_tuned(folder: Path | str = STUDY) -> dict[str, dict[str, Any]]:  # by s
 
 
 def plot_tuning(runs: Sequence[StudyRun], tuned: Mapping[str, Mapping]) -> plt.Figure | None:
-    "Validation loss by dropout, and proxy FID by guidance at the chosen dropout."
-    if not tuned or not any(run['part'] == 'tuning' for run in runs):
+    "Loss and gap by dropout, and proxy FID by guidance at the chosen dropout, on tuning images."
+    if not any(run['part'] == 'tuning' for run in runs):
         not_measured('tuning')
         return None
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8))
-    for name, chosen in tuned.items():
+    fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.9))
+    for name in STRATEGIES:
+        chosen, color = tuned.get(name, {}), COLORS[STRATEGIES[name]]
         cells = {dropout: find_cell(runs, 'tuning', strategy=name, dropout=dropout)
                  for dropout in values_of(runs, 'tuning', 'dropout', name)}
-        style = dict(color=COLORS[STRATEGIES[name]])
-        losses = {k: mean_interval(by_seed(cell, 'validation_loss', 'final'))[0]
-                  for k, cell in cells.items()}
-        left.plot(list(losses), list(losses.values()), 'o-', label=name, **style)
-        if chosen['dropout'] not in losses:
-            continue
-        left.plot(chosen['dropout'], losses[chosen['dropout']], 'o', ms=13, **style)
-        sets = next(iter(cells[chosen['dropout']].values()))['final']['sets']
-        sweep = {s['guidance_scale']: s['proxy_fid_unseen'] for s in sets}
-        right.plot(list(sweep), list(sweep.values()), 'o-', label=name, **style)
-        if chosen['guidance_scale'] in sweep:
-            right.plot(chosen['guidance_scale'], sweep[chosen['guidance_scale']], 'o', ms=13,
-                       **style)
-    left.set(title='Validation loss', xlabel='dropout', ylabel='nats a token')
-    right.set(title='Proxy FID against tuning images', xlabel='guidance scale')
-    left.legend()
+        for ax, measure, when in ((axes[0], 'validation_loss', 'final'),
+                                  (axes[0], 'validation_loss', 'best'), (axes[1], 'gap', 'final')):
+            found = {dropout: mean_interval({seed: measured(run, measure, when)
+                                             for seed, run in cell.items()})[0]
+                     for dropout, cell in cells.items()}
+            style = ('o-', color) if when == 'final' else ('o--', 'white')
+            ax.plot(list(found), list(found.values()), style[0], color=color, mfc=style[1],
+                    label=f'{name}, {WHEN[when]}' if measure == 'validation_loss' else None)
+            if when == 'final' and chosen.get('dropout') in found:
+                ax.plot(chosen['dropout'], found[chosen['dropout']], 'o', ms=13, color=color)
+        for run in cells.get(chosen.get('dropout'), {}).values():  # type: ignore[call-overload]
+            sweep = {s['guidance_scale']: s['proxy_fid_unseen'] for s in run['final']['sets']}
+            axes[2].plot(list(sweep), list(sweep.values()), 'o-', color=color)
+            if chosen['guidance_scale'] in sweep:
+                axes[2].plot(chosen['guidance_scale'], sweep[chosen['guidance_scale']], 'o', ms=13,
+                             color=color)
+    axes[0].set(title='Validation loss', xlabel='dropout', ylabel='nats a token')
+    axes[1].set(title='Gap, finished models', xlabel='dropout', ylim=(0, None))
+    axes[2].set(title='Proxy FID', xlabel='guidance scale')
+    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
     return fig
 
 # %% ../../nbs/54_study_figures.ipynb #st-claims
