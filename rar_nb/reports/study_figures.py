@@ -108,6 +108,7 @@ PARTS = {  # of the study, and what they vary
     'windows': 'start and end of the annealing',
     'target': 'target-aware embedding',
     'sizes': 'size of the model',
+    'no_dropout': 'no dropout for either strategy',
     'length': 'passes over the data',
     'data': 'amount of data',
 }
