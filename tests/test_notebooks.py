@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.static_outputs import join_streams, last_states, repack, tidy, without_paths
+from tests.tools.static_outputs import (
+    VERY_LARGE,
+    few_colours,
+    join_streams,
+    last_states,
+    repack,
+    shrink,
+    tidy,
+    without_paths,
+)
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -107,6 +116,24 @@ def test_pictures_keep_their_pixels(colours):
     packed = base64.b64decode(repack(base64.b64encode(plain.getvalue()).decode()))
     assert len(packed) <= len(plain.getvalue())
     assert (np.array(Image.open(io.BytesIO(packed)).convert("RGB")) == pixels).all()
+
+
+def test_a_very_large_notebook_loses_shades_but_no_line():
+    rng = np.random.default_rng(0)
+    pixels = np.full((200, 300, 3), 255, np.uint8)
+    pixels[50:150, 100:200] = (0, 114, 178)
+    pixels[100, :, 1] = rng.integers(0, 256, 300)  # a line with many shades
+    pixels[20, 30:90] = (213, 94, 0)  # thin, and of a rare colour
+    plain = io.BytesIO()
+    Image.fromarray(pixels).save(plain, "PNG")
+    png = base64.b64encode(plain.getvalue()).decode()
+    packed = np.array(Image.open(io.BytesIO(base64.b64decode(few_colours(png)))).convert("RGB"))
+    away = np.abs(packed.astype(int) - pixels).max(2)
+    assert (away[pixels.sum(2) == 765] == 0).all() and 0 < away.max() <= 48
+    output = dict(output_type="display_data", data={"image/png": png})
+    notebook = dict(cells=[dict(outputs=[output]), dict(source="x" * VERY_LARGE)])
+    shrink(notebook)
+    assert len(notebook["cells"][0]["outputs"][0]["data"]["image/png"]) < len(repack(png))
 
 
 def test_paths_are_shortened():

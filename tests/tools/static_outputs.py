@@ -18,6 +18,7 @@ from PIL import Image
 LIVE = "application/vnd.jupyter.widget-view+json"
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 LARGE = 280_000  # bytes of a notebook from which on its pictures are stored in fewer
+VERY_LARGE = 370_000  # bytes from which on they keep only 48 colours
 KERNELS = re.compile(r"^\[IPKernelApp\].*\n?", re.M)  # what kernels say that a cell started
 TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/tmp\w+")
 
@@ -93,13 +94,32 @@ def repack(png: str) -> str:
     return base64.b64encode(packed.getvalue()).decode()
 
 
+def few_colours(png: str) -> str:
+    """A PNG in base64 with 48 colours, which is enough for lines and letters; white stays white."""
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        image.load()
+    if image.mode in ("RGB", "RGBA"):
+        flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        octree = Image.Quantize.FASTOCTREE  # keeps rare colours, unlike the median cut
+        image = flat.convert("RGB").quantize(48, octree, dither=Image.Dither.NONE)
+        triples = zip(*[iter(image.getpalette())] * 3)  # the octree makes white 254
+        image.putpalette([v for rgb in triples for v in ([255] * 3 if min(rgb) > 252 else rgb)])
+    packed = io.BytesIO()
+    image.save(packed, "PNG", optimize=True)
+    return base64.b64encode(packed.getvalue()).decode()
+
+
 def shrink(notebook: dict):
-    """Store the pictures of a large notebook in fewer bytes."""
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", []):
-            png = "".join(output.get("data", {}).get("image/png", ""))
-            if png:
-                output["data"]["image/png"] = min(png, repack(png), key=len)
+    """Store the pictures of a large notebook in fewer bytes; those of a very large one lose
+    shades."""
+    for way in (repack, few_colours):
+        for cell in notebook["cells"]:
+            for output in cell.get("outputs", []):
+                png = "".join(output.get("data", {}).get("image/png", ""))
+                if png:
+                    output["data"]["image/png"] = min(png, way(png), key=len)
+        if len(json.dumps(notebook)) < VERY_LARGE:
+            return
 
 
 def texts(outputs: list[dict]) -> list:
