@@ -583,6 +583,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'rar_nb.reports.expected.band': ('expected.html#band', 'rar_nb/reports/expected.py'),
                                          'rar_nb.reports.expected.closeness': ('expected.html#closeness', 'rar_nb/reports/expected.py'),
                                          'rar_nb.reports.expected.collect': ('expected.html#collect', 'rar_nb/reports/expected.py'),
+                                         'rar_nb.reports.expected.curve_names': ('expected.html#curve_names', 'rar_nb/reports/expected.py'),
                                          'rar_nb.reports.expected.expected_curve': ( 'expected.html#expected_curve',
                                                                                      'rar_nb/reports/expected.py'),
                                          'rar_nb.reports.expected.expected_sentence': ( 'expected.html#expected_sentence',

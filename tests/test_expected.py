@@ -151,6 +151,22 @@ def test_fields_that_are_newer_than_the_file(run, folder, stored):
     assert "dropout = 0.5" in why_not_comparable(override(run, dropout=0.5), folder)
 
 
+def test_the_curve_bears_the_name_of_the_final_order(run, tmp_path):
+    spiral = override(run, final_order="spiral_in")
+    rows = rows_of(run, 9)
+    curves = {seed: rows_of(run, seed) for seed in range(5)}
+    stored = expected_curve(curves, spiral, "0123abc", "here")
+    assert "The validation loss in spiral_in order is as expected" in expected_sentence(
+        rows, stored
+    )
+    write_json(stored, tmp_path / "tiny.json")
+    titles = [ax.get_title() for ax in plot_expected(rows, "tiny", tmp_path).axes]
+    assert titles == ["Training loss", "Validation loss in spiral_in order"]
+    assert "model.final_order = 'raster' in place of 'spiral_in'" in why_not_comparable(
+        run, tmp_path
+    )
+
+
 def test_plot(run, folder):
     for rows in ([], rows_of(run, 7), rows_of(run, 7)[:1]):
         figure = plot_expected(rows, "tiny", folder)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPECTED', 'CURVES', 'LEAST_SEEDS', 'SLACK', 'ENOUGH', 'Band', 'ExpectedCurve', 'band', 'free_fields',
            'expected_curve', 'widened', 'Closeness', 'closeness', 'read_expected', 'how_to_make', 'why_not_comparable',
-           'expected_sentence', 'plot_expected', 'train_command', 'collect', 'main']
+           'curve_names', 'expected_sentence', 'plot_expected', 'train_command', 'collect', 'main']
 
 # %% ../../nbs/55_expected.ipynb #ex-imports
 import subprocess
@@ -31,7 +31,7 @@ from ..support import (
 
 # %% ../../nbs/55_expected.ipynb #ex-band
 EXPECTED = PROJECT / 'results' / 'expected'  # one file for each preset
-CURVES = {'loss': 'training loss', 'raster_loss': 'validation loss in raster order'}
+CURVES = {'loss': 'training loss', 'raster_loss': 'validation loss in {order} order'}
 
 
 class Band(TypedDict):
@@ -175,10 +175,16 @@ def why_not_comparable(
     return f"the stored curve of {run.preset} is of another configuration: {'; '.join(other)}"
 
 # %% ../../nbs/55_expected.ipynb #ex-say
+def curve_names(expected: ExpectedCurve) -> dict[str, str]:  # metric: in words
+    "The names of the curves, with the final order of the preset's runs."
+    order = expected['config'].get('model.final_order', 'raster')
+    return {name: words.format(order=order) for name, words in CURVES.items()}
+
+
 def expected_sentence(rows: list[dict], expected: ExpectedCurve) -> str:
     "Whether a run's losses are as expected, in a sentence for each of the two."
     parts = []
-    for name, words in CURVES.items():
+    for name, words in curve_names(expected).items():
         found = closeness(rows, expected[name], name)  # type: ignore[literal-required]
         if found is None:
             parts.append(f'The {words} was not measured at any step of the stored curve.')
@@ -203,7 +209,7 @@ def plot_expected(
     if expected is None:
         raise InvalidValue(f"no curve is stored for the preset {preset}: {how_to_make(preset)}")
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 4), sharey=True)
-    for ax, (name, words) in zip(axes, CURVES.items()):
+    for ax, (name, words) in zip(axes, curve_names(expected).items()):
         of: Band = expected[name]  # type: ignore[literal-required]
         ax.fill_between(of['steps'], *widened(of), color=COLORS['known'], alpha=0.25, lw=0,
                         label='where a normal run may be')
