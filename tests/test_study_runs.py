@@ -148,6 +148,7 @@ MAY_DIFFER = dict(  # from the headline's cell of the same strategy
     orders={"final_order"},
     target={"target_aware"},
     sizes={"hidden_size"},
+    no_dropout={"dropout"},
 )
 
 
