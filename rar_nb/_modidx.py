@@ -802,6 +802,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.measured': ( 'study_figures.html#measured',
                                                                                          'rar_nb/reports/study_figures.py'),
+                                              'rar_nb.reports.study_figures.no_dropout_table': ( 'study_figures.html#no_dropout_table',
+                                                                                                 'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.not_measured': ( 'study_figures.html#not_measured',
                                                                                              'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.number': ( 'study_figures.html#number',

@@ -13,9 +13,9 @@ __all__ = ['STUDY', 'Cell', 'PARTS', 'STRATEGIES', 'NAMES', 'HEADLINE', 'WHEN', 
            'plot_length_and_data', 'along_table', 'advantage', 'predictions', 'predictions_table', 'window_name',
            'windows', 'plot_differences', 'plot_windows', 'windows_table', 'order_cells', 'plot_orders',
            'plot_order_samples', 'orders_table', 'target_pairs', 'plot_target', 'target_table', 'plot_sizes',
-           'plot_size_measures', 'read_tuned', 'plot_tuning', 'Claim', 'fid_range', 'all_windows', 'all_orders',
-           'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row',
-           'claims_table']
+           'plot_size_measures', 'read_tuned', 'plot_tuning', 'no_dropout_table', 'Claim', 'fid_range', 'all_windows',
+           'all_orders', 'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only',
+           'claim_row', 'claims_table']
 
 # %% ../../nbs/54_study_figures.ipynb #sf-imports
 import itertools
@@ -1013,6 +1013,22 @@ def plot_tuning(runs: Sequence[StudyRun], tuned: Mapping[str, Mapping]) -> plt.F
     axes[2].set(title='Proxy FID', xlabel='guidance scale')
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
     return fig
+
+# %% ../../nbs/54_study_figures.ipynb #st-nodrop
+def no_dropout_table(runs: Sequence[StudyRun]) -> Text:
+    "Annealed minus raster without dropout, beside the difference with the dropout of each."
+    bare, tuned = [[find_cell(runs, part, strategy=name) for name in ('annealed', 'raster')]
+                   for part in ('no_dropout', 'headline')]
+    rows = []
+    for measure, (when, model) in itertools.product(HEADLINE, WHEN.items()):
+        for words, cells in (('none', bare), ('its own', tuned)):
+            pair = Comparison(*(by_seed(cell, measure, when) for cell in cells))
+            if all(bare):
+                rows.append([f'{HEADLINE[measure]}, {model}', words, str(len(pair.seeds)),
+                             number(pair.mean, True), interval_text(pair), p_text(pair.p_value)])
+    head = ['annealed − raster', 'dropout', 'seeds', 'difference', '95 % interval',
+            'paired t test']
+    return table(head, rows, 'no_dropout', bare)
 
 # %% ../../nbs/54_study_figures.ipynb #st-claims
 @dataclass(frozen=True)
