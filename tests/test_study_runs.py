@@ -303,11 +303,15 @@ def test_the_grid_shows_two_samples_of_each_class(tmp_path):
 
 def made_up(strategy, dropout, loss, fids):
     sets = [dict(guidance_scale=scale, proxy_fid_unseen=fid) for scale, fid in fids.items()]
+    measures = dict(step=1, validation_loss=loss, sets=sets)
     return dict(
-        cell=f"{strategy}_dropout_{dropout}",
+        cell=f"{strategy}_dropout_{dropout:g}",
+        part="tuning",
         seed=100,
+        seconds=1.0,
         factors=dict(strategy=strategy, dropout=dropout),
-        final=dict(validation_loss=loss, sets=sets),
+        final=measures,
+        best=measures,
     )
 
 
@@ -567,3 +571,86 @@ def test_full_and_tiny_have_the_same_cells():
         small = TINY(cell)
         assert FULL(cell) == cell and small.images * 10 == cell.images
         assert run_of(small, 0, TUNED, TINY).train.total_steps == small.steps > 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "{}", dict(factors=3), dict(final={}), dict(cell="random"), dict(seed=1)],
+)
+def test_files_that_are_no_numbers_of_a_run_are_named(fake, content):
+    run_study(["headline"], fake, seeds=[0])
+    path = fake.raw("raster", 0)
+    good = json.loads(path.read_text())
+    path.write_text(content if isinstance(content, str) else json.dumps(good | content))
+    for call in (lambda: run_study(["headline"], fake), lambda: run_cell("raster", 0, fake)):
+        with pytest.raises(InvalidValue, match="remove the file to run that cell again") as raised:
+            call()
+        assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "parts, seeds, cells",
+    [(["headline"], [7], None), (["tuning"], None, ["annealed"]), (["orders"], [3], None)],
+)
+def test_nothing_to_do_is_refused(fake, parts, seeds, cells):
+    with pytest.raises(InvalidValue, match="at least one run: these parts have the seeds"):
+        run_study(parts, fake, seeds=seeds, cells=cells)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_first_run(fake, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidValue, match="part of this path is a file"):
+        run_study(["tuning"], fake._replace(results=tmp_path / "file" / "results"))
+    assert not FakeJob.started
+    with pytest.raises(InvalidValue, match="results = ''"):
+        study.find_place("")
+    with pytest.raises(InvalidValue, match="minutes = -1"):
+        run_study(["tuning"], fake, minutes=-1)
+
+
+def test_the_list_is_of_what_was_asked_for(fake):
+    run_study(["headline"], fake, seeds=[0])
+    text = list_cells(fake, ["headline"], [0, 1], ["raster", "random"], study.TINY)
+    assert [line.split()[1:] for line in text.splitlines()] == [
+        [name, "8", "steps", "0", "·"] for name in ("raster", "random")
+    ]
+
+
+@pytest.mark.parametrize(
+    "content, error",
+    [
+        ("{", "does not hold"),
+        ({}, "'raster' is missing"),
+        (dict(raster=dict(dropout=5.0, guidance_scale=1.0)), "raster.dropout"),
+        (dict(raster=dict(dropout=0.1, guidance_scale=-1.0)), "raster.guidance_scale"),
+        (dict(raster=dict(dropout=0.1, guidance_scale=float("nan"))), "raster.guidance_scale"),
+    ],
+)
+def test_damaged_tuned_values_are_named(fake, content, error):
+    fake.tuned.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(InvalidValue, match=error) as raised:
+        run_cell("raster", 0, fake)
+    assert str(fake.tuned) in str(raised.value) and "--part tuning" in str(raised.value)
+
+
+@pytest.mark.parametrize("damage", ["cut", "none", "metrics"])
+def test_weights_that_are_not_the_best_ones_are_refused(tmp_path, damage):
+    model, rows = RAR(get_preset("tiny").model), []
+    for step, loss in enumerate([3.0, 2.0, 2.5]):
+        rows.append(dict(step=step, loss=1.0, raster_loss=loss))
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(rows[-1]) + "\n")
+        BestWeights(tmp_path)(step, model)
+    best = BestWeights(tmp_path)
+    best.check(rows, 2)
+    if damage == "cut":
+        best.path.write_bytes(best.path.read_bytes()[:1000])
+        with pytest.raises(InvalidValue, match="best.safetensors"):
+            BestWeights(tmp_path)
+    elif damage == "none":
+        best.path.unlink()
+        with pytest.raises(InvalidValue, match="to run the cell anew"):
+            BestWeights(tmp_path).check(rows, 2)
+    else:
+        for some in ([], rows[:2], [rows[0], rows[2]]):
+            with pytest.raises(InvalidValue, match="to run the cell anew"):
+                best.check(some, 2)

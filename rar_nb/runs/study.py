@@ -8,9 +8,9 @@ __all__ = ['BATCH', 'Share', 'STRATEGIES', 'ORDERS', 'WINDOWS', 'CELLS', 'PARTS'
            'first_of_each', 'judges', 'Shared', 'make_shared', 'open_shared', 'own_orders', 'loss_by_cell', 'Cloud',
            'make_cloud', 'compare', 'measure_set', 'Judge', 'make_judge', 'measure', 'BestWeights', 'one_thread',
            'processor', 'commit', 'machine', 'Place', 'find_place', 'read_tuned', 'begin', 'train_cell', 'curves',
-           'training_seconds', 'keep_grid', 'factors_of', 'describe', 'measure_run', 'read_raw', 'find_raw', 'run_cell',
-           'mean_by', 'choose_tuned', 'write_tuned', 'runs_of', 'one_line', 'list_cells', 'Job', 'stop_all', 'run_all',
-           'numbers_in', 'names_in', 'run_study', 'main']
+           'training_seconds', 'keep_grid', 'factors_of', 'describe', 'measure_run', 'Numbers', 'Raw', 'read_raw',
+           'find_raw', 'run_cell', 'mean_by', 'choose_tuned', 'write_tuned', 'runs_of', 'one_line', 'list_cells', 'Job',
+           'stop_all', 'run_all', 'numbers_in', 'names_in', 'run_study', 'main']
 
 # %% ../../nbs/49_study_runs.ipynb #strun003
 import os
@@ -30,7 +30,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 from fastcore.script import call_parse
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
 from typing_extensions import TypedDict
@@ -40,7 +40,8 @@ from ..data.tokens import TokenData, content_hash, pretokenize
 from ..evaluation import (
     SmallCNN, frechet_distance, nearest, predict, train_classifier)
 from ..orders import permute, unpermute
-from ..pretrained.checkpoints import load_pretrained, load_weights, save_weights
+from ..pretrained.checkpoints import (
+    load_pretrained, load_weights, read_weights, save_weights)
 from ..pretrained.presets import (
     RunConfig, get_preset, load_run_config, save_run_config)
 from .run_folders import RUNS, Metrics, changed_fields, curve, flat_config, read_metrics
@@ -179,8 +180,8 @@ TINY = Scale('tiny', 4, 10, 20, num_samples=20, sweep=(0.0, 2.0), points=4)
 class Choice(TypedDict):
     "The settings at which a strategy is compared with the others."
 
-    dropout: float
-    guidance_scale: float
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     why: NotRequired[dict[str, Any]]  # what they were chosen from
 
 
@@ -315,8 +316,7 @@ def open_shared(
     settings = get_preset(scale.preset).tokenizer
     tokenizer = load_pretrained(lambda: make_tokenizer(settings), folder, 'tokenizer.safetensors')
     classifier = load_pretrained(lambda: SmallCNN(1, 10), folder, 'classifier.safetensors')
-    with safe_open(folder / 'tokens.safetensors', 'pt') as file:
-        tokens = file.get_tensor('tokens')
+    tokens = read_weights(folder / 'tokens.safetensors')['tokens']
     hashes = dict(tokenizer=content_hash(tokenizer.state_dict()),
                   classifier=content_hash(classifier.state_dict()),
                   tokens=content_hash(dict(tokens=tokens)))
@@ -431,8 +431,11 @@ class BestWeights:
         self.metrics, self.path = folder / 'metrics.jsonl', folder / 'best.safetensors'
         self.step, self.loss = 0, float('inf')
         if self.path.exists():
+            read_weights(self.path)  # raises, and names the file, if it is damaged
             with safe_open(self.path, 'pt') as file:
-                written = file.metadata()
+                written = file.metadata() or {}
+            require({'step', 'loss'} <= set(written), f'metadata of {self.path}', written,
+                    f"with step and loss; remove {folder} to run the cell anew")
             self.step, self.loss = int(written['step']), float(written['loss'])
 
     def __call__(self, step: int, model: RAR):
@@ -444,6 +447,16 @@ class BestWeights:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         with write_beside(self.path) as beside:
             save_file(weights, beside, dict(step=str(step), loss=repr(loss)))
+    def check(self, rows: list[dict], steps: int):
+        "Raise `InvalidValue` unless a whole run was recorded, and its best weights are these."
+        folder = self.path.parent
+        found, losses = curve(rows, 'raster_loss')
+        whole = found[-1:] == [steps] and curve(rows, 'loss')[0][-1:] == [steps]
+        require(whole, f'last step in {self.metrics}', found[-1] if found else None,
+                f"{steps}, the last of the run; remove {folder} to run the cell anew")
+        require(self.path.exists() and self.loss == min(losses), f'loss of {self.path}', self.loss,
+                f"{min(losses)}, the lowest in {self.metrics}; remove {folder} to run the cell "
+                "anew")
 
 # %% ../../nbs/49_study_runs.ipynb #strun031
 @contextmanager
@@ -509,14 +522,20 @@ def find_place(
 ) -> Place:
     "The folders of a study."
     usual = Place(RUNS / 'study_tiny' / 'results', RUNS / 'study_tiny') if tiny else Place()
-    given = [usable_path(path, 'folder') for path in (results or usual.results, work or usual.work)]
-    return Place(*given)
+    given = dict(results=results, work=work)
+    return usual._replace(**{name: usable_path(path, name) for name, path in given.items()
+                             if path is not None})
 
 
 def read_tuned(place: Place, cell: Cell) -> Tuned | None:
     "Dropout and guidance for a cell, or None if it is one of those that choose them."
-    remedy = "run the tuning part first: make study STUDY='--part tuning'"
-    return None if cell.is_tuning else read_json(place.tuned, Tuned, remedy)
+    if cell.is_tuning:
+        return None
+    remedy = "remove it if it is there, and run the tuning part: make study STUDY='--part tuning'"
+    tuned = read_json(place.tuned, Tuned, remedy)
+    require(cell.strategy in tuned, f'strategies in {place.tuned}', sorted(tuned),
+            f"complete, but {cell.strategy!r} is missing; {remedy}")
+    return tuned
 
 # %% ../../nbs/49_study_runs.ipynb #strun034
 def begin(folder: Path, run: RunConfig):
@@ -598,6 +617,7 @@ def measure_run(
 ) -> tuple[dict[str, Any], torch.Tensor]:  # numbers; samples of the final model
     "The numbers of a raw file, from a run that was trained to its end."
     (model, metrics, best), began = trained, time.perf_counter()
+    best.check(metrics.rows, run.train.total_steps)
     final, images = measure(model, run.train.total_steps, run, judge)
     if best.step == run.train.total_steps:
         early = final
@@ -610,9 +630,36 @@ def measure_run(
                 shared=shared.sha256), images
 
 # %% ../../nbs/49_study_runs.ipynb #strun050
+class Numbers(TypedDict):
+    "What the driver needs of the measures of a model."
+
+    __pydantic_config__ = ConfigDict(extra='allow')  # type: ignore[misc]
+    step: int
+    validation_loss: float
+    sets: list[dict[str, float]]
+
+
+class Raw(TypedDict):
+    "What the driver needs of a raw file."
+
+    __pydantic_config__ = ConfigDict(extra='allow')  # type: ignore[misc]
+    cell: str
+    part: str
+    seed: int
+    factors: dict[str, Any]
+    seconds: float
+    final: Numbers
+    best: Numbers
+
+
 def read_raw(path: Path) -> dict[str, Any]:
-    "The numbers of a run."
-    return read_json(path, dict[str, Any], "remove the file to run that cell again")
+    "The numbers of a run; `InvalidValue` if they are damaged, or those of another run."
+    raw = read_json(path, Raw, "remove the file to run that cell again")
+    place = path.parent.name, path.stem
+    require((raw['cell'], str(raw['seed'])) == place, f'cell and seed in {path}',
+            (raw['cell'], raw['seed']), "those in its path, <cell>/<seed>.json; remove the file "
+            "to run that cell again")
+    return raw
 
 
 @checked
@@ -628,7 +675,7 @@ def find_raw(
     if not path.exists():
         return None
     raw = read_raw(path)
-    found = raw.get('factors', {})
+    found = raw['factors']
     wanted = factors_of(cell, found.get('dropout') if cell.dropout is None else cell.dropout)
     require(found == wanted, f'factors in {path}', found,
             f"{wanted}, as the cell is now; remove the file to run that cell again")
@@ -713,11 +760,16 @@ def runs_of(
     seeds=None,  # only these; None: all
     cells=None,  # only these; None: all
 ) -> list[tuple[str, int]]:  # cell and seed
-    "All runs of some parts, seed by seed."
-    return [(name, seed) for part in parts for seed in seeds_of(part)
+    "All runs of some parts, seed by seed; `InvalidValue` if there are none."
+    runs = [(name, seed) for part in parts for seed in seeds_of(part)
             for name, cell in CELLS.items()
             if cell.part == part and (seeds is None or seed in seeds)
             and (cells is None or name in cells)]
+    known = sorted({seed for part in parts for seed in seeds_of(part)})
+    require(len(runs) > 0, 'parts, seeds and cells', (parts, seeds, cells),
+            f"those of at least one run: these parts have the seeds {known}, and the cells "
+            + ", ".join(name for name, cell in CELLS.items() if cell.part in parts))
+    return runs
 
 
 def one_line(raw: dict[str, Any]) -> str:
@@ -730,15 +782,18 @@ def one_line(raw: dict[str, Any]) -> str:
             f"{fid['proxy_fid_unseen']:.2f} at guidance {fid['guidance_scale']:g}")
 
 
-def list_cells(place: Place, parts) -> str:
+def list_cells(
+    place: Place,
+    parts, seeds=None, cells=None,  # as for `runs_of`
+    scale: Scale = FULL,
+) -> str:
     "The cells of some parts, and which of their seeds are done."
-    lines = []
-    for name, cell in CELLS.items():
-        if cell.part in parts:
-            done = [str(seed) if place.raw(name, seed).exists() else '·'
-                    for seed in seeds_of(cell.part)]
-            lines.append(f"{cell.part:8} {name:28} {cell.steps:6,} steps   {' '.join(done)}")
-    return '\n'.join(lines)
+    chosen: dict[str, list[str]] = {}
+    for name, seed in runs_of(parts, seeds, cells):
+        done = place.raw(name, seed).exists()
+        chosen.setdefault(name, []).append(str(seed) if done else '·')
+    return '\n'.join(f"{CELLS[name].part:10} {name:28} {scale(CELLS[name]).steps:6,} steps   "
+                     + ' '.join(done) for name, done in chosen.items())
 
 # %% ../../nbs/49_study_runs.ipynb #strun041
 class Job:
@@ -853,16 +908,18 @@ def run_study(
     parts: list[str],  # of `PARTS`
     place: Place,
     jobs: PositiveInt = 1,  # runs at a time
-    minutes: float | None = None,  # stop after so many
+    minutes: NonNegativeFloat | None = None,  # stop after so many
     seeds: list[int] | None = None,  # only these
     cells: list[str] | None = None,  # only these
     tiny: bool = False,
 ):
     "Do what is left of some parts. Raises `Stopped` if a run is left at the end."
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    failed = []
+    failed, runs = [], runs_of(parts, seeds, cells)
+    make_folder(place.results / 'raw')
     for part in parts:
-        left = [run for run in runs_of([part], seeds, cells) if find_raw(*run, place, tiny) is None]
+        left = [run for run in runs
+                if CELLS[run[0]].part == part and find_raw(*run, place, tiny) is None]
         if part != 'tuning' and left and write_tuned(place) is None:
             read_tuned(place, CELLS[left[0][0]])  # raises, and names the remedy
         failed += run_all(left, place, jobs, deadline, tiny)
@@ -870,7 +927,6 @@ def run_study(
             write_tuned(place)
         if any(not place.raw(*run).exists() and run not in failed for run in left):
             break  # a signal came, or the time is up
-    runs = runs_of(parts, seeds, cells)
     missing = [f'{name}/{seed}' for name, seed in runs if not place.raw(name, seed).exists()]
     if missing:
         raise Stopped(f"{len(runs) - len(missing)} of {len(runs)} runs are done; what is left: "
@@ -899,6 +955,6 @@ def main(
     parts = names_in(part, PARTS, 'part')
     cells = None if cell is None else names_in(cell, CELLS, 'cell')
     if list:
-        print(list_cells(place, parts))
+        print(list_cells(place, parts, numbers_in(seeds), cells, TINY if tiny else FULL))
         return
     run_study(parts, place, jobs, minutes, numbers_in(seeds), cells, tiny)
