@@ -794,7 +794,9 @@ def check_classes(
 
 def check_order(name: str, order, length: int) -> list[int]:
     "An order as a list. Raises `InvalidValue` unless it is a permutation of 0 … `length` - 1."
-    order = list(order) if isinstance(order, (Iterable, torch.Tensor)) else order
+    if isinstance(order, (torch.Tensor, np.ndarray)):
+        order = order.tolist()
+    order = list(order) if isinstance(order, Iterable) else order
     numbers = isinstance(order, list) and all(isinstance(plain(i), int) for i in order)
     require(numbers and sorted(order) == list(range(length)), name, order,
             f"a permutation of 0 … {length - 1}")

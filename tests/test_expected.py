@@ -263,3 +263,14 @@ def test_bundled_run_is_as_expected():
         assert closeness(rows, stored["raster_loss"], "raster_loss").is_normal
     rows = read_metrics(DIGITS_RUN / "metrics.jsonl")
     assert closeness(rows, stored["loss"], "loss").is_normal
+
+
+def test_folders_are_tried_before_a_run_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.subprocess, "run", lambda words: pytest.fail("a run was begun"))
+    (tmp_path / "file").write_text("")
+    for wrong in (dict(out=tmp_path / "file" / "x"), dict(runs=tmp_path / "file" / "x")):
+        places = dict(runs=tmp_path, out=tmp_path) | wrong
+        with pytest.raises(InvalidValue, match="part of this path is a file"):
+            main(preset="tiny", **places)
+    with pytest.raises(InvalidValue, match="seeds"):
+        main(preset="tiny", seeds=f"1,2,{2**32}")

@@ -28,6 +28,7 @@ from rar_nb.play.scan_orders import (
 )
 from rar_nb.play.widgets import cell_at, figure_png
 from rar_nb.style import COLORS
+from rar_nb.support import InvalidValue
 from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
 
@@ -305,3 +306,12 @@ def test_names_are_text(monkeypatch, name):
 
 def test_the_smallest_grid_has_one_cell():
     figure_png(plot_walk("raster", 1, 0, 1))
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_orders_of_ones_own_may_be_arrays_and_a_wrong_one_is_shown(monkeypatch, kind):
+    monkeypatch.setitem(SCAN_ORDERS, "mine", lambda g: kind(range(g * g))[[3, 1, 0, 2]])
+    assert scan_order("mine", 2).tolist() == [[3, 1, 0, 2]]
+    monkeypatch.setitem(SCAN_ORDERS, "mine", lambda g: kind([0] * g))
+    with pytest.raises(InvalidValue, match=r"'mine' = \[0, 0\]"):
+        scan_order("mine", 2)

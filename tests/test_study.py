@@ -494,3 +494,57 @@ def test_tables_along_a_factor(part, factor, runs):
     labels = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert labels[2:] == [f"{v:,g}, {s}" for v in values for s in strategies]
     assert f"--part {part}" in str(study.along_table(without(runs, part), part, factor))
+
+
+def with_change(run, changes):
+    """A run with other values, named by paths such as 'final.sets'."""
+    run = json.loads(json.dumps(run))
+    for path, value in changes.items():
+        *above, name = path.split(".")
+        place = run
+        for step in above:
+            place = place[step]
+        place[name] = value
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes, error",
+    [
+        ({"factors.images": 1000}, "images in"),  # of another base setting
+        ({"factors.dropout": 0.5}, "dropout in"),  # tuned anew
+        ({"part": "windows"}, "part in"),
+        ({"factors.anneal": [0.5]}, "factors.anneal"),
+        ({"final.validation_loss": float("nan")}, "finite"),
+        ({"final.sets": []}, "guidance scales of final"),
+        ({"config": {}}, "config.sample"),
+        ({"config.sample.guidance_scale": 7.5}, "guidance scales of final"),
+        ({"best.loss_by_cell": [1.0] * 48}, "square grid"),
+        ({"curve.loss": [1.0]}, "lists of one length"),
+        ({"validation": dict(step=[], raster_loss=[], random_loss=[])}, "lists of one length"),
+    ],
+)
+@pytest.mark.parametrize("place", ["annealed/0", "annealed_to_spiral_in/1"])
+def test_runs_of_another_setting_are_refused(tmp_path, place, changes, error):
+    write_study(tmp_path, parts=["headline", "orders"])
+    read_runs(tmp_path)
+    path = tmp_path / "raw" / f"{place}.json"
+    path.write_text(json.dumps(with_change(json.loads(path.read_text()), changes)))
+    with pytest.raises(InvalidValue, match=error) as raised:
+        read_runs(tmp_path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_part_made_with_another_base_setting_is_refused(tmp_path):
+    write_study(tmp_path, parts=["headline", "orders"])
+    for path in (tmp_path / "raw").glob("annealed_to_*/*.json"):  # all of the part
+        run = json.loads(path.read_text())
+        path.write_text(json.dumps(with_change(run, {"factors.passes": 100.0})))
+    with pytest.raises(InvalidValue, match=r"passes in .*annealed_to.*raw/annealed/\d.json"):
+        read_runs(tmp_path)
+
+
+def test_curves_without_a_common_step_are_refused():
+    cell = {seed: dict(curve=dict(step=[seed], loss=[1.0])) for seed in (1, 2)}
+    with pytest.raises(InvalidValue, match="steps of curve"):
+        mean_curve(cell, "curve", "loss")

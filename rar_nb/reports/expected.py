@@ -26,8 +26,9 @@ from .report import run_metadata
 from ..runs.run_folders import RUNS, curve, flat_config, read_metrics
 from ..runs.study import processor
 from ..style import COLORS
-from ..support import (
-    PROJECT, InvalidValue, Stopped, program, read_json, require, require_key, write_json)
+from rar_nb.support import (
+    PROJECT, InvalidValue, Stopped, make_folder, program, read_json, require, require_key,
+    write_json)
 
 # %% ../../nbs/55_expected.ipynb #ex-band
 EXPECTED = PROJECT / 'results' / 'expected'  # one file for each preset
@@ -274,20 +275,20 @@ def main(
     "Train a preset with several seeds, as far as that is not done, and store its loss curve."
     require_key('preset', preset, PRESETS)
     numbers = [int(word) if word.strip().isdecimal() else -1 for word in seeds.split(',')]
-    is_list = min(numbers) >= 0 and len(set(numbers)) == len(numbers) >= LEAST_SEEDS
-    require(is_list, 'seeds', seeds, f"at least {LEAST_SEEDS} different whole numbers with commas "
-            "between them")
+    is_list = 0 <= min(numbers) <= max(numbers) < 2**32 and len(set(numbers)) == len(numbers) >= LEAST_SEEDS
+    require(is_list, 'seeds', seeds, f"at least {LEAST_SEEDS} different whole numbers below 2**32, "
+            "with commas between them")
     folder = Path(runs) if runs else RUNS / 'expected' / preset
+    path = make_folder(Path(out) if out else EXPECTED) / f'{preset}.json'
     for seed in numbers:
         one = folder.absolute() / str(seed)
         if (one / 'model.safetensors').exists():
             continue
-        one.mkdir(parents=True, exist_ok=True)
+        make_folder(one)
         print(f'training {preset} with seed {seed} in {one}', flush=True)
         done = subprocess.run(train_command(preset, seed, one, data))
         if done.returncode != 0:
             raise Stopped(f"the run with seed {seed} has not finished; its notebook is "
                           f"{one / 'train.ipynb'}. Repeat the command to go on")
-    path = (Path(out) if out else EXPECTED) / f'{preset}.json'
     write_json(collect(preset, folder, numbers), path)
     print(f'written: {path}')
