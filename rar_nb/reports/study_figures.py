@@ -142,7 +142,7 @@ def check_run(run: StudyRun, path: Path):
         whole = sizes.keys() >= names and len(set(sizes.values())) == 1 and min(sizes.values()) > 0
         require(whole, f'{of} in {path}', sizes,
                 f"lists of one length, {', '.join(sorted(names))}; {AGAIN}")
-    guidance = run['config']['sample'].get('guidance_scale')
+    guidance: Any = run['config']['sample'].get('guidance_scale')
     for when in ('final', 'best'):
         found = run[when]  # type: ignore[literal-required]
         scales, cells = [s['guidance_scale'] for s in found['sets']], len(found['loss_by_cell'])
