@@ -19,7 +19,7 @@ from torch import nn
 from .embeddings import conditioning, position_embedding
 from .orders import SCAN_ORDERS, permute, sample_orders, scan_order
 from .support import (FloatTensor, Int64Tensor, Orders, check_inputs, check_labels,
-                            check_logits, check_model_sizes, checked, config, require_key)
+                            check_logits, check_model_sizes, checked, config, require, require_key)
 
 # %% ../nbs/04_transformer.ipynb #9a316358
 @config
@@ -43,6 +43,8 @@ class ModelConfig:
 
     def __post_init__(self):
         check_model_sizes(self)
+        require('random' not in SCAN_ORDERS, 'scan order', 'random', "another name: this one "
+                "stands for an order of each image's own")
         require_key('final_order', self.final_order, SCAN_ORDERS | dict(random=None), 'SCAN_ORDERS')
 
     @property
@@ -76,11 +78,9 @@ class ModelConfig:
         device: torch.device | None = None,
     ) -> torch.Tensor:  # int64 [B, L]
         "Orders of a batch: random with probability `r`, else `final_order`."
-        final = None
         if self.final_order == 'random':
-            r = 1.0
-        elif self.final_order != 'raster':
-            final = scan_order(self.final_order, self.grid_size)
+            return sample_orders(batch_size, self.num_tokens, 1.0, generator, device)
+        final = scan_order(self.final_order, self.grid_size)
         return sample_orders(batch_size, self.num_tokens, r, generator, device, final)
 
 # %% ../nbs/04_transformer.ipynb #tf-attend

@@ -348,14 +348,13 @@ def test_the_loop_runs_on_fake_tensors_of_a_gpu(monkeypatch):
             bool(state.finite)  # fake tensors do refuse to be looked at
 
 
-def test_one_compiled_frame_serves_all_steps(monkeypatch):
+def test_one_compiled_frame_serves_all_steps():
     model = make_model()
     plain, compiled = started(model), started(model)
     counter = CompileCounter()
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     step = torch.compile(compiled.forward, fullgraph=True, dynamic=False, backend=counter)
-    with torch.no_grad():
+    with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(L):
             step(L + 2)
     for _ in range(L):

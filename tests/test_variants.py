@@ -213,3 +213,14 @@ def test_published_runs_are_as_they_were():
     for name in ("rar_b", "rar_l", "rar_xl", "rar_xxl"):
         model = PRESETS[name].model
         assert (model.final_order, model.target_aware, model.adaln) == ("raster", True, True)
+
+
+def test_the_registry_decides_what_raster_is(monkeypatch):
+    monkeypatch.setitem(SCAN_ORDERS, "raster", lambda g: [*range(g * g)][::-1])
+    assert ModelConfig(**SIZES).orders(1, 0.0).tolist() == [[*range(16)][::-1]]
+
+
+def test_random_is_no_name_for_a_scan_order(monkeypatch):
+    monkeypatch.setitem(SCAN_ORDERS, "random", lambda g: [*range(g * g)])
+    with pytest.raises(InvalidValue, match="scan order = 'random'.*another name"):
+        ModelConfig(**SIZES)

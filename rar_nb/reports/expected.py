@@ -275,7 +275,8 @@ def main(
     "Train a preset with several seeds, as far as that is not done, and store its loss curve."
     require_key('preset', preset, PRESETS)
     numbers = [int(word) if word.strip().isdecimal() else -1 for word in seeds.split(',')]
-    is_list = 0 <= min(numbers) <= max(numbers) < 2**32 and len(set(numbers)) == len(numbers) >= LEAST_SEEDS
+    different = len(set(numbers)) == len(numbers) >= LEAST_SEEDS
+    is_list = different and 0 <= min(numbers) and max(numbers) < 2**32
     require(is_list, 'seeds', seeds, f"at least {LEAST_SEEDS} different whole numbers below 2**32, "
             "with commas between them")
     folder = Path(runs) if runs else RUNS / 'expected' / preset
