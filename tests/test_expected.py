@@ -160,7 +160,8 @@ def test_the_curve_bears_the_name_of_the_final_order(run, tmp_path):
         rows, stored
     )
     write_json(stored, tmp_path / "tiny.json")
-    titles = [ax.get_title() or ax.get_title("left") for ax in plot_expected(rows, "tiny", tmp_path).axes]
+    axes = plot_expected(rows, "tiny", tmp_path).axes
+    titles = [ax.get_title() or ax.get_title("left") for ax in axes]  # where the style puts them
     assert titles == ["Training loss", "Validation loss in spiral_in order"]
     assert "model.final_order = 'raster' in place of 'spiral_in'" in why_not_comparable(
         run, tmp_path
