@@ -286,6 +286,7 @@ class Shared(NamedTuple):
 
 def make_shared(folder: Path, scale: Scale, images: torch.Tensor, labels: torch.Tensor, parts):
     "Train the tokenizer and the classifier, unless they are there, and tokenize all images."
+    torch.manual_seed(0)  # for the first weights; training has a seed of its own
     tokenizer = make_tokenizer(get_preset(scale.preset).tokenizer)
     if not (folder / 'tokenizer.safetensors').exists():
         if hasattr(tokenizer, 'codebook'):
