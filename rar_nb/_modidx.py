@@ -1223,6 +1223,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'rar_nb.runs.study.Job.__init__': ('study_runs.html#job.__init__', 'rar_nb/runs/study.py'),
                                    'rar_nb.runs.study.Job.ended': ('study_runs.html#job.ended', 'rar_nb/runs/study.py'),
                                    'rar_nb.runs.study.Job.kill': ('study_runs.html#job.kill', 'rar_nb/runs/study.py'),
+                                   'rar_nb.runs.study.Job.send': ('study_runs.html#job.send', 'rar_nb/runs/study.py'),
                                    'rar_nb.runs.study.Job.stop': ('study_runs.html#job.stop', 'rar_nb/runs/study.py'),
                                    'rar_nb.runs.study.Job.why': ('study_runs.html#job.why', 'rar_nb/runs/study.py'),
                                    'rar_nb.runs.study.Judge': ('study_runs.html#judge', 'rar_nb/runs/study.py'),

@@ -61,7 +61,7 @@ def sample_orders(
     device: torch.device | None = None,  # where the scores are sorted; None: on the CPU
     final: Orders | None = None,  # int64 [1, L], on the CPU: the order of the others; None: raster
 ) -> torch.Tensor:  # int64 [B, L], on `device`
-    "Orders of a batch: a uniform permutation with probability `r`, else raster (section 3.2)."
+    "Orders of a batch: a uniform permutation with probability `r`, else `final` (section 3.2)."
     scores = torch.rand(batch_size, num_tokens, generator=generator)
     is_random = torch.rand(batch_size, 1, generator=generator) < r
     ranks = inverse(raster_order(num_tokens) if final is None else final)

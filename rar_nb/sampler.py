@@ -21,7 +21,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from tqdm import tqdm
 
 from .fast_sampling import DEFAULT_PLAN, FastState, Plan, forget, keep, kept_state
-from .orders import permute, unpermute
+from .orders import permute, scan_order, unpermute
 from .support import (Length, Samples, check_classes, check_codebook, check_distribution,
     check_finite_logits, check_known, check_noise, check_orders, check_pixels, checked,
     choose_precision, config, float32_products, require, require_int, require_key)
@@ -144,7 +144,7 @@ def final_orders(
 ) -> torch.Tensor:  # int64 [1, L], or [N, L] if every image has an order of its own
     "The orders in which a finished model samples; random ones follow from (seed, i)."
     if config.final_order != 'random':
-        return config.orders(1, r=0.0)
+        return scan_order(config.final_order, config.grid_size)
     require(seed is not None, 'orders', None,
             "given for a model that samples in random orders: final_orders(config, seed, indices)")
     noise = image_noise(cast(int, seed), indices, 2 * config.num_tokens)

@@ -224,3 +224,13 @@ def test_random_is_no_name_for_a_scan_order(monkeypatch):
     monkeypatch.setitem(SCAN_ORDERS, "random", lambda g: [*range(g * g)])
     with pytest.raises(InvalidValue, match="scan order = 'random'.*another name"):
         ModelConfig(**SIZES)
+
+
+@pytest.mark.parametrize("final_order", ORDERS)
+def test_sampling_leaves_torchs_random_numbers_alone(final_order):
+    run = get_preset("tiny", final_order=final_order, sample_precision="no")
+    torch.manual_seed(0)
+    model, tokenizer = RAR(run.model).eval(), make_tokenizer(run.tokenizer)
+    before = torch.get_rng_state()
+    sample_images(model, tokenizer, [0, 1, 2], run.sample, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -819,23 +819,23 @@ class Job:
         "Whether the process has ended."
         return self.process.poll() is not None
 
-    def stop(self):
-        "Ask the kernel to save a checkpoint and end, or papermill if there is no kernel yet."
+    def send(self, number: int, to_papermill: bool):
+        "Send a signal to the kernel, and to papermill if asked to, or if there is no kernel yet."
         try:
             papermill = psutil.Process(self.process.pid)
-            for process in papermill.children(recursive=True) or [papermill]:
-                process.send_signal(signal.SIGTERM)
+            kernel = papermill.children(recursive=True)
+            for process in kernel + [papermill] * (to_papermill or not kernel):
+                process.send_signal(number)
         except psutil.NoSuchProcess:
             pass  # it has ended by itself
 
+    def stop(self):
+        "Ask it to save a checkpoint and end."
+        self.send(signal.SIGTERM, to_papermill=False)
+
     def kill(self):
         "End it at once: its last checkpoint stays."
-        try:
-            papermill = psutil.Process(self.process.pid)
-            for process in [*papermill.children(recursive=True), papermill]:
-                process.kill()
-        except psutil.NoSuchProcess:
-            pass
+        self.send(signal.SIGKILL, to_papermill=True)
         self.process.wait()
 
     def why(self) -> str:

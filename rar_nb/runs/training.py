@@ -304,7 +304,7 @@ class TrainingLoop:
         "Whether the model predicts finite numbers for a few training images."
         self.model.eval()
         indices = range(min(8, len(self.data)))
-        orders = self.model.config.orders(len(indices), r=0.0)
+        orders = self.model.config.orders(len(indices), 0.0, torch.Generator())
         with uncompiled(self.run.devices), self.accelerator.autocast():
             loss = batch_loss(self.model, self.data, indices, orders)
         if self.accelerator.is_fsdp2:  # a forward pass alone leaves some weights gathered
