@@ -512,6 +512,7 @@ def with_change(run, changes):
     "changes, error",
     [
         ({"factors.images": 1000}, "images in"),  # of another base setting
+        ({"shared": {"tokenizer": "another"}}, "shared in"),
         ({"factors.dropout": 0.5}, "dropout in"),  # tuned anew
         ({"part": "windows"}, "part in"),
         ({"factors.anneal": [0.5]}, "factors.anneal"),

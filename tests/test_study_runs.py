@@ -654,3 +654,19 @@ def test_weights_that_are_not_the_best_ones_are_refused(tmp_path, damage):
         for some in ([], rows[:2], [rows[0], rows[2]]):
             with pytest.raises(InvalidValue, match="to run the cell anew"):
                 best.check(some, 2)
+
+
+def test_the_shared_tokenizer_comes_out_the_same(tmp_path, monkeypatch):
+    """Whatever was drawn before: or runs made before and after could not be compared."""
+    short = get_preset("digits", vq_steps=2)
+    monkeypatch.setattr(study, "get_preset", lambda name: short)
+    digits, made = open_data("digits")[0], []
+    for k in (1, 2):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        for name in ("classifier", "tokens"):  # of which nothing is asked here
+            (folder / f"{name}.safetensors").touch()
+        torch.manual_seed(k)
+        study.make_shared(folder, FULL, torch.empty(0), torch.empty(0), [digits])
+        made.append((folder / "tokenizer.safetensors").read_bytes())
+    assert made[0] == made[1]

@@ -110,6 +110,7 @@ class StudyRun(TypedDict):
     final: Measures  # of the finished model
     best: Measures  # of the early-stopped one
     real: NotRequired[dict[str, Finite]]  # unseen images in place of samples, against seen ones
+    shared: NotRequired[dict[str, str]]  # hashes of the tokenizer, classifier and tokens
 
 
 Cell = dict[int, StudyRun]  # the runs of a cell, by seed
@@ -155,7 +156,8 @@ def check_run(run: StudyRun, path: Path):
 def setting_of(run: StudyRun) -> dict[str, Any]:
     "What the runs of a cell have in common."
     guidance_scale = run['config']['sample']['guidance_scale']
-    return dict(run['factors'], part=run['part'], guidance_scale=guidance_scale)
+    return dict(run['factors'], part=run['part'], guidance_scale=guidance_scale,
+                shared=run.get('shared'))
 
 
 def check_equal(run: StudyRun, like: StudyRun, names: Iterable[str], folder: Path):
@@ -173,6 +175,7 @@ def check_settings(runs: Sequence[StudyRun], folder: Path):
     first: dict[str, StudyRun] = {}
     base = {run['factors']['strategy']: run for run in reversed(runs) if run['part'] == 'headline'}
     for run in runs:
+        check_equal(run, runs[0], ['shared'], folder)
         part, like = run['part'], first.setdefault(run['cell'], run)
         check_equal(run, like, setting_of(run), folder)
         like = base.get(run['factors']['strategy'], run)
