@@ -41,11 +41,13 @@ FORKS = (
 
 def execute(name: str, out: Path, /, as_a_user_does: bool = False, **parameters):
     """Run a notebook of `nbs` with parameters in the folder of `out`, where it is written; as a
-    notebook node."""
+    notebook node. On a busy machine, what a cell prints may come later than the 4 seconds after
+    which it would be left out."""
     with nullcontext() if as_a_user_does else forked():
         return papermill.execute_notebook(
-            NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False
-        )
+            NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False,
+            iopub_timeout=60,
+        )  # fmt: skip
 
 
 def start_server():

@@ -103,6 +103,20 @@ def wait(condition, seconds: float, what: str):
     return value
 
 
+def click(button):
+    """Press a button, once nothing lies over it: a page that is being drawn still moves."""
+    from selenium.common.exceptions import ElementClickInterceptedException
+
+    def pressed():
+        try:
+            button.click()
+        except ElementClickInterceptedException:
+            return False
+        return True
+
+    wait(pressed, 20, "a button that can be pressed")
+
+
 def once_more(test):
     """Open a page a second time if it got stuck the first time, and warn of it: browser, server
     and kernel share two cores in CI with other tests. What is wrong twice, or at once, fails."""

@@ -16,6 +16,7 @@ from tests.browser.page import (
     STATUS,
     Stuck,
     changed,
+    click,
     is_back,
     keep,
     no_errors,
@@ -134,7 +135,7 @@ def test_a_drag_arrives_in_order(driver, lab, project):
     boxes = functools.partial(cell_box, plot_comparison((), 8), grid_size=8)
     rng, wrong = random.Random(0), []
     for _ in range(int(os.environ.get("DRAGS", 5))):
-        clear.click()
+        click(clear)
         empty = np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison((), 8)))))
         wait(lambda empty=empty: same(picture(driver, panel), empty), 60, "an empty grid")
         path = snake(rng, 12, 8)
