@@ -190,9 +190,9 @@ class Scale:
 FULL = Scale()
 TINY = Scale('tiny', 'tiny', width=1 / 4, images=1 / 10, passes=1 / 20, num_samples=20,
              sweep=(0.0, 2.0), points=4)
-COLOUR = Scale('colour', 'small_64', width=4, images=5, batch_size=256, learning_rate=1e-3,
-               changes=(('image_size', 32), ('num_tokens', 64), ('vq_steps', 4000)),
-               classifier_epochs=20)  # `data` is missing: a folder of ten classes
+COLOUR = Scale('colour', 'small_64', width=2, images=5, batch_size=256, learning_rate=2e-3,
+               changes=(('image_size', 32), ('num_tokens', 64), ('width', 16), ('vq_steps', 1000)),
+               classifier_epochs=10)  # `data` is missing: a folder of ten classes
 
 
 @checked
@@ -235,7 +235,8 @@ def run_of(
     epochs = steps / per_epoch
     return get_preset(
         scale.preset, dict(scale.changes), seed=seed, data=scale.data, batch_size=cell.batch_size,
-        learning_rate=scale.learning_rate, steps_per_epoch=per_epoch, epochs=epochs, anneal_start=cell.anneal_start * epochs,
+        learning_rate=scale.learning_rate, steps_per_epoch=per_epoch, epochs=epochs,
+        anneal_start=cell.anneal_start * epochs,
         anneal_end=cell.anneal_end * epochs, final_order=cell.final_order,
         target_aware=cell.target_aware, dropout=dropout, hidden_size=cell.hidden_size,
         num_heads=max(1, cell.hidden_size // 16), mlp_size=4 * cell.hidden_size,
@@ -678,7 +679,8 @@ def describe(
              *parameters_of(name, seed, scale, device.type)]
     return dict(
         cell=name, part=cell.part, seed=seed, factors=factors_of(cell, run.model.dropout),
-        config=asdict(run), command=' '.join(words), commit=commit(), machine=machine(run, device), date=time.strftime('%Y-%m-%d %H:%M:%S'))
+        config=asdict(run), command=' '.join(words), commit=commit(),
+        machine=machine(run, device), date=time.strftime('%Y-%m-%d %H:%M:%S'))
 
 # %% ../../nbs/49_study_runs.ipynb #strun036
 def measure_run(

@@ -2,9 +2,10 @@
 
     python -m tests.tools.study_pool --part headline,length --device cuda --jobs 14 --minutes 6
 
-does what `make study` does, without papermill and without starting Python for each run. The longest
-runs come first, so that all cores are busy to the end. Dropout and guidance must have been tuned,
-or `--part tuning` says that this is to be done now. It can be stopped and given again.
+does what `make study` does, without papermill and without starting Python for each run. The parts
+come in the order of `PARTS`, and within a part the longest runs come first, so that no core has to
+wait for another. Dropout and guidance must have been tuned, or `--part tuning` says that this is to
+be done now. It can be stopped and given again.
 """
 
 import argparse
@@ -25,6 +26,8 @@ FORKS = multiprocessing.get_context("fork")
 def do_run(job: "ForkedJob", scale: study.Scale, device: str):
     """One run, in the child; what it says goes into its log."""
     os.setsid()  # Ctrl-C is for the parent, which sends a signal of its own
+    for number in (signal.SIGINT, signal.SIGTERM):  # not those that the parent waits for
+        signal.signal(number, signal.SIG_DFL)
     with job.log.open("w", encoding="utf-8", buffering=1) as log:
         sys.stdout = sys.stderr = log
         try:
@@ -74,6 +77,11 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def order_of(cell: study.Cell, seed: int) -> tuple[int, int, int]:
+    """What comes first is smallest."""
+    return study.PARTS.index(cell.part), -cell.steps, seed
+
+
 def main(words: list[str] | None = None) -> int:
     args, began = arguments_of(words), time.monotonic()
     scale = study.choose_scale(args.data, args.tiny)
@@ -88,7 +96,7 @@ def main(words: list[str] | None = None) -> int:
         left = [(name, seed) for name, seed in runs
                 if (study.CELLS[name].part == "tuning") == (chosen == "tuning")
                 and study.find_raw(name, seed, place, scale) is None]  # fmt: skip
-        left.sort(key=lambda run: (-scale(study.CELLS[run[0]]).steps, run[1]))
+        left.sort(key=lambda run: order_of(study.CELLS[run[0]], run[1]))
         study.run_all(left, place, args.jobs, deadline, scale, args.device)
         if chosen == "tuning" and study.write_tuned(place) is None and "tuning" not in parts:
             print("nothing is tuned yet: add the part tuning")
