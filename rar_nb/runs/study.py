@@ -530,14 +530,15 @@ def processor() -> str:
 def commit() -> str:
     """The commit of this checkout, with '-dirty' if files have changed.
 
-    Outside of git it is what the environment variable RAR_NB_COMMIT says, or 'unknown'."""
+    Where the checkout came without its history, the variable RAR_NB_COMMIT says it."""
+    if 'RAR_NB_COMMIT' in os.environ:
+        return os.environ['RAR_NB_COMMIT']
     command = ['git', 'describe', '--always', '--dirty', '--exclude', '*']
-    otherwise = os.environ.get('RAR_NB_COMMIT', 'unknown')
     try:
         found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
-        return otherwise
-    return found.stdout.strip() or otherwise
+        return 'unknown'
+    return found.stdout.strip() or 'unknown'
 
 
 def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:
