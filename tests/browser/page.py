@@ -26,8 +26,8 @@ DRIVER = shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 KEPT = ROOT / "results" / "widgets"
 # Notebooks with panels, and how many each shows; those that the browser draws itself first.
-LIVE = ["10_scan_orders", "11_annealing"]
-PANELS = {"12_target_aware": 2, "13_watch": 2, "14_inpainting": 1}
+LIVE = ["10_scan_orders", "11_annealing", "12_target_aware"]
+PANELS = {"13_watch": 2, "14_inpainting": 1}
 
 
 class Server:
@@ -187,7 +187,11 @@ def ground(driver, panel) -> str:
 
 
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(17, 17, 17)"
-SAID_BY = {"10_scan_orders": ".rar-said", "11_annealing": ".rar-now"}  # the state in words
+SAID_BY = {  # the state in words
+    "10_scan_orders": ".rar-said",
+    "11_annealing": ".rar-now",
+    "12_target_aware": ".rar-told",
+}
 
 
 def use_live(driver, panel, name: str):
