@@ -548,5 +548,5 @@ def test_the_page_has_a_picture_until_its_script_runs(show, driver, site):
     page = driver.execute_async_script(
         "const done = arguments[0]; fetch('scan_orders.html').then(r => r.text()).then(done)"
     )
-    (picture,) = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,', page)
+    (picture,) = re.findall(r'<img alt="([^"]+)" style="max-width: 100%" src="data:image/png;', page)
     assert picture == ScanOrders.alt
