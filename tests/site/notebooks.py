@@ -1,0 +1,173 @@
+"""Notebooks as the site shows them: code without nbdev's directives, cells linked to the API,
+panels in place of their pictures."""
+
+import ast
+import base64
+import html
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.tools.reading_order import MARK
+
+DIRECTIVE = re.compile(r"^#\|\s*(\w+)[^\n]*\n?", re.M)
+EXPORTS = {"export", "exports", "exporti"}
+KERNEL = (
+    "This is a saved picture: the panel needs Python. "
+    "`make lab` opens this notebook with the panel alive, `make explore` all panels without code."
+)
+
+
+def directives(source: str) -> tuple[set[str], str]:
+    """nbdev's directives in a code cell, and the code without them."""
+    return set(DIRECTIVE.findall(source)), DIRECTIVE.sub("", source).strip("\n")
+
+
+def navigation_left(line: str) -> str:
+    """Of the links to the neighbours those that the site does not give by itself."""
+    links = [link for link in line.split(" · ") if not re.match(r"\[(←|contents\])", link)]
+    return " · ".join(link for link in links if not re.search(r"→\]\([^)]*\)$", link))
+
+
+def without_navigation(source: str) -> str:
+    head, mark, rest = source.partition(MARK)
+    if not mark:
+        return source
+    line, _, after = rest.strip().partition("\n")
+    return "\n\n".join(filter(None, [head.strip(), navigation_left(line), after.strip()]))
+
+
+def titles(source: str) -> list[str]:
+    """The titles that a cell's code writes over its plots."""
+    found = []
+    try:
+        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    except SyntaxError:  # a line of IPython's, such as %matplotlib
+        return []
+    for call in sorted(calls, key=lambda call: call.lineno):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        values = [k.value for k in call.keywords if k.arg == "title"]
+        if name in ("title", "set_title", "suptitle") and call.args:
+            values.append(call.args[0])
+        found += [v.value for v in values if isinstance(v, ast.Constant) and v.value]
+    return list(dict.fromkeys(" ".join(str(title).split()) for title in found))
+
+
+def description(source: str, heading: str) -> str:
+    """The alternative text of a cell's picture."""
+    text = "; ".join(titles(source)) or f"Picture in the section “{heading}”"
+    return re.sub(r"[\\$`]", "", text)
+
+
+def plain(markdown: str) -> str:
+    """A heading as words."""
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"[*`$\\]", "", markdown)).strip()
+
+
+def picture_of(cell: dict) -> str:
+    """The first PNG among a cell's outputs, in base64."""
+    for output in cell["outputs"]:
+        if png := output.get("data", {}).get("image/png"):
+            return "".join(png)
+    return ""
+
+
+def panel(cell: dict, live: dict, alt: str, name: str, static: Path) -> dict:
+    """A panel that runs in the page, with its saved picture until it does, as an output."""
+    inside = ""
+    if png := picture_of(cell):
+        file = static / "panels" / f"{name}-{cell['id']}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(base64.b64decode(png))
+        inside = f'<img src="_static/panels/{file.name}" alt="{html.escape(alt)}">'
+    state = html.escape(json.dumps(live["state"], separators=(",", ":")))
+    div = f'<div class="rar-live" data-panel="{live["panel"]}" data-state="{state}">{inside}</div>'
+    return dict(output_type="display_data", metadata={}, data={"text/html": div})
+
+
+def tidy_output(output: dict) -> dict:
+    """An output whose headings, if any, are no headings of the page."""
+    text = output.get("data", {}).get("text/markdown")
+    if text:
+        output["data"]["text/markdown"] = re.sub(r"(?m)^#+ (.*)$", r"**\1**", "".join(text))
+    return output
+
+
+class Stage:
+    """Turns one notebook after the other into what Sphinx reads."""
+
+    def __init__(
+        self,
+        names: dict[tuple[str, str], list[tuple[str, str]]],  # (notebook, cell): names, full names
+        words: Callable[[str, str], str],  # (Markdown, notebook) to Markdown with the site's links
+        static: Path,  # where pictures of panels go
+        equations: set[str],  # notebooks in which equations of the paper can be linked to
+        panels: set[str],  # panels that run in a page
+    ):
+        self.names, self.words, self.static = names, words, static
+        self.equations, self.panels = equations, panels
+        self.live: set[str] = set()  # notebooks with panels that run
+        self.numbered: set[str] = set()
+
+    def markdown(self, cell: dict, name: str) -> dict | None:
+        source = self.words(without_navigation("".join(cell["source"])), name)
+        if name in self.equations:
+            source = re.sub(r"\$\$(?:(?!\$\$).)*?\\tag\{(\d)\}", self.label, source, flags=re.S)
+        tags = cell["metadata"].get("tags", [])
+        return self.cell("markdown", source, tags) if source.strip() else None
+
+    def label(self, match: re.Match) -> str:
+        if match[1] in self.numbered:
+            return match[0]
+        self.numbered.add(match[1])
+        return f"(equation-{match[1]})=\n\n{match[0]}"
+
+    @staticmethod
+    def cell(kind: str, source: str, tags=(), **more) -> dict:
+        return dict(cell_type=kind, metadata=dict(tags=list(tags)), source=source, **more)
+
+    def in_the_library(self, name: str, cell: dict) -> dict | None:
+        """A line over a cell that is part of the library: what it defines, linked to the API."""
+        entries = self.names.get((name, cell["id"]))
+        if not entries:
+            return None
+        links = ", ".join(f"{{py:obj}}`{short} <{full}>`" for short, full in entries)
+        source = f"(cell-{cell['id']})=\n\n{{.in-the-library}}\nIn the library: {links}"
+        return self.cell("markdown", source)
+
+    def code(self, cell: dict, name: str, heading: str) -> list[dict]:
+        found, source = directives("".join(cell["source"]))
+        if "hide" in found or not source:
+            return []
+        metadata, outputs = cell["metadata"], [tidy_output(o) for o in cell["outputs"]]
+        tags = ["hide-input"] if metadata.get("jupyter", {}).get("source_hidden") else []
+        cells = [self.in_the_library(name, cell)] if found & EXPORTS else []
+        new = self.cell("code", source, tags, outputs=outputs, execution_count=None)
+        alt = description(source, heading)
+        if picture_of(cell):
+            new["metadata"]["mystnb"] = dict(image=dict(alt=alt))
+        live = metadata.get("rar_live")
+        if live and live["panel"] in self.panels:
+            new["outputs"] = [panel(cell, live, alt, name, self.static)]
+            self.live.add(name)
+        cells.append(new)
+        if live and live["panel"] not in self.panels or "rar-kernel" in metadata.get("tags", []):
+            cells.append(self.cell("markdown", f"{{.needs-python}}\n{KERNEL}"))
+        return [c for c in cells if c]
+
+    def notebook(self, path: Path) -> dict:
+        """What Sphinx reads in the place of the notebook."""
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells, heading = [], path.stem
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cells += self.code(cell, path.stem, heading)
+            elif cell["cell_type"] == "markdown":
+                new = self.markdown(cell, path.stem)
+                headings = re.findall(r"(?m)^#+ (.*)$", "".join(cell["source"]))
+                heading = plain(headings[-1]) if headings else heading
+                cells += [new] if new else []
+        for number, cell in enumerate(cells):
+            cell["id"] = f"cell-{number}"
+        return dict(notebook, cells=cells)
