@@ -20,6 +20,7 @@ setup(
     keywords=settings["keywords"],
     license="Apache-2.0",
     packages=find_packages(include=["rar_nb", "rar_nb.*"]),
+    package_data={"rar_nb.play": ["js/*.js"]},
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={"dev": settings["dev_requirements"].split()},

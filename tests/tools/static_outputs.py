@@ -1,6 +1,7 @@
 """Make saved outputs fit for reading: no live widgets, one line a progress bar, no paths.
 
 A saved widget without its kernel is an error message, so only the picture of its first view stays.
+What a panel needs to live on a page without a kernel goes into the cell's metadata, as `rar_live`.
 A progress bar writes itself anew every second, and only its last state says something.
 `make notebooks` calls this.
 """
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
-LIVE = "application/vnd.jupyter.widget-view+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LIVE = "application/vnd.rar-live+json"  # `rar_nb.play.widgets.LIVE`
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 LARGE = 280_000  # bytes of a notebook from which on its pictures are stored in fewer
 VERY_LARGE = 370_000  # bytes from which on they keep only 48 colours
@@ -24,12 +26,20 @@ TEMPORARY = re.compile(rf"{re.escape(tempfile.gettempdir())}/tmp\w+")
 
 
 def strip(notebook: dict) -> bool:
-    """Remove widget views in place; whether there were any."""
-    outputs = [o for c in notebook["cells"] for o in c.get("outputs", [])]
-    bundles = [o["data"] for o in outputs if LIVE in o.get("data", {})]
-    for data in bundles:
-        del data[LIVE]
-    return bool(bundles) | (notebook["metadata"].pop("widgets", None) is not None)
+    """Remove widget views in place, and put the states of live panels into the metadata of their
+    cells; whether there were any views."""
+    found = notebook["metadata"].pop("widgets", None) is not None
+    for cell in notebook["cells"]:
+        bundles = [o["data"] for o in cell.get("outputs", []) if WIDGET in o.get("data", {})]
+        if not bundles:
+            continue
+        found = True
+        cell["metadata"].pop("rar_live", None)  # of an earlier run
+        for data in bundles:
+            del data[WIDGET]
+            if LIVE in data:
+                cell["metadata"]["rar_live"] = data.pop(LIVE)
+    return found
 
 
 def last_states(text: str) -> str:

@@ -1,0 +1,230 @@
+/**
+ * What the panels share: elements, one look in both themes, controls and keys.
+ *
+ * A panel is a module with anywidget's interface, `export default {render({model, el})}`. All that
+ * it remembers is in `model`: it calls `set` and `save_changes` when a hand moves something, and
+ * draws when `change:NAME` arrives, whether the hand or Python made the change.
+ */
+
+/** Colours as in `rar_nb.style.COLORS`; a test compares the two. */
+export const COLORS = {
+  raster: '#0072B2', random: '#E69F00', real: '#000000', model: '#009E73',
+  next: '#D55E00', known: '#56B4E9', rate: '#CC79A7', quiet: '#999999',
+};
+
+const colors = Object.entries(COLORS).map(([name, value]) => `--rar-${name}: ${value};`).join(' ');
+// Text needs more contrast than areas, so each colour has a shade to write with.
+const light = `--rar-ink: #1b1b1b; --rar-faint: #5c5c5c; --rar-paper: #ffffff; --rar-line: #d5d5d5;
+  --rar-cell: #e6e6e6; --rar-soft: #f3f5f7; --rar-control: #6b6b6b; --rar-path: #ffffff;
+  --rar-raster-ink: #00639b; --rar-random-ink: #8a5a00; --rar-model-ink: #00694c;
+  --rar-next-ink: #b34700; --rar-known-ink: #0b6aa3; --rar-rate-ink: #97406f;
+  --rar-on-known: #000000; color-scheme: light;`;
+const dark = `--rar-ink: #ececec; --rar-faint: #b4b4b4; --rar-paper: #111111; --rar-line: #4a4a4a;
+  --rar-cell: #333333; --rar-soft: #1e2226; --rar-control: #a0a0a0; --rar-path: #111111;
+  --rar-real: #ffffff; --rar-raster-ink: #6cbcf0; --rar-random-ink: #f0b429;
+  --rar-model-ink: #3ecfa3; --rar-next-ink: #ff9457; --rar-known-ink: #7cc8f4;
+  --rar-rate-ink: #e3a0c6; --rar-on-known: #000000; color-scheme: dark;`;
+
+/** A page's own word for its theme comes first (JupyterLab's, Sphinx's), then the system's. */
+export const STYLES = `
+.rar-app {${colors} ${light}}
+@media (prefers-color-scheme: dark) {
+  :root:not([data-theme="light"]) body:not([data-jp-theme-light]) .rar-app {${dark}}
+}
+:root[data-theme="dark"] .rar-app, [data-jp-theme-light="false"] .rar-app {${dark}}
+.rar-app {color: var(--rar-ink); background: var(--rar-paper); max-width: 960px; padding: 2px;
+  font: 14px/1.45 system-ui, sans-serif; container-type: inline-size; text-align: left}
+.rar-app *, .rar-app *::before {box-sizing: border-box}
+.rar-app :focus {outline: none}
+.rar-app :focus-visible {outline: 3px solid var(--rar-known-ink); outline-offset: 2px;
+  border-radius: 3px}
+.rar-app [hidden] {display: none !important}
+.rar-app svg, .rar-app canvas {display: block; max-width: 100%}
+.rar-app svg text {font-family: system-ui, sans-serif; fill: var(--rar-ink)}
+.rar-app p {margin: 0; color: inherit}
+.rar-row {display: flex; flex-wrap: wrap; gap: 6px 14px; align-items: center; margin: 6px 0}
+.rar-app label {display: inline-flex; gap: 8px; align-items: center; margin: 0}
+.rar-app .rar-slider {flex: 1 1 220px; min-width: 0}
+.rar-app .rar-slider input {flex: 1; min-width: 60px; height: 24px; margin: 0;
+  accent-color: var(--rar-known-ink)}
+.rar-app output {font-variant-numeric: tabular-nums; min-width: 3.5em}
+.rar-app button, .rar-app select, .rar-app input[type=number] {font: inherit; line-height: 1.3;
+  color: var(--rar-ink); background: var(--rar-soft); border: 1px solid var(--rar-control);
+  border-radius: 6px; padding: 3px 10px; margin: 0; min-height: 30px; min-width: 30px;
+  cursor: pointer}
+.rar-app input[type=number] {cursor: text; padding: 3px 6px; width: 6em}
+.rar-app button[aria-pressed=true] {background: var(--rar-known); color: #000; border-color: #000}
+.rar-app button:disabled {opacity: .55; cursor: default}
+.rar-faint {color: var(--rar-faint)}
+.rar-app .rar-hidden {position: absolute; width: 1px; height: 1px; overflow: hidden;
+  clip-path: inset(50%); white-space: nowrap}
+`;
+
+/**
+ * Set attributes of an element: `on…` are listeners, `text` its text; null or false takes away.
+ * Nothing is touched that is as it should be, since every touch costs the browser a layout.
+ */
+export function set(element, attributes) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === 'text') {
+      if (element.textContent !== String(value)) element.textContent = value;
+    } else if (name.startsWith('on')) {
+      element.addEventListener(name.slice(2), value);
+    } else if (value === null || value === false) {
+      element.removeAttribute(name);
+    } else if (element.getAttribute(name) !== String(value)) {
+      element.setAttribute(name, value === true ? '' : value);
+    }
+  }
+  return element;
+}
+
+/** An HTML element with attributes (see `set`) and children. */
+export function html(name, attributes = {}, ...children) {
+  const element = set(document.createElement(name), attributes);
+  element.append(...children);
+  return element;
+}
+
+/** An SVG element with attributes (see `set`) and children. */
+export function svg(name, attributes = {}, ...children) {
+  const element = set(document.createElementNS('http://www.w3.org/2000/svg', name), attributes);
+  element.append(...children);
+  return element;
+}
+
+/** The frame of a panel: a labelled region with the look of this suite, appended to `el`. */
+export function frame(el, label, styles = '') {
+  const style = html('style', {text: STYLES + styles});
+  // JupyterLab's own keys stay out of what is focused in here.
+  const root = html('section', {class: 'rar-app', 'aria-label': label,
+    'data-lm-suppress-shortcuts': 'true'}, style);
+  el.append(root);
+  return root;
+}
+
+/** Change traits by hand: all at once, then tell Python. */
+export function change(model, values) {
+  for (const [name, value] of Object.entries(values)) model.set(name, value);
+  model.save_changes();
+}
+
+/** Call `draw` whenever one of `names` changes; returns the function that ends this. */
+export function follow(model, names, draw) {
+  const events = names.map(name => `change:${name}`);
+  for (const event of events) model.on(event, draw);
+  return () => {
+    for (const event of events) model.off(event, draw);
+  };
+}
+
+/** A button. */
+export function button(text, onclick, attributes = {}) {
+  return html('button', {type: 'button', text, onclick, ...attributes});
+}
+
+/**
+ * A slider with its name on its left and its value on its right.
+ * @returns {{element: Element, input: HTMLInputElement, show: function}} `show({value, max, text})`
+ *   moves it; `text` is what is written, and `spoken` (else `text`) what screen readers say.
+ */
+export function slider(name, {min = 0, max, step = 1, oninput}) {
+  const input = html('input', {type: 'range', min, max, step,
+    oninput: () => oninput(Number(input.value))});
+  const output = html('output');
+  const element = html('label', {class: 'rar-slider'}, html('span', {text: name}), input, output);
+  function show({value, min, max, text = value, spoken = text}) {
+    if (min !== undefined) set(input, {min});
+    if (max !== undefined) set(input, {max});
+    if (Number(input.value) !== value) input.value = value;
+    set(output, {text});
+    set(input, {'aria-valuetext': spoken});
+  }
+  return {element, input, show};
+}
+
+/** A list to choose from: `options` are values, or pairs of value and text. */
+export function choice(name, options, onchoice) {
+  const pairs = options.map(option => Array.isArray(option) ? option : [option, option]);
+  const select = html('select', {onchange: () => onchoice(pairs[select.selectedIndex][0])},
+    ...pairs.map(([value, text]) => html('option', {value: String(value), text})));
+  const element = html('label', {}, html('span', {text: name}), select);
+  return {element, select, show: value => {
+    select.selectedIndex = pairs.findIndex(pair => pair[0] === value);
+  }};
+}
+
+/**
+ * A play button: calls `tick` every `interval()` milliseconds until that returns false.
+ * @returns {{element: HTMLButtonElement, stop: function}}
+ */
+export function player(name, interval, tick) {
+  let timer = null, last = 0;
+  function run(now) {
+    timer = requestAnimationFrame(run);
+    if (now - last < interval()) return;
+    last = now;
+    if (tick() === false) stop();
+  }
+  function show() {
+    const playing = timer !== null;
+    set(element, {text: playing ? '❚❚ pause' : '▶ play', 'aria-label': playing
+      ? `pause ${name}` : `play ${name}`});
+  }
+  function stop() {
+    cancelAnimationFrame(timer);
+    timer = null;
+    show();
+  }
+  const element = button('', () => {
+    if (timer !== null) return stop();
+    timer = requestAnimationFrame(run);
+    show();
+  });
+  show();
+  return {element, stop};
+}
+
+/** A line of text that screen readers speak when it changes, once a hand rests for a moment. */
+export function speaker() {
+  let timer;
+  const element = html('p', {class: 'rar-hidden', role: 'status'});
+  return {element, say: text => {
+    clearTimeout(timer);
+    timer = setTimeout(() => set(element, {text}), 400);
+  }};
+}
+
+/** Where a pointer is within an element, as shares of its width and height from the top left. */
+export function place(event, element) {
+  const box = element.getBoundingClientRect();
+  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+}
+
+/**
+ * Call `move(x, y, first)` with shares of width and height where a pointer presses an element, and
+ * wherever it is dragged until it lets go: each place that it has passed, in order.
+ */
+export function draggable(element, move) {
+  element.style.touchAction = 'none';
+  element.addEventListener('pointerdown', event => {
+    if (event.button !== 0) return;
+    element.setPointerCapture(event.pointerId);
+    move(...place(event, element), true);
+  });
+  element.addEventListener('pointermove', event => {
+    if (!(event.buttons & 1) || !element.hasPointerCapture(event.pointerId)) return;
+    const passed = event.getCoalescedEvents?.() ?? [];
+    for (const at of passed.length ? passed : [event]) move(...place(at, element), false);
+  });
+}
+
+/** Listen to keys by name, such as `{ArrowLeft: …, ' ': …}`; those keys do nothing else. */
+export function keys(element, actions) {
+  element.addEventListener('keydown', event => {
+    if (!actions[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    actions[event.key](event);
+  });
+}
