@@ -1,5 +1,7 @@
 """Sphinx's settings for the website. `build.py` calls Sphinx and says where the pages lie."""
 
+from docutils import nodes
+
 project = "rar_nb"
 author = "the rar_nb authors"
 copyright = "2026, the rar_nb authors"
@@ -36,10 +38,13 @@ mathjax3_config = {
 
 html_theme = "sphinx_book_theme"
 html_css_files = ["site.css"]
+html_favicon = "static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False
 html_show_sphinx = False
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_theme_options = {
+    "navbar_persistent": [],
     "use_download_button": False,
     "use_source_button": False,
     "use_fullscreen_button": False,
@@ -60,7 +65,16 @@ def add_panels(app, pagename, templatename, context, doctree):
         app.add_js_file("js/host.js", type="module")
 
 
+def dashes(app, doctree):
+    """In lists of parameters an en dash, where Sphinx writes two hyphens for others to replace."""
+    for entry in doctree.findall(nodes.field_list):
+        for text in entry.findall(nodes.Text):
+            if text == " -- ":
+                text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app):
     app.add_config_value("pages_with_panels", [], "html")
     app.connect("html-page-context", add_panels)
+    app.connect("doctree-read", dashes)
     return dict(parallel_read_safe=True, parallel_write_safe=True)

@@ -27,7 +27,8 @@ def directives(source: str) -> tuple[set[str], str]:
 def navigation_left(line: str) -> str:
     """Of the links to the neighbours those that the site does not give by itself."""
     links = [link for link in line.split(" · ") if not re.match(r"\[(←|contents\])", link)]
-    return " · ".join(link for link in links if not re.search(r"→\]\([^)]*\)$", link))
+    text = " · ".join(link for link in links if not re.search(r"→\]\([^)]*\)$", link))
+    return text[:1].upper() + text[1:]
 
 
 def without_navigation(source: str) -> str:
@@ -39,7 +40,7 @@ def without_navigation(source: str) -> str:
 
 
 def titles(source: str) -> list[str]:
-    """The titles that a cell's code writes over its plots."""
+    """The titles that a cell's code writes over its plots, and its words for who can't see one."""
     found = []
     try:
         calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
@@ -47,7 +48,7 @@ def titles(source: str) -> list[str]:
         return []
     for call in sorted(calls, key=lambda call: call.lineno):
         name = getattr(call.func, "attr", getattr(call.func, "id", ""))
-        values = [k.value for k in call.keywords if k.arg == "title"]
+        values = [k.value for k in call.keywords if k.arg in ("title", "alt")]
         if name in ("title", "set_title", "suptitle") and call.args:
             values.append(call.args[0])
         found += [v.value for v in values if isinstance(v, ast.Constant) and v.value]
@@ -63,6 +64,16 @@ def description(source: str, heading: str) -> str:
 def plain(markdown: str) -> str:
     """A heading as words."""
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", re.sub(r"[*`$\\]", "", markdown)).strip()
+
+
+def is_panel(cell: dict) -> bool:
+    """Whether a cell's saved picture is the first view of a panel."""
+    texts = ["".join(o.get("data", {}).get("text/plain", "")) for o in cell["outputs"]]
+    return any(text.startswith("A panel:") for text in texts)
+
+
+def only_imports(source: str) -> bool:
+    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(source).body)
 
 
 def picture_of(cell: dict) -> str:
@@ -141,18 +152,22 @@ class Stage:
         if "hide" in found or not source:
             return []
         metadata, outputs = cell["metadata"], [tidy_output(o) for o in cell["outputs"]]
-        tags = ["hide-input"] if metadata.get("jupyter", {}).get("source_hidden") else []
-        cells = [self.in_the_library(name, cell)] if found & EXPORTS else []
+        exported = bool(found & EXPORTS)
+        folded = metadata.get("jupyter", {}).get("source_hidden")
+        folded = folded or exported and only_imports(source)  # what the library imports
+        tags = ["hide-input"] if folded else []
+        cells = [self.in_the_library(name, cell)] if exported else []
         new = self.cell("code", source, tags, outputs=outputs, execution_count=None)
         alt = description(source, heading)
         if picture_of(cell):
             new["metadata"]["mystnb"] = dict(image=dict(alt=alt))
         live = metadata.get("rar_live")
-        if live and live["panel"] in self.panels:
+        runs = live and live["panel"] in self.panels
+        if runs:
             new["outputs"] = [panel(cell, live, alt, name, self.static)]
             self.live.add(name)
         cells.append(new)
-        if live and live["panel"] not in self.panels or "rar-kernel" in metadata.get("tags", []):
+        if is_panel(cell) and not runs:
             cells.append(self.cell("markdown", f"{{.needs-python}}\n{KERNEL}"))
         return [c for c in cells if c]
 

@@ -302,9 +302,8 @@ def entry_page(entry: Entry, notebooks: set[str], names, depth: int = 3) -> list
         if p.declared:
             lines += [f":type {p.name}: {p.declared}"]
     if entry.returns and entry.kind not in ("property", "data"):
-        if entry.returns.comment:
+        if entry.returns.comment:  # its type stands in the signature
             lines += [f":returns: {names(escaped(entry.returns.comment))}"]
-        lines += [f":rtype: {entry.returns.declared}"]
     elif entry.kind == "property" and entry.returns and entry.returns.comment:
         lines += [names(escaped(entry.returns.comment))]
     if entry.notebook in notebooks and depth == 3:
