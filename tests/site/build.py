@@ -34,6 +34,19 @@ TEXTS = {  # files of the repository that are pages, in the order of the navigat
     "SECURITY.md": "Security",
     "CHANGELOG.md": "Changes",
 }
+MENDED = {  # a name that a screen reader reads must hold the words that one sees
+    '<summary aria-label="Toggle hidden content">': "<summary>",
+    'search-button__button pst-js-only" title="Search" aria-label="Search" data-bs-placement="bottom"'
+    : 'search-button__button pst-js-only" title="Search"',
+    '<summary><span class="toctree-toggle"': '<summary aria-label="Its pages">'
+    '<span class="toctree-toggle"',
+}
+WAYS_IN = {  # from the first page, under its picture
+    "00_tour.ipynb": "Start the tour",
+    "10_scan_orders.ipynb": "Move something",
+    "paper.md": "From the paper to the code",
+    "results/index.md": "Results",
+}
 COPIED = (".png", ".gif", ".jpg", ".json", ".jsonl", ".py")  # files that a page may link to
 PLACES = re.compile(
     r"(?:supplement, )?(?:(?:equation|section)s? \d[\d.]*\d|equation \d"
@@ -44,14 +57,15 @@ PLACES = re.compile(
 class Site:
     """The source of the site: what is on it, and how pages name each other."""
 
-    def __init__(self, source: Path, names: list[str], vendored: Path | None):
-        self.source, self.names, self.vendored = source, names, vendored
+    def __init__(self, source: Path, names: list[str], npm: Path):
+        self.source, self.names, self.npm = source, names, npm
         self.static = source / "_static"
-        self.modules = read_library(ROOT / "rar_nb")
+        self.modules = [m for m in read_library(ROOT / "rar_nb") if m.notebook in names]
         self.entries = every_entry(self.modules)
         self.pages = {f"nbs/{name}.ipynb": f"{name}.ipynb" for name in names}
         self.pages |= {path: path for path in TEXTS} | {"README.md": "index.md"}
         self.pages["nbs/index.ipynb"] = "index.md"
+        self.on_site = {*self.pages.values(), "paper.md", "results/index.md"}
         self.full = {e.full_name: e for e in self.entries}
         self.short: dict[str, list[Entry]] = {}
         for entry in self.entries:
@@ -168,8 +182,6 @@ class Site:
         text = self.index()
         the_map = re.search(r"\n## The paper's map\n(.*?)(?=\n## )", text, re.S)
         home = text.replace(the_map[0], "\n")
-        buttons = (HERE / "pages" / "buttons.html").read_text(encoding="utf-8")
-        home = re.sub(r"(\n!\[[^\n]*rar\.gif\))", lambda m: f"{m[1]}\n\n{buttons}", home, count=1)
         nbs = ROOT / "nbs"
         trees = [
             toctree([f"{label(nbs, name)} <{name}>" for name in names], heading)
@@ -180,7 +192,11 @@ class Site:
             toctree(["The paper's map <paper>", "Results <results/index>"], "The paper, and results"),
             toctree(["Reference <api/index>", *self.texts("data", "C", "S")], "Look it up"),
         ]
-        self.put("index.md", "\n".join([self.words(home, "nbs", "index.md"), *trees]))
+        home = self.words(home, "nbs", "index.md")
+        ways = [f"[{words}]({page})" for page, words in WAYS_IN.items() if page in self.on_site]
+        ways = "{.ways-in}\n" + " ".join(ways)
+        home = re.sub(r"(\n!\[[^\n]*rar\.gif\))", lambda m: f"{m[1]}\n\n{ways}", home, count=1)
+        self.put("index.md", "\n".join([home, *trees]))
         self.write_map(the_map[1].strip())
 
     def texts(self, *starts: str) -> list[str]:
@@ -223,8 +239,7 @@ class Site:
     def write_static(self):
         self.copy(HERE / "static", "_static", "*.css", "*.js")
         self.copy(ROOT / "rar_nb/play/js", "_static/js", "*.js")
-        if self.vendored:
-            self.copy(self.vendored / "mathjax/es5", "_static/vendor/mathjax", "tex-svg.js")
+        self.copy(self.npm / "mathjax/es5", "_static/vendor/mathjax", "tex-svg.js")
 
     def write(self) -> set[str]:
         """Everything that Sphinx reads; the pages with panels that run."""
@@ -265,13 +280,28 @@ def run_sphinx(source: Path, out: Path, live: set[str]):
     for pattern in ("*.map", "*webpack-macros.html"):  # what only the theme's makers need
         for file in (out / "_static").rglob(pattern):
             file.unlink()
+    for file in out.rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(mend(text), encoding="utf-8")
 
 
-def build(out: Path, names: list[str], vendored: Path | None) -> list[str]:
+def mend(text: str) -> str:
+    """A finished page with the marks that screen readers need, where the theme has wrong ones."""
+    for wrong, right in MENDED.items():
+        text = text.replace(wrong, right)
+
+    def signature(match: re.Match) -> str:  # a list of definitions without what is defined
+        inside = re.sub(r"<dl>|<dd>", '<span class="sig-line">', match[0])
+        return re.sub(r"</dl>|</dd>", "</span>", inside)
+
+    return re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
+
+
+def build(out: Path, names: list[str], npm: Path) -> list[str]:
     """Build the site of these notebooks into `out`; links of it that lead nowhere."""
     out = out.resolve()
     source = out.parent / f"{out.name}.source"
-    site = Site(source, names, vendored)
+    site = Site(source, names, npm)
     run_sphinx(source, out, site.write())
     return broken_links(out)
 
@@ -280,16 +310,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, help="the folder of the site")
     parser.add_argument("--only", default="", help="notebooks of a smaller site, as 00_tour,…")
-    parser.add_argument("--fresh", action="store_true", help="remove what an earlier call left")
+    parser.add_argument("--npm", type=Path, default=NPM, help="node_modules with MathJax")
+    parser.add_argument("--keep", action="store_true", help="make only what is new since last time")
     args = parser.parse_args()
-    if not (NPM / "mathjax").is_dir():
-        sys.exit(f"{NPM / 'mathjax'} is missing: `make site` gets it from npm")
+    if not (args.npm / "mathjax").is_dir():
+        sys.exit(f"{args.npm / 'mathjax'} is missing: `make site` gets it from npm")
     start = time.time()
-    if args.fresh:
+    if not args.keep:
         for folder in (args.out, *args.out.parent.glob(f"{args.out.name}.*")):
             shutil.rmtree(folder, ignore_errors=True)
     names = args.only.split(",") if args.only else ORDER[1:]
-    if broken := build(args.out, [name for name in ORDER if name in names], NPM):
+    if broken := build(args.out, [name for name in ORDER if name in names], args.npm):
         sys.exit("Links that lead nowhere:\n" + "\n".join(broken))
     files = [file for file in args.out.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 1e6
