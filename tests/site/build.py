@@ -36,8 +36,7 @@ TEXTS = {  # files of the repository that are pages, in the order of the navigat
 }
 MENDED = {  # a name that a screen reader reads must hold the words that one sees
     '<summary aria-label="Toggle hidden content">': "<summary>",
-    'search-button__button pst-js-only" title="Search" aria-label="Search" data-bs-placement="bottom"'
-    : 'search-button__button pst-js-only" title="Search"',
+    'pst-js-only" title="Search" aria-label="Search"': 'pst-js-only" title="Search"',
     '<summary><span class="toctree-toggle"': '<summary aria-label="Its pages">'
     '<span class="toctree-toggle"',
 }
@@ -144,6 +143,7 @@ class Site:
         for name in self.names:
             notebook = stage.notebook(ROOT / "nbs" / f"{name}.ipynb")
             self.put(f"{name}.ipynb", json.dumps(notebook, indent=1, ensure_ascii=False))
+        self.live_panels = stage.live_panels
         return stage.live
 
     def write_reference(self):
@@ -189,7 +189,7 @@ class Site:
             if names
         ]
         trees += [
-            toctree(["The paper's map <paper>", "Results <results/index>"], "The paper, and results"),
+            toctree(["The paper's map <paper>", "Results <results/index>"], "Paper and results"),
             toctree(["Reference <api/index>", *self.texts("data", "C", "S")], "Look it up"),
         ]
         home = self.words(home, "nbs", "index.md")
@@ -207,9 +207,11 @@ class Site:
         """The paper's map: the table of the index, and every place that the reference names."""
         table = re.sub(  # an equation leads to where it stands
             r"\| (Equation (\d)[^|]*)\| \[(\w+)\]\((\w+\.ipynb)\)",
-            lambda m: f"| [{m[1].strip()}](#equation-{m[2]}) | [{m[3]}]({m[4]})"
-            if m[3] in self.names and m[3] in CHAPTERS
-            else m[0],
+            lambda m: (
+                f"| [{m[1].strip()}](#equation-{m[2]}) | [{m[3]}]({m[4]})"
+                if m[3] in self.names and m[3] in CHAPTERS
+                else m[0]
+            ),
             table,
         )
         found: dict[str, list[Entry]] = {}
@@ -241,9 +243,21 @@ class Site:
         self.copy(ROOT / "rar_nb/play/js", "_static/js", "*.js")
         self.copy(self.npm / "mathjax/es5", "_static/vendor/mathjax", "tex-svg.js")
 
+    def write_model(self):
+        """The bundled run for the panel that samples in the page, and what runs it there."""
+        from rar_nb.play.browser_model import export_browser_model, fetch_runtime
+
+        folder = self.static / "js" / "browser_model"
+        export_browser_model(ROOT / "data" / "digits_run", folder)
+        runtime = ROOT / "build" / "onnxruntime"  # kept for the next time
+        fetch_runtime(runtime)
+        self.copy(runtime, "_static/js/browser_model", "*")
+
     def write(self) -> set[str]:
         """Everything that Sphinx reads; the pages with panels that run."""
         live = self.write_notebooks()
+        if "browser_model" in self.live_panels:
+            self.write_model()
         self.write_reference()
         self.write_home()
         self.write_texts()

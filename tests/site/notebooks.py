@@ -28,7 +28,7 @@ def navigation_left(line: str) -> str:
     """Of the links to the neighbours those that the site does not give by itself."""
     links = [link for link in line.split(" · ") if not re.match(r"\[(←|contents\])", link)]
     text = " · ".join(link for link in links if not re.search(r"→\]\([^)]*\)$", link))
-    return text[:1].upper() + text[1:]
+    return re.sub(r"[a-z]", lambda first: first[0].upper(), text, count=1)
 
 
 def without_navigation(source: str) -> str:
@@ -119,6 +119,7 @@ class Stage:
         self.names, self.words, self.static = names, words, static
         self.equations, self.panels = equations, panels
         self.live: set[str] = set()  # notebooks with panels that run
+        self.live_panels: set[str] = set()  # those panels
         self.numbered: set[str] = set()
 
     def markdown(self, cell: dict, name: str) -> dict | None:
@@ -166,6 +167,7 @@ class Stage:
         if runs:
             new["outputs"] = [panel(cell, live, alt, name, self.static)]
             self.live.add(name)
+            self.live_panels.add(live["panel"])
         cells.append(new)
         if is_panel(cell) and not runs:
             cells.append(self.cell("markdown", f"{{.needs-python}}\n{KERNEL}"))

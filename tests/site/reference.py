@@ -127,12 +127,14 @@ class Module:
 
         return ast.unparse(Rename().visit(node)), ", ".join(limits)
 
-    def parameters(self, node: ast.FunctionDef) -> tuple[list[Parameter], Parameter | None]:
+    def parameters(
+        self, node: ast.FunctionDef, bound: bool
+    ) -> tuple[list[Parameter], Parameter | None]:
         """Parameters with their docments, and what is returned. As for fastcore, a comment
         belongs to the last thing that is declared in its line."""
         a = node.args
         args = [*a.posonlyargs, *a.args, a.vararg, *a.kwonlyargs, a.kwarg]
-        args = [arg for arg in filter(None, args) if arg.arg not in ("self", "cls")]
+        args = list(filter(None, args))[int(bound) :]
         owners = {arg.lineno: arg for arg in args}
         if node.returns is not None:
             owners[node.returns.lineno] = node.returns
@@ -153,12 +155,11 @@ class Module:
         declared, limits = self.declared(annotation)
         return declared, comment, limits
 
-    def signature(self, node: ast.FunctionDef) -> str:
-        """The signature as text, with short types."""
+    def signature(self, node: ast.FunctionDef, bound: bool) -> str:
+        """The signature as text; `bound`: without its first parameter, self or cls."""
         arguments = copy.deepcopy(node.args)
-        for arguments_of_kind in (arguments.posonlyargs, arguments.args):
-            if arguments_of_kind and arguments_of_kind[0].arg in ("self", "cls"):
-                del arguments_of_kind[0]
+        if bound:
+            del (arguments.posonlyargs or arguments.args)[0]
         every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         for arg in filter(None, [*every, arguments.vararg, arguments.kwarg]):
             declared = self._typed(arg.annotation, "")[0]
@@ -175,7 +176,8 @@ class Module:
             first = ast.unparse(node.args.args[0].annotation)
             owner, _, name = self.full_names[first].removeprefix("rar_nb."), "", node.name
             owner, kind = owner.rsplit(".", 1)[-1], "classmethod"
-        signature = self.signature(node)
+        bound = kind != "function" and "staticmethod" not in decorators
+        signature = self.signature(node, bound)
         if decorators & {"property", "cached_property"}:
             kind, signature = "property", ""
         elif decorators & {"classmethod", "staticmethod"}:
@@ -187,7 +189,7 @@ class Module:
             signature,
             ast.get_docstring(node) or "",
             *self.cell_of(node.lineno),
-            *self.parameters(node),
+            *self.parameters(node, bound),
         )
 
     def fields(self, node: ast.ClassDef) -> list[Parameter]:
@@ -222,8 +224,8 @@ class Module:
         )
         for function in functions:
             if function.name == "__init__":
-                entry.signature = self.signature(function)
-                entry.parameters = self.parameters(function)[0] or entry.parameters
+                entry.signature = self.signature(function, True)
+                entry.parameters = self.parameters(function, True)[0] or entry.parameters
             elif not function.name.startswith("_"):
                 entry.members.append(self.function(function, node.name))
         return entry
@@ -279,9 +281,7 @@ def sentence(parameter: Parameter) -> str:
 def escaped(text: str) -> str:
     """Text of a docstring as Markdown: no tags, no formulas, but code stays code."""
     pieces = re.split(r"(`[^`]*`)", text)
-    return "".join(
-        p if p.startswith("`") else re.sub(r"([<$\[\]|])", r"\\\1", p) for p in pieces
-    )
+    return "".join(p if p.startswith("`") else re.sub(r"([<$\[\]|])", r"\\\1", p) for p in pieces)
 
 
 def entry_page(entry: Entry, notebooks: set[str], names, depth: int = 3) -> list[str]:
@@ -317,8 +317,11 @@ def module_page(module: Module, notebooks: set[str], names) -> str:
     """The page of a module."""
     lines = [f"# {module.name}", "", f"> {names(escaped(module.doc))}", ""]
     if module.notebook in notebooks:
-        lines += [f"The notebook that defines and explains it: "
-                  f"[{module.notebook}](../{module.notebook}.ipynb).", ""]
+        lines += [
+            f"The notebook that defines and explains it: "
+            f"[{module.notebook}](../{module.notebook}.ipynb).",
+            "",
+        ]
     for entry in module.entries:
         lines += [*entry_page(entry, notebooks, names), ""]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Markdown as the site needs it: links that lead to pages of the site, names that lead to the API."""
+"""Markdown as the site needs it: links lead to pages of the site, names to the reference."""
 
 import os
 import re
