@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs"
+KINDS = ["Panel", "ScanOrders", "Annealing"]
 
 
 def collapsed_cells(name: str) -> list[str]:
@@ -26,4 +27,4 @@ def starts_with_its_panel(name: str) -> bool:
     cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
     first = next(c for c in cells if c["cell_type"] == "code")
     hidden = first["metadata"].get("jupyter", {}).get("source_hidden", False)
-    return hidden and "Panel(" in "".join(first["source"])
+    return hidden and any(f"{kind}(" in "".join(first["source"]) for kind in KINDS)

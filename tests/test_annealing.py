@@ -1,24 +1,25 @@
-"""Annealing on screen: r, learning rate and orders of a batch, and what the panel does."""
+"""Annealing on screen: r, learning rate and orders of a batch. (What the panel does with them is in
+`test_live_panels.py`.)"""
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from matplotlib.patches import PathPatch
 
+from rar_nb.data.images import DATA
 from rar_nb.orders import ANNEAL_SCHEDULES, SCAN_ORDERS, scan_order
 from rar_nb.play import annealing
 from rar_nb.play.annealing import (
+    Annealing,
     are_random,
     batch_orders,
-    plot_annealing,
     run_of,
     schedules,
     tile_orders,
 )
-from rar_nb.play.widgets import figure_png
-from rar_nb.pretrained.presets import override
+from rar_nb.pretrained.presets import load_run_config, override
 from rar_nb.reports.published import TABLES
+from rar_nb.runs.run_folders import read_metrics
 from rar_nb.style import COLORS
 from rar_nb.trainer import TrainConfig, random_ratio_at, step_generator
 from tests.doors import refuses
@@ -96,12 +97,12 @@ def test_orders_of_a_batch_end_in_the_final_one(name):
 
 def test_an_order_registered_anew_is_used(monkeypatch):
     monkeypatch.setitem(SCAN_ORDERS, "mine", lambda g: [*range(g * g)][::-1])
-    first = figure_png(plot_annealing(*PAPER, 350, final_order="mine"))
+    first = Annealing(final_order="mine", epoch=350.0).png()
     monkeypatch.setitem(SCAN_ORDERS, "mine", lambda g: [*range(g * g)])
-    again = figure_png(plot_annealing(*PAPER, 350, final_order="mine"))
+    again = Annealing(final_order="mine", epoch=350.0).png()
     assert again != first
     monkeypatch.setitem(SCAN_ORDERS, "mine", lambda g: [*range(g * g)][::-1])
-    assert figure_png(plot_annealing(*PAPER, 350, final_order="mine")) == first
+    assert Annealing(final_order="mine", epoch=350.0).png() == first
 
 
 def test_tiles_show_rank_and_kind():
@@ -113,116 +114,51 @@ def test_tiles_show_rank_and_kind():
     assert tiles[2:6, -6:-2, 0].ravel() == pytest.approx(np.arange(15, -1, -1) / 15)
 
 
-# The picture
-
-
-@pytest.mark.parametrize(
-    "start, end, epochs, batch_size",
-    [(0, 0, 20, 16), (20, 20, 20, 2048), (0, 20, 20, 16), (800, 800, 800, 16), (3, 5, 400, 48)],
-)
-def test_ends_of_the_controls(start, end, epochs, batch_size):
-    pictures = {
-        figure_png(plot_annealing(start, end, epochs, batch_size, epoch))
-        for epoch in (0, epochs // 2, epochs)
-    }
-    assert len(pictures) == 3
-
-
-def texts_of(fig):
-    return [artist.get_label() for artist in fig.findobj(PathPatch)]
-
-
-def test_what_is_written():
-    fig = plot_annealing(*PAPER, 250, results={(200, 300, 400): "published: FID 2.18"})
-    num_random = int(are_random(batch_orders(run_of(*PAPER), 250 * 625)).sum())
-    texts = " | ".join(texts_of(fig))
-    for part in [
-        "step 156,250 of 250,000",
-        "FID 2.18",
-        "r = 0.50",
-        "51% of its peak",
-        "r = 50.0% ± 2.2%",
-        f"in this batch: {num_random} of 2048",
-    ]:
-        assert part in texts
-
-
-def test_a_published_result_belongs_to_the_published_schedule(monkeypatch):
-    monkeypatch.setitem(ANNEAL_SCHEDULES, "late", lambda progress: 1 - progress**4)
-    results = {(200, 300, 400): "published: FID 2.18"}
-    texts = " | ".join(texts_of(plot_annealing(*PAPER, 250, "late", results)))
-    assert "r = 0.94" in texts and "no published result" in texts and "2.18" not in texts
-
-
-def test_a_schedule_registered_anew_is_used(monkeypatch):
-    "No picture may come out of a cache that knows the schedule by its name only."
-    monkeypatch.setitem(ANNEAL_SCHEDULES, "mine", lambda progress: 1 - progress**2)
-    first = figure_png(plot_annealing(*PAPER, 250, "mine"))
-    monkeypatch.setitem(ANNEAL_SCHEDULES, "mine", lambda progress: 1 - progress**4)
-    assert figure_png(plot_annealing(*PAPER, 250, "mine")) != first
-
-
 # The panel
-
-
-@pytest.fixture(scope="module")
-def panels():
-    return build_panels("11_annealing")
 
 
 def test_the_panel_comes_first():
     assert starts_with_its_panel("11_annealing")
 
 
-def test_the_presets_are_the_published_table(panels):
-    keys = {value for _, value in panels["preset"].options} - {None}
-    results = set(panels["results"])
-    assert keys == {(*row.anneal, 400) for row in TABLES["annealing"].rows} <= results
-    assert len(keys) == 15
-    assert results - keys == {(200, 300, 400, name) for name in SCAN_ORDERS if name != "raster"}
+@pytest.fixture(scope="module")
+def panel():
+    return build_panels("11_annealing")["panel"]
 
 
-def test_the_panel_shows_where_the_annealing_ends():
-    panels = build_panels("11_annealing")
-    panel, order, preset = (panels[name] for name in ("panel", "order", "preset"))
-    for name, fid in dict(spiral_in="2.50", z_curve="2.29").items():
-        order.value = name
-        assert f"published, to {name}: FID {fid}" in " | ".join(texts_of(panel.figure))
-        assert preset.value is None and panel.message.value == ""
-    panels["end"].value = 310
-    assert "no published result" in " | ".join(texts_of(panel.figure))
-    preset.value = (200, 300, 400)  # a row of the table, which ends in raster
-    assert order.value == "raster" and panel.canvas.png == panel.first
-    assert "published: FID 2.18" in " | ".join(texts_of(panel.figure))
+def test_the_choices_are_the_published_tables(panel):
+    ends = {(row["start"], row["end"]) for row in panel.results if row["final_order"] == "raster"}
+    assert ends == {row.anneal for row in TABLES["annealing"].rows} and len(ends) == 15
+    orders = {row["final_order"]: row["text"] for row in panel.results[15:]}
+    assert set(orders) == set(SCAN_ORDERS) - {"raster"}
+    assert "FID 2.50" in orders["spiral_in"] and "FID 2.29" in orders["z_curve"]
+    (chosen,) = [row for row in panel.results[:15] if (row["start"], row["end"]) == (200, 300)]
+    assert "FID 2.18" in chosen["text"]
 
 
-def test_a_registered_schedule_appears_in_the_panel(monkeypatch):
-    monkeypatch.setitem(ANNEAL_SCHEDULES, "late", lambda progress: 1 - progress**4)
-    panels = build_panels("11_annealing")
-    before = panels["panel"].canvas.png
-    panels["schedule"].value = "late"
-    assert panels["panel"].canvas.png != before and panels["panel"].message.value == ""
+def test_the_panel_starts_as_its_run_was_trained(panel):
+    assert panel.run().train == TrainConfig() and panel.epoch == 240
+    digits = Annealing("digits")
+    assert digits.run() == load_run_config(DATA / "digits_run" / "config.json")
+    panel.batch_size = 16
+    assert panel.run().train.steps_per_epoch == 80072  # whole batches of 1,281,167 images
+    panel.batch_size = 2048
 
 
-def test_controls_move_each_other(panels):
-    start, end, epochs, epoch = (panels[name] for name in ("start", "end", "epochs", "epoch"))
-    preset, panel = panels["preset"], panels["panel"]
+def test_a_schedule_registered_anew_is_used(monkeypatch):
+    monkeypatch.setitem(ANNEAL_SCHEDULES, "mine", lambda progress: 1 - progress**2)
+    first = Annealing(schedule="mine")
+    assert first.schedules["mine"][500] == 0.75 and first.schedules["linear"] is None
+    monkeypatch.setitem(ANNEAL_SCHEDULES, "mine", lambda progress: 1 - progress**4)
+    assert Annealing(schedule="mine").schedules["mine"][500] == 1 - 0.5**4
 
-    def is_at(*values):
-        return (start.value, end.value, epochs.value) == values and panel.message.value == ""
 
-    for _, key in preset.options[1::3]:
-        preset.value = key
-        assert is_at(*key)
-    preset.value = (400, 400, 400)
-    start.value = 350
-    assert preset.value is None and is_at(350, 400, 400)
-    end.value = 200  # takes the start with it
-    assert preset.value == (200, 200, 400) and is_at(200, 200, 400)
-    epochs.value = 100
-    assert is_at(100, 100, 100) and (epoch.max, epoch.value) == (100, 100)
-    preset.value, epoch.value = (200, 300, 400), 240
-    assert panel.canvas.png == panel.first
+def test_the_losses_are_those_of_the_bundled_run(panel):
+    raster, random = (dict(map(tuple, panel.measured["curves"][k])) for k in ("raster", "random"))
+    rows = read_metrics(DATA / "digits_run" / "metrics.jsonl")
+    last = [row for row in rows if "raster_loss" in row][-1]
+    assert (raster[9.0], random[9.0]) == (last["raster_loss"], last["random_loss"])
+    assert raster[9.0] < random[9.0] - 0.5  # what the annealing is for
 
 
 @pytest.mark.parametrize(
@@ -232,12 +168,15 @@ def test_controls_move_each_other(panels):
         (lambda: annealing.run_of(200, 300, 400, 0), "batch_size = 0"),
         (lambda: annealing.run_of(200, 300, 400, 64, "steep"), "anneal_schedule = 'steep'"),
         (lambda: annealing.run_of(200, 300, 400, 64, final_order="zig"), "final_order = 'zig'"),
-        (lambda: annealing.plot_annealing(0, 1, 400, 64, 1, final_order="random"), "scan order"),
+        (lambda: Annealing(final_order="random"), "final_order = 'random'"),
+        (lambda: Annealing("imagenet"), "setting = 'imagenet'"),
+        (lambda: Annealing(anneal_start=350.0), "anneal_start = 350.0 is not allowed"),
+        (lambda: Annealing(schedule="steep"), "anneal_schedule = 'steep'"),
         (lambda: annealing.schedules("rar_l"), "run = 'rar_l'"),
         (lambda: annealing.batch_orders(annealing.run_of(0, 1, 400, 64), -1), "step = -1"),
         (lambda: annealing.tile_orders(torch.zeros(2, 4), 2), "orders = float32 [2, 4]"),
         (lambda: annealing.tile_orders(torch.arange(4)[None], 0), "columns = 0"),
-        (lambda: annealing.plot_annealing(0, 1, 400, 64, -1), "epoch = -1"),
+        (lambda: Annealing(epoch=-1.0), "epoch = -1"),
     ],
 )
 def test_doors(call, words):

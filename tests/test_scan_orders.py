@@ -1,6 +1,6 @@
-"""Scan orders on screen: three numbers about an order, the pictures, and what the panels do."""
+"""Scan orders on screen: three numbers about an order, and the pictures. (The panel itself is in
+`test_live_panels.py`.)"""
 
-import io
 import json
 from itertools import product
 from pathlib import Path
@@ -9,24 +9,21 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from PIL import Image
 
 from rar_nb.orders import SCAN_ORDERS, sample_orders, scan_order
 from rar_nb.play import scan_orders
 from rar_nb.play.scan_orders import (
-    crossed_cells,
-    finished,
+    ScanOrders,
     jumps,
     known_neighbours,
     known_share,
     named_order,
     order_names,
-    plot_comparison,
     plot_figure_1,
-    plot_walk,
+    plot_order,
     statistics,
 )
-from rar_nb.play.widgets import cell_at, figure_png
+from rar_nb.play.widgets import figure_png, new_figure, to_rgb_pixels
 from rar_nb.style import COLORS
 from rar_nb.support import InvalidValue
 from tests.doors import refuses
@@ -67,9 +64,7 @@ def test_a_registered_order_appears_everywhere(diagonal):
     assert diagonal in order_names()
     assert len(plot_figure_1(4).axes) == 7
     assert [ax.get_title(loc="left") for ax in plot_figure_1(4).axes][-1] == diagonal
-    labels = [artist.get_label() for artist in plot_comparison((), 4).findobj()]
-    assert diagonal in labels
-    assert diagonal in build_panels("10_scan_orders")["which"].options
+    assert diagonal in build_panels("10_scan_orders")["walk"].names
 
 
 # Numbers
@@ -130,11 +125,6 @@ def test_known_share():
     assert share[24] == 0 and within.sum() == 48
 
 
-def test_finished_keeps_the_beginning():
-    assert finished((2, 0), 2) == (2, 0, 1, 3)
-    assert finished((), 3) == tuple(range(9))
-
-
 # Pictures
 
 
@@ -152,43 +142,12 @@ def test_figure_1_prints_the_published_numbers(monkeypatch):
     assert {ax for ax, _ in written} == set(fig.axes) and len(fig.axes) == 6
 
 
-@pytest.mark.parametrize("grid_size", [4, 8, 16])
-def test_each_cell_can_be_clicked(grid_size):
-    fig = plot_comparison((), grid_size)
-    left, bottom, width, height = (
-        fig.axes[0].get_position().bounds
-    )  # aspect is kept: the grid is as wide as it is high
-    for i in range(grid_size**2):
-        x = left + width * (i % grid_size + 0.5) / grid_size
-        y = 1 - bottom - height + height * (i // grid_size + 0.5) / grid_size
-        assert cell_at(fig, x, y, grid_size) == i
-    assert cell_at(fig, 0.7, 0.5, grid_size) is None
-
-
-@pytest.mark.parametrize("name, grid_size", list(product([*SCAN_ORDERS, "random"], [4, 16])))
-def test_walk_changes_with_its_step_and_order(name, grid_size):
-    last = grid_size**2
-    pictures = {figure_png(plot_walk(name, grid_size, 1, step)) for step in (0, 1, last)}
-    assert len(pictures) == 3
-    assert (figure_png(plot_walk(name, grid_size, 2, 1)) in pictures) == (name != "random")
-
-
-def test_comparison_of_the_beginning_and_the_whole():
-    order = named_order("random", 4, 3)
-    assert len({figure_png(plot_comparison(order[:n], 4)) for n in (0, 1, 2, 9, 16)}) == 5
-
-
 def test_colours_of_known_next_and_later_cells():
-    image = (
-        np.asarray(
-            Image.open(io.BytesIO(figure_png(plot_walk("spiral_in", 4, 0, 6)))).convert("RGB")
-        )
-        / 255
-    )
-    left, top, side = 0.005 * 832, 0.01 * 400, 0.98 * 400 / 4
+    fig = new_figure(4, 4)
+    plot_order(fig.add_axes((0, 0, 1, 1)), named_order("spiral_in", 4), 4, 6)
+    image, side = to_rgb_pixels(fig) / 255, 80
     found = [
-        image[int(top + side * (i // 4) + 4), int(left + side * (i % 4) + 4)]
-        for i in named_order("spiral_in", 4)
+        image[side * (i // 4) + 4, side * (i % 4) + 4] for i in named_order("spiral_in", 4)
     ]
     assert found[6] == pytest.approx(to_rgb(COLORS["next"]), abs=0.01)
     for k in range(7, 16):
@@ -199,72 +158,14 @@ def test_colours_of_known_next_and_later_cells():
 
 def test_a_step_beyond_the_grid_is_refused():
     with pytest.raises(ValueError, match="step = 17"):
-        plot_walk("raster", 4, 0, 17)
+        plot_order(new_figure(1, 1).add_axes((0, 0, 1, 1)), named_order("raster", 4), 4, 17)
 
 
-def test_cells_under_the_last_step_have_a_plate():
-    "The numbers there stay readable: no vermilion within a plate."
-    assert set(crossed_cells(np.array([0, 0]), np.array([3, 0]), 4)) == {0, 1, 2, 3}
-    assert set(crossed_cells(np.array([1, 1]), np.array([2, 2]), 4)) == {
-        5,
-        10,
-    }  # corners are not crossed
-    image = (
-        np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison((0, 2), 4)))).convert("RGB"))
-        / 255
-    )
-    left, top, side = 0.005 * 832, 0.01 * 400, 0.98 * 400 / 4
-    vermilion = np.abs(image - to_rgb(COLORS["next"])).max(2) < 0.02
-    row = vermilion[int(top + side / 2), int(left) : int(left + 3 * side)]
-    middle = np.arange(len(row)) % side
-    assert row.any() and not row[np.abs(middle - side / 2) < 0.25 * side].any()
-
-
-# Panels
-
-
-@pytest.fixture(scope="module")
-def panels():
-    return build_panels("10_scan_orders")
+# The panel
 
 
 def test_the_panel_comes_first():
     assert starts_with_its_panel("10_scan_orders")
-
-
-def test_the_grid_limits_the_steps(panels):
-    at, side, walk = panels["at"], panels["side"], panels["walk"]
-    at.value = 60
-    side.value = 4  # takes the slider's end, and so its value, with it
-    assert (at.max, at.value, walk.message.value) == (16, 16, "")
-    side.value, at.value = 8, 25
-    assert walk.canvas.png == walk.first
-
-
-def test_the_seed_is_for_random_orders(panels):
-    which, seed, walk = panels["which"], panels["seed"], panels["walk"]
-    assert seed.disabled
-    which.value = "random"
-    before, seed.value = walk.canvas.png, 1
-    assert not seed.disabled and walk.canvas.png != before
-    seed.value, which.value = 0, "z_curve"
-
-
-def test_an_order_of_ones_own(panels):
-    cells, size, own = panels["cells"], panels["size"], panels["own"]
-    begun = cells.value
-    panels["finish"].click()
-    assert sorted(cells.value) == list(range(64))
-    assert cells.value[:13] == (*begun, 0, 1, 2)
-    size.value = 4
-    assert cells.value == ()
-    own.canvas.press(0.01, 0.02)
-    own.canvas.press(0.47, 0.97)
-    assert cells.value == (0, 15)
-    panels["clear"].click()
-    assert (cells.value, own.message.value) == ((), "")
-    size.value, cells.value = 8, begun
-    assert own.canvas.png == own.first
 
 
 # What the doors refuse, and names that mean something elsewhere
@@ -280,12 +181,15 @@ def test_an_order_of_ones_own(panels):
         (lambda: jumps([16], 4), "order = [16]"),
         (lambda: known_neighbours("0123", 4), "order = '0123'"),
         (lambda: statistics(None, 4), "order = None"),
-        (lambda: finished([0.5], 4), "order = [0.5]"),
+        (lambda: statistics([0.5], 4), "order = [0.5]"),
         (lambda: known_share(torch.zeros(1, 4).long(), 0), "permutations of 0 … L - 1"),
         (lambda: known_share(torch.arange(4)[None], 4), "cell = 4"),
-        (lambda: plot_walk("raster", 65, 0, 0), "at most 64"),
-        (lambda: plot_walk("raster", 4, 0, 17), "step = 17"),
-        (lambda: plot_comparison((1, 1), 4), "order = (1, 1)"),
+        (lambda: plot_figure_1(65), "at most 64"),
+        (lambda: ScanOrders("zigzag"), "order = 'zigzag' is not allowed: it must be one of"),
+        (lambda: ScanOrders(grid_size=1), "at least 2"),
+        (lambda: ScanOrders(grid_size=33), "below 33"),
+        (lambda: ScanOrders(step=-1), "step = -1"),
+        (lambda: ScanOrders("yours", 4, cells=(1, 1)), "order = (1, 1)"),
     ],
 )
 def test_doors(call, words):
@@ -300,12 +204,7 @@ def test_names_are_text(monkeypatch, name):
     figure_png(figure)  # matplotlib reads formulas here
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert name in titles and not figure.axes[-1]._left_title.get_parse_math()
-    figure_png(plot_walk(name, 2, 0, 1))
-    figure_png(plot_comparison((0, 1), 2))
-
-
-def test_the_smallest_grid_has_one_cell():
-    figure_png(plot_walk("raster", 1, 0, 1))
+    assert ScanOrders(name, 2).png().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array])

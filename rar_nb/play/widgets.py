@@ -583,7 +583,7 @@ def player(
 
 # %% ../../nbs/15_widgets.ipynb #1a4e4651
 JS = importlib.resources.files('rar_nb.play') / 'js'
-IMPORT = re.compile(r"^import \{([^}]*)\} from '\./(\w+)\.js';$", re.MULTILINE)
+IMPORT = re.compile(r"^import \{([^}]*)\}\s+from '\./(\w+)\.js';$", re.MULTILINE)
 EXPORT = re.compile(r'^export (?=(?:async )?(?:const|function|class) (\w+))', re.MULTILINE)
 
 

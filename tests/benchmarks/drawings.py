@@ -17,8 +17,6 @@ from ipywidgets import widgets
 
 NBS = Path(__file__).parent.parent.parent / "nbs"
 NAMES = [
-    "10_scan_orders",
-    "11_annealing",
     "12_target_aware",
     "13_watch",
     "14_inpainting",

@@ -236,6 +236,8 @@ def equal(a, b) -> bool:
         return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, Image.Image):
         return a.tobytes() == b.tobytes()
+    if hasattr(a, "live_state"):
+        return a.live_state() == b.live_state()
     if isinstance(a, float) and isinstance(b, (float, int)):
         return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-6) or (math.isnan(a) and math.isnan(b))
     if dataclasses.is_dataclass(a):
@@ -1436,14 +1438,15 @@ def play() -> Iterator[Door]:
         dict(grid_size=Int(low=1, skip=("huge",))),
     )
     yield Door(
-        "play.scan_orders.plot_walk",
-        given(name="z_curve", grid_size=4, seed=0, step=3),
-        dict(name=Word(), grid_size=grid, seed=Int(low=0), step=step),
-    )
-    yield Door(
-        "play.scan_orders.plot_comparison",
-        given(cells=tuple(order), grid_size=4),
-        dict(cells=Values(wrong=wrong_orders[2:], skip=("None",)), grid_size=grid),
+        "play.scan_orders.ScanOrders",
+        given(order="z_curve", grid_size=4, step=3, seed=0, cells=(0, 1)),
+        dict(
+            order=Word(),
+            grid_size=Int(low=2, high=32),
+            step=Int(low=0),
+            seed=Int(low=0),
+            cells=Values(optional=True, skip=("list",), wrong=wrong_orders[2:]),
+        ),
     )
     yield Door(
         "play.annealing.run_of",
@@ -1456,22 +1459,22 @@ def play() -> Iterator[Door]:
         ),
     )
     yield Door(
-        "play.annealing.plot_annealing",
+        "play.annealing.Annealing",
         given(
+            setting="digits",
             anneal_start=1.0,
             anneal_end=2.0,
-            epochs=4.0,
-            batch_size=8,
             epoch=1.5,
+            schedule="linear",
             final_order="spiral_in",
         ),
         dict(
+            setting=Word(),
+            schedule=Word(),
             final_order=Word(),
-            anneal_start=Number(),
-            anneal_end=Number(),
-            epochs=Number(above=True),
-            batch_size=Int(low=1),
-            epoch=Number(),
+            anneal_start=Number(optional=True),
+            anneal_end=Number(optional=True),
+            epoch=Number(optional=True),
         ),
     )
     yield Door(

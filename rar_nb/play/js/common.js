@@ -18,12 +18,12 @@ const light = `--rar-ink: #1b1b1b; --rar-faint: #5c5c5c; --rar-paper: #ffffff; -
   --rar-cell: #e6e6e6; --rar-soft: #f3f5f7; --rar-control: #6b6b6b; --rar-path: #ffffff;
   --rar-raster-ink: #00639b; --rar-random-ink: #8a5a00; --rar-model-ink: #00694c;
   --rar-next-ink: #b34700; --rar-known-ink: #0b6aa3; --rar-rate-ink: #97406f;
-  --rar-on-known: #000000; color-scheme: light;`;
+  --rar-known-cell: #56b4e9; color-scheme: light;`;
 const dark = `--rar-ink: #ececec; --rar-faint: #b4b4b4; --rar-paper: #111111; --rar-line: #4a4a4a;
   --rar-cell: #333333; --rar-soft: #1e2226; --rar-control: #a0a0a0; --rar-path: #111111;
   --rar-real: #ffffff; --rar-raster-ink: #6cbcf0; --rar-random-ink: #f0b429;
   --rar-model-ink: #3ecfa3; --rar-next-ink: #ff9457; --rar-known-ink: #7cc8f4;
-  --rar-rate-ink: #e3a0c6; --rar-on-known: #000000; color-scheme: dark;`;
+  --rar-rate-ink: #e3a0c6; --rar-known-cell: #2a7aa8; color-scheme: dark;`;
 
 /** A page's own word for its theme comes first (JupyterLab's, Sphinx's), then the system's. */
 export const STYLES = `
@@ -55,6 +55,7 @@ export const STYLES = `
 .rar-app input[type=number] {cursor: text; padding: 3px 6px; width: 6em}
 .rar-app button[aria-pressed=true] {background: var(--rar-known); color: #000; border-color: #000}
 .rar-app button:disabled {opacity: .55; cursor: default}
+.rar-app .rar-play {min-width: 6.2em}
 .rar-faint {color: var(--rar-faint)}
 .rar-app .rar-hidden {position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap}
@@ -109,12 +110,25 @@ export function change(model, values) {
   model.save_changes();
 }
 
-/** Call `draw` whenever one of `names` changes; returns the function that ends this. */
+/**
+ * Call `draw` when one of `names` changes, once for all that change together; returns the function
+ * that ends this.
+ */
 export function follow(model, names, draw) {
   const events = names.map(name => `change:${name}`);
-  for (const event of events) model.on(event, draw);
+  let waiting = false, ended = false;
+  function changed() {
+    if (waiting) return;
+    waiting = true;
+    queueMicrotask(() => {
+      waiting = false;
+      if (!ended) draw();
+    });
+  }
+  for (const event of events) model.on(event, changed);
   return () => {
-    for (const event of events) model.off(event, draw);
+    ended = true;
+    for (const event of events) model.off(event, changed);
   };
 }
 
@@ -158,31 +172,39 @@ export function choice(name, options, onchoice) {
  * A play button: calls `tick` every `interval()` milliseconds until that returns false.
  * @returns {{element: HTMLButtonElement, stop: function}}
  */
-export function player(name, interval, tick) {
-  let timer = null, last = 0;
+export function player(name, {start, tick, interval}) {
+  let frame = null, last = 0;
+  function show() {
+    const does = frame === null ? 'play' : 'pause';
+    set(element, {text: does === 'play' ? '▶ play' : '❚❚ pause',
+      'aria-label': `${does} ${name}`});
+  }
+  function stop() {
+    cancelAnimationFrame(frame);
+    frame = null;
+    show();
+  }
   function run(now) {
-    timer = requestAnimationFrame(run);
+    frame = requestAnimationFrame(run);
     if (now - last < interval()) return;
     last = now;
     if (tick() === false) stop();
   }
-  function show() {
-    const playing = timer !== null;
-    set(element, {text: playing ? '❚❚ pause' : '▶ play', 'aria-label': playing
-      ? `pause ${name}` : `play ${name}`});
-  }
-  function stop() {
-    cancelAnimationFrame(timer);
-    timer = null;
-    show();
-  }
   const element = button('', () => {
-    if (timer !== null) return stop();
-    timer = requestAnimationFrame(run);
+    if (frame !== null) return stop();
+    start();
+    frame = requestAnimationFrame(run);
     show();
-  });
+  }, {class: 'rar-play'});
   show();
   return {element, stop};
+}
+
+/** A box to tick. */
+export function tick(name, onchange) {
+  const input = html('input', {type: 'checkbox', onchange: () => onchange(input.checked)});
+  const element = html('label', {}, input, html('span', {text: name}));
+  return {element, show: value => { input.checked = value; }};
 }
 
 /** A line of text that screen readers speak when it changes, once a hand rests for a moment. */
@@ -202,21 +224,34 @@ export function place(event, element) {
 }
 
 /**
- * Call `move(x, y, first)` with shares of width and height where a pointer presses an element, and
- * wherever it is dragged until it lets go: each place that it has passed, in order.
+ * Call `move(x, y, first)` with shares of width and height (of `within`) where a pointer presses an
+ * element, and wherever it is dragged until it lets go: each place that it has passed, in order.
  */
-export function draggable(element, move) {
+export function draggable(element, move, within = element) {
   element.style.touchAction = 'none';
   element.addEventListener('pointerdown', event => {
     if (event.button !== 0) return;
     element.setPointerCapture(event.pointerId);
-    move(...place(event, element), true);
+    move(...place(event, within), true);
   });
   element.addEventListener('pointermove', event => {
     if (!(event.buttons & 1) || !element.hasPointerCapture(event.pointerId)) return;
     const passed = event.getCoalescedEvents?.() ?? [];
-    for (const at of passed.length ? passed : [event]) move(...place(at, element), false);
+    for (const at of passed.length ? passed : [event]) move(...place(at, within), false);
   });
+}
+
+/** Call `draw(width)` with an element's width in pixels, now and when it changes. */
+export function onWidth(element, draw) {
+  let width = 0;
+  const observer = new ResizeObserver(entries => {
+    const now = Math.round(entries.at(-1).contentRect.width);
+    if (now === 0 || now === width) return;
+    width = now;
+    draw(width);
+  });
+  observer.observe(element);
+  return () => observer.disconnect();
 }
 
 /** Listen to keys by name, such as `{ArrowLeft: …, ' ': …}`; those keys do nothing else. */

@@ -1,23 +1,470 @@
-/** Scan orders: walk through a grid, step by step. */
-import {change, follow, frame, html, set, slider, svg} from './common.js';
-import {SCAN_ORDERS} from './orders.js';
+/** Scan orders: walk through a grid step by step, and compare orders, your own among them. */
+import {button, change, draggable, follow, frame, html, keys, onWidth, player, set, slider,
+  speaker, svg} from './common.js';
+import {SCAN_ORDERS, jumps, knownNeighbours, neighbours, randomOrder, statistics, stepsOf}
+  from './orders.js';
+
+const STYLES = `
+.rar-walk {display: grid; gap: 4px 22px; align-items: start}
+@container (min-width: 760px) {.rar-walk {grid-template-columns: minmax(380px, 1fr) 480px}}
+.rar-app .rar-orders {border: 0; padding: 0; margin: 0; min-width: 0}
+.rar-app .rar-orders table {border-collapse: collapse; width: 100%; margin: 0; font-size: 14px;
+  color: inherit; display: table}
+.rar-app .rar-orders :is(th, td, tr) {border: 0; padding: 0; background: none; font-weight: normal;
+  text-align: left; vertical-align: middle; color: inherit}
+.rar-app .rar-orders thead th {color: var(--rar-faint); font-size: 12.5px; padding: 0 0 2px;
+  line-height: 1.2; vertical-align: bottom}
+.rar-app .rar-orders tbody tr:hover {background: var(--rar-soft)}
+.rar-app .rar-orders tbody tr.chosen {background: var(--rar-soft); font-weight: bold;
+  box-shadow: inset 4px 0 var(--rar-next)}
+.rar-app .rar-orders tr.chosen :is(th, td) {font-weight: bold}
+.rar-app .rar-orders label {padding: 1px 4px 1px 9px; cursor: pointer; display: flex;
+  min-height: 32px}
+.rar-app .rar-orders input {margin: 0; flex: none; accent-color: var(--rar-next)}
+.rar-app .rar-orders label svg {flex: none; background: var(--rar-cell); border-radius: 3px}
+.rar-app .rar-orders td {width: 19%; font-variant-numeric: tabular-nums}
+.rar-app .rar-orders tbody td {padding-bottom: 3px; background: linear-gradient(to right,
+  var(--rar-control) var(--share, 0%), transparent 0)
+  no-repeat left bottom 5px / calc(100% - 14px) 3px}
+.rar-app .rar-orders tr.chosen td {background-image: linear-gradient(to right,
+  var(--rar-next) var(--share, 0%), transparent 0)}
+.rar-grid {width: 100%; max-width: 480px; aspect-ratio: 1; cursor: pointer; touch-action: none;
+  user-select: none}
+.rar-grid rect.cell {fill: var(--rar-cell); stroke: var(--rar-paper); stroke-width: .06}
+.rar-grid rect.known {fill: var(--rar-known-cell); fill-opacity: var(--age)}
+.rar-grid rect.next {fill: var(--rar-next)}
+.rar-app .rar-grid text {text-anchor: middle; dominant-baseline: central; fill: var(--rar-faint);
+  pointer-events: none; font-variant-numeric: tabular-nums}
+.rar-app .rar-grid text.known {fill: var(--rar-ink)}
+.rar-app .rar-grid text.next {fill: #000; font-weight: bold}
+.rar-grid .path {fill: none; stroke: var(--rar-path); stroke-linejoin: round}
+.rar-grid .last {stroke: var(--rar-next); stroke-linecap: round}
+.rar-grid .around {fill: none; stroke: var(--rar-ink); stroke-width: .09}
+.rar-grid .around.later {stroke: var(--rar-faint); stroke-width: .05; stroke-dasharray: .12 .1}
+.rar-grid .cursor {fill: none; stroke: var(--rar-ink); stroke-width: .08; stroke-dasharray: .2 .12}
+.rar-grid:not(:focus-visible) .cursor {display: none}
+.rar-app .rar-said {min-height: 4.4em; margin: 6px 0 0}
+.rar-said b {color: var(--rar-next-ink)}
+.rar-charts {display: grid; gap: 4px 22px}
+@container (min-width: 760px) {.rar-charts {grid-template-columns: 1fr 1fr}}
+.rar-app figure {margin: 0; padding: 0; min-width: 0}
+.rar-app figcaption {font-size: 13px; color: inherit; margin: 0; text-align: left}
+.rar-chart {position: relative; padding-left: 30px; height: 86px}
+.rar-chart svg {width: 100%; height: 100%; cursor: ew-resize; touch-action: none; overflow: visible}
+.rar-chart span {position: absolute; left: 0; width: 25px; text-align: right; font-size: 12px;
+  line-height: 1; color: var(--rar-faint)}
+.rar-chart .rest {fill: var(--rar-control); opacity: .45}
+.rar-chart .done {fill: var(--rar-known-cell)}
+.rar-chart .now {fill: var(--rar-next)}
+.rar-chart line {stroke: var(--rar-ink); vector-effect: non-scaling-stroke}
+.rar-chart .mean {stroke-dasharray: 5 4}
+`;
+const COPY = {raster: 'rows, left to right', random: 'a shuffle, decided by its seed',
+  yours: 'click cells in your order, or drag over them'};
+const middle = (cell, g) => [cell % g + 0.5, Math.floor(cell / g) + 0.5];
+const pointsOf = (order, g) => order.map(cell => middle(cell, g).join()).join(' ');
+
+/** An order by name, or `{order: [], problem}` where a registered function gave none. */
+function orderOf(model, name, g) {
+  if (name === 'random') return {order: randomOrder(g, model.get('seed'))};
+  if (name === 'yours') return {order: model.get('cells')[g] ?? []};
+  const given = model.get('registered')[name]?.[g] ?? SCAN_ORDERS[name](g);
+  return typeof given === 'string' ? {order: [], problem: given} : {order: given};
+}
+
+/** All that follows from the state but for the step. */
+function walkOf(model, name, g) {
+  const {order, problem} = orderOf(model, name, g);
+  const far = jumps(order, g), along = [0];
+  far.forEach((distance, k) => along.push(along[k] + distance));
+  return {g, name, order, problem, far, along, steps: stepsOf(order, g),
+    near: knownNeighbours(order, g), mean: far.length ? along.at(-1) / far.length : 0};
+}
+
+/** What a hand can do. Each changes the model, from which everything is drawn. */
+function makeHand(model) {
+  let key = [], walk;
+  /** The present walk, computed anew only if something else than the step has changed. */
+  function current() {
+    const names = ['order', 'grid_size', 'seed', 'cells', 'registered'];
+    const values = names.map(name => model.get(name));
+    if (values.some((value, i) => value !== key[i])) {
+      [key, walk] = [values, walkOf(model, values[0], values[1])];
+    }
+    return walk;
+  }
+  const step = () => Math.min(model.get('step'), current().order.length);
+  const go = to => change(model, {step: Math.max(0, Math.min(current().order.length, to))});
+
+  /** Choose an order, or another size; the step stays the same share of the way. */
+  function choose(values) {
+    const share = step() / Math.max(1, current().order.length);
+    for (const [name, value] of Object.entries(values)) model.set(name, value);
+    const {name, order} = current();
+    go(name === 'yours' ? order.length : Math.round(share * order.length));
+  }
+
+  const own = () => model.get('cells')[model.get('grid_size')] ?? [];
+  function setOwn(cells) {
+    change(model, {cells: {...model.get('cells'), [model.get('grid_size')]: cells},
+      step: cells.length});
+  }
+  /** Add a cell to your order, or take it out. */
+  function put(cell, adding) {
+    if (adding !== own().includes(cell)) {
+      setOwn(adding ? [...own(), cell] : own().filter(other => other !== cell));
+    }
+  }
+  return {current, step, go, choose, own, setOwn, put};
+}
+
+/** The grid: its cells, the path through them, and what surrounds the next one. */
+function makeGrid() {
+  const cells = svg('g'), numbers = svg('g'), cursor = svg('rect', {class: 'cursor'});
+  const path = svg('polyline', {class: 'path'}), last = svg('line', {class: 'last'});
+  const around = [0, 1, 2, 3].map(() => svg('rect', {width: 0.8, height: 0.8, rx: 0.08}));
+  const element = svg('svg', {class: 'rar-grid', tabindex: 0, role: 'application',
+    'aria-roledescription': 'grid of cells'}, cells, path, last, ...around, numbers, cursor);
+  let walk, kinds = [], width = 480, lettered = false;
+
+  /** Numbers of 12 pixels and more where a cell is wide enough for them, else none. */
+  function fit() {
+    const cell = width / walk.g, size = Math.max(12, Math.min(20, 0.36 * cell));
+    lettered = String(walk.g ** 2 - 1).length * 0.6 * size + 2 <= cell;
+    set(numbers, {'font-size': size / cell, display: lettered ? null : 'none'});
+    if (!lettered) return;
+    walk.steps.forEach((k, cell) => set(numbers.children[cell], {text: k < 0 ? '' : k}));
+  }
+
+  /** As many cells as the grid has, each at its place. */
+  function build(g) {
+    for (const group of [cells, numbers]) {
+      while (group.childElementCount > g * g) group.lastChild.remove();
+    }
+    while (cells.childElementCount < g * g) {
+      cells.append(svg('rect', {class: 'cell', width: 1, height: 1}));
+      numbers.append(svg('text'));
+    }
+    for (let cell = 0; cell < g * g; cell++) {
+      const [x, y] = middle(cell, g);
+      set(cells.children[cell], {x: x - 0.5, y: y - 0.5});
+      set(numbers.children[cell], {x, y});
+    }
+    set(element, {viewBox: `0 0 ${g} ${g}`});
+  }
+
+  /** Another walk. */
+  function show(next) {
+    if (walk?.g !== next.g) build(next.g);
+    walk = next;
+    const {g, order} = walk, thick = Math.min(0.13, 0.18 / Math.max(1, walk.mean) ** 0.8);
+    kinds = [];
+    order.forEach((cell, k) => {
+      cells.children[cell].style.setProperty('--age', 0.4 + 0.6 * k / (g * g));
+    });
+    set(path, {points: pointsOf(order, g), 'stroke-width': thick,
+      'stroke-opacity': Math.min(1, 5 / Math.max(1, walk.mean))});
+    set(last, {'stroke-width': Math.max(thick, 0.07)});
+    fit();
+  }
+
+  /** The same walk after `step` steps. */
+  function draw(step) {
+    const {g, order, steps, along} = walk, next = order[step];
+    for (let cell = 0; cell < g * g; cell++) {
+      const k = steps[cell], kind = k === step ? 'next' : k >= 0 && k < step ? 'known' : '';
+      if (kinds[cell] === kind) continue;
+      kinds[cell] = kind;
+      set(cells.children[cell], {class: `cell ${kind}`});
+      set(numbers.children[cell], {class: kind});
+    }
+    set(path, {'stroke-dasharray': `${step ? along[step - 1] : 0} ${2 * along.at(-1) + 1}`});
+    const [x1, y1] = middle(order[step - 1] ?? 0, g), [x2, y2] = middle(next ?? 0, g);
+    const jumped = step > 0 && next !== undefined;
+    set(last, {x1, y1, x2, y2, display: jumped ? null : 'none'});
+    const beside = next === undefined ? [] : neighbours(next, g);
+    around.forEach((box, i) => {
+      const [x, y] = middle(beside[i] ?? 0, g), k = steps[beside[i]];
+      set(box, {x: x - 0.4, y: y - 0.4, display: i < beside.length ? null : 'none',
+        class: k >= 0 && k < step ? 'around' : 'around later'});
+    });
+  }
+
+  /** Put the frame of the keyboard around a cell; null: nowhere. */
+  function point(cell) {
+    const [x, y] = middle(cell ?? 0, walk.g);
+    set(cursor, {x: x - 0.46, y: y - 0.46, width: 0.92, height: 0.92,
+      display: cell === null ? 'none' : null});
+  }
+
+  const end = onWidth(element, pixels => {
+    width = pixels;
+    if (walk) fit();
+  });
+  return {element, show, draw, point, end};
+}
+
+let views = 0;  // so that each view's names are its own
+
+/** A bar a step: done, now, and to come. */
+function makeChart(high, onstep) {
+  const clip = svg('rect', {y: -1, height: 3}), id = `rar-done-${views++}`;
+  const [rest, done] = ['rest', 'done'].map(name => svg('path', {class: name}));
+  set(done, {'clip-path': `url(#${id})`});
+  const now = svg('rect', {class: 'now'}), mean = svg('line', {class: 'mean', x1: 0});
+  const base = svg('line', {x1: 0, y1: 1, y2: 1});
+  const picture = svg('svg', {preserveAspectRatio: 'none', 'aria-hidden': true},
+    svg('clipPath', {id}, clip), rest, done, now, mean, base);
+  const title = html('figcaption'), top = html('span', {style: 'top: 0'});
+  const bottom = html('span', {text: '0', style: 'bottom: 0'});
+  const element = html('figure', {}, title,
+    html('div', {class: 'rar-chart'}, top, bottom, picture));
+  let values = [], n = 1, scale = 1;
+  draggable(picture, x => onstep(Math.floor(x * n)));
+
+  /** Other values, one a step from step `n - values.length` on. */
+  function show(next, steps, average = null) {
+    [values, n] = [next, Math.max(1, steps)];
+    scale = high ?? Math.max(2, ...values);
+    const first = n - values.length;
+    const bars = values.map((v, i) => `M${first + i + 0.1},1v${-v / scale}h.8v${v / scale}z`);
+    set(picture, {viewBox: `0 0 ${n} 1`});
+    for (const path of [rest, done]) set(path, {d: bars.join('')});
+    set(base, {x2: n});
+    set(mean, {x2: n, y1: 1 - average / scale, y2: 1 - average / scale,
+      display: average ? null : 'none'});
+    set(top, {text: high ?? scale.toFixed(scale < 10 ? 1 : 0)});
+  }
+
+  function draw(step, text) {
+    const value = values[step - (n - values.length)] ?? 0;
+    const width = Math.max(0.8, n / 160);  // still seen among a thousand
+    set(clip, {width: step});
+    set(now, {x: step + 0.5 - width / 2, y: 1 - value / scale, width, height: value / scale});
+    set(title, {text});
+  }
+  return {element, show, draw};
+}
+
+/** The orders to choose from, a line each: a small picture, the name, and three numbers. */
+function makeTable(names, onchoice) {
+  const group = `rar-order-${views++}`, columns = ['mean', 'longest', 'touching'];
+  const rows = names.map(name => {
+    const path = svg('polyline', {fill: 'none', stroke: 'var(--rar-ink)', 'stroke-width': 0.16});
+    const radio = html('input', {type: 'radio', name: group, onchange: () => onchoice(name)});
+    const picture = svg('svg', {width: 28, height: 28, 'aria-hidden': true}, path);
+    const numbers = columns.map(() => html('td'));
+    const label = html('label', {title: COPY[name] ?? null}, radio, picture,
+      html('span', {text: name}));
+    const element = html('tr', {}, html('th', {scope: 'row'}, label), ...numbers);
+    return {name, path, radio, picture, numbers, element};
+  });
+  const head = ['order', 'mean jump', 'longest jump', 'touch a known cell'];
+  const element = html('fieldset', {class: 'rar-orders'}, html('legend', {class: 'rar-hidden',
+    text: 'Scan order'}), html('table', {}, html('thead', {}, html('tr', {}, ...head.map(
+    text => html('th', {scope: 'col', text})))), html('tbody', {}, ...rows.map(r => r.element))));
+
+  /** Numbers of all orders of a grid, with bars as shares of the largest; and their pictures. */
+  function show(model) {
+    const g = model.get('grid_size');
+    const numbers = rows.map(row => statistics(orderOf(model, row.name, g).order, g));
+    const most = columns.map(column => Math.max(...numbers.map(found => found?.[column] ?? 0)));
+    rows.forEach((row, i) => {
+      const found = numbers[i], chosen = row.name === model.get('order');
+      set(row.element, {class: chosen ? 'chosen' : null});
+      row.radio.checked = chosen;
+      row.numbers.forEach((cell, c) => {
+        const value = found?.[columns[c]];
+        set(cell, {text: found === null ? '–' : c < 2 ? value.toFixed(2)
+          : `${Math.round(100 * value)} %`});
+        cell.style.setProperty('--share', `${found ? 100 * value / most[c] : 0}%`);
+      });
+      const side = row.name === 'yours' ? g : 6, drawn = orderOf(model, row.name, side).order;
+      set(row.picture, {viewBox: `0 0 ${side} ${side}`});
+      set(row.path, {points: pointsOf(drawn, side), 'stroke-width': side / 36});
+    });
+  }
+  return {element, show};
+}
+
+
+/** Cells that a straight line between two points passes, from its start on. */
+function cellsBetween([x0, y0], [x1, y1], g) {
+  const pieces = Math.max(1, Math.ceil(4 * g * Math.hypot(x1 - x0, y1 - y0))), found = [];
+  for (let i = 1; i <= pieces; i++) {
+    const column = Math.floor(g * (x0 + (x1 - x0) * i / pieces));
+    const row = Math.floor(g * (y0 + (y1 - y0) * i / pieces));
+    const inside = column >= 0 && column < g && row >= 0 && row < g, cell = row * g + column;
+    if (inside && cell !== found.at(-1)) found.push(cell);
+  }
+  return found;
+}
+
+/** The pointer on the grid: it goes to a cell's step, or writes your own order. */
+function listenToPointer(element, hand) {
+  let before, adding;
+  draggable(element, (x, y, first) => {
+    const {g, name, steps} = hand.current();
+    const passed = cellsBetween(first ? [x, y] : before, [x, y], g);
+    before = [x, y];
+    if (name === 'yours') {
+      if (first) adding = !hand.own().includes(passed[0]);
+      for (const cell of passed) hand.put(cell, adding);
+    } else if (passed.length && steps[passed.at(-1)] >= 0) {
+      hand.go(steps[passed.at(-1)]);
+    }
+  });
+}
+
+/** The keys of the grid: arrows go from cell to cell, the space bar writes your own order. */
+function listenToKeys(grid, hand, say) {
+  let cursor = 0;
+  function move(down, right, event) {
+    const {g, name, order, steps} = hand.current(), own = name === 'yours';
+    const from = own ? Math.min(cursor, g * g - 1) : order[hand.step()] ?? order.at(-1) ?? 0;
+    const row = Math.max(0, Math.min(g - 1, Math.floor(from / g) + down));
+    const column = Math.max(0, Math.min(g - 1, from % g + right));
+    cursor = row * g + column;
+    if (!own) return hand.go(Math.max(0, steps[cursor]));
+    if (event.shiftKey) hand.put(cursor, true);
+    grid.point(cursor);
+    say(`row ${row + 1}, column ${column + 1}, ${hand.own().includes(cursor)
+      ? `step ${hand.own().indexOf(cursor)}` : 'not in your order'}`);
+  }
+  const press = () => hand.current().name === 'yours'
+    && hand.put(cursor, !hand.own().includes(cursor));
+  keys(grid.element, {
+    ArrowUp: event => move(-1, 0, event), ArrowDown: event => move(1, 0, event),
+    ArrowLeft: event => move(0, -1, event), ArrowRight: event => move(0, 1, event),
+    ' ': press, Enter: press,
+    Home: () => hand.go(0), End: () => hand.go(hand.current().order.length),
+    Backspace: () => hand.current().name === 'yours' && hand.setOwn(hand.own().slice(0, -1)),
+  });
+}
+
+/** The state in words: what comes next, and what it knows. */
+function wordsOf({g, name, order, far, near, problem}, step) {
+  if (problem) return ['', `${name} has no order for ${g} × ${g} cells. ${problem}`];
+  if (name === 'yours' && order.length < 2) {
+    return ['your order', ': click cells of the grid in the order in which you would predict them, '
+      + 'or drag over them. A second click takes a cell out.'];
+  }
+  const done = `${step} of ${order.length} steps done`;
+  if (step === order.length) {
+    return [done, name === 'yours' && step < g * g
+      ? `: ${g * g - step} cells are left to be clicked.` : ': every cell is known.'];
+  }
+  const cell = order[step], count = neighbours(cell, g).length;
+  const jump = step ? `, ${far[step - 1].toFixed(2)} cells from the one before` : '';
+  return [done, `. Next: row ${Math.floor(cell / g) + 1}, column ${cell % g + 1}${jump}. `
+    + `It knows ${near[step]} of its ${count} neighbours.`];
+}
+
+/** Buttons that change what is walked through: the grid's side, the seed, your own order. */
+function makeSettings(hand) {
+  const side = slider('grid', {min: 2, max: 32, oninput: g => hand.choose({grid_size: g})});
+  const sides = [[7, 'as the digits of this suite'], [16, 'as RAR on ImageNet']].map(([g, title]) =>
+    button(`${g} × ${g}`, () => hand.choose({grid_size: g}), {title}));
+  const seed = html('input', {type: 'number', min: 0, max: 2 ** 32 - 1, oninput: () => {
+    const wanted = Number(seed.value);
+    if (seed.value !== '' && wanted === wanted >>> 0) hand.choose({seed: wanted});
+  }});
+  const random = html('div', {class: 'rar-row'},
+    html('label', {}, html('span', {text: 'seed'}), seed),
+    button('another', () => hand.choose({seed: (Number(seed.value) + 1) % 2 ** 32})));
+  const yours = html('div', {class: 'rar-row'},
+    button('undo', () => hand.setOwn(hand.own().slice(0, -1))),
+    button('clear', () => hand.setOwn([])),
+    button('finish in raster order', () => hand.setOwn([...new Set([...hand.own(),
+      ...SCAN_ORDERS.raster(hand.current().g)])])));
+  const element = html('div', {}, html('div', {class: 'rar-row'}, side.element, ...sides), random,
+    yours);
+  function show({g, name}, model) {
+    side.show({value: g, text: `${g} × ${g}`});
+    sides.forEach((one, i) => set(one, {'aria-pressed': String([7, 16][i] === g)}));
+    set(random, {hidden: name !== 'random'});
+    set(yours, {hidden: name !== 'yours'});
+    if (seed.value !== String(model.get('seed'))) seed.value = model.get('seed');
+  }
+  return {element, show};
+}
+
+/** The line below the grid: a step back and on, play, and a slider over all steps. */
+function makeWalker(hand) {
+  const steps = slider('step', {oninput: to => {
+    play.stop();
+    hand.go(to);
+  }});
+  const play = player('the walk', {
+    start: () => hand.step() === hand.current().order.length && hand.go(0),
+    tick: () => {
+      hand.go(hand.step() + 1);
+      return hand.step() < hand.current().order.length;
+    },
+    interval: () => Math.min(180, 15000 / hand.current().order.length),
+  });
+  const by = (text, way, name) => button(text, () => {
+    play.stop();
+    hand.go(hand.step() + way);
+  }, {'aria-label': name});
+  const element = html('div', {class: 'rar-row'}, play.element, by('◀', -1, 'a step back'),
+    by('▶', 1, 'a step on'), steps.element);
+  return {element, stop: play.stop, show: (step, most, spoken) => steps.show(
+    {value: step, max: most, text: `${step} of ${most}`, spoken})};
+}
 
 function render({model, el}) {
-  const root = frame(el, 'Scan orders');
-  const g = model.get('grid_size'), order = SCAN_ORDERS[model.get('order')](g);
-  const cells = order.map(cell => svg('rect', {x: cell % g, y: Math.floor(cell / g), width: 1,
-    height: 1, fill: 'var(--rar-cell)', stroke: 'var(--rar-paper)', 'stroke-width': 0.05}));
-  const steps = slider('step', {max: order.length, oninput: step => change(model, {step})});
-  root.append(html('div', {class: 'rar-row'}, steps.element),
-    svg('svg', {viewBox: `0 0 ${g} ${g}`, role: 'img', width: 400}, ...cells));
+  const root = frame(el, 'Scan orders', STYLES), hand = makeHand(model), spoken = speaker();
+  const grid = makeGrid(), settings = makeSettings(hand), walker = makeWalker(hand);
+  const table = makeTable([...model.get('names'), 'random', 'yours'], order => {
+    walker.stop();
+    hand.choose({order});
+  });
+  const far = makeChart(null, hand.go), near = makeChart(4, hand.go);
+  const [done, next] = [html('b'), html('span')];
+  listenToPointer(grid.element, hand);
+  listenToKeys(grid, hand, spoken.say);
+  grid.element.addEventListener('pointerdown', walker.stop);
+  root.append(
+    html('div', {class: 'rar-walk'}, html('div', {}, table.element, settings.element,
+      html('p', {class: 'rar-said'}, done, next), walker.element), grid.element),
+    html('div', {class: 'rar-charts'}, far.element, near.element), spoken.element);
+
+  let shown;
   function draw() {
-    const step = model.get('step');
-    steps.show({value: step, text: `${step} of ${order.length}`});
-    cells.forEach((cell, k) => set(cell, {fill: k < step ? 'var(--rar-known)'
-      : k === step ? 'var(--rar-next)' : 'var(--rar-cell)'}));
+    const walk = hand.current(), step = hand.step(), {g, name, order} = walk;
+    if (walk !== shown) {
+      shown = walk;
+      grid.show(walk);
+      far.show(walk.far, order.length, walk.mean);
+      near.show(walk.near, order.length);
+      table.show(model);
+      settings.show(walk, model);
+      set(grid.element, {'aria-label': `${g} by ${g} cells. ` + (name === 'yours'
+        ? 'Arrow keys move a frame, the space bar adds a cell to your order or takes it out.'
+        : 'Arrow keys go to the step of a neighbouring cell.')});
+    }
+    grid.draw(step);
+    const jump = step > 0 && step < order.length ? `: ${walk.far[step - 1].toFixed(2)} now,` : ':';
+    const mean = `${walk.mean.toFixed(2)} on average (dashed)`;
+    far.draw(step, `Distance from the cell before${jump} ${mean}`);
+    const knows = step < order.length ? `: ${walk.near[step]} now` : '';
+    near.draw(step, `Neighbours known when a cell is predicted${knows}`);
+    const words = wordsOf(walk, step);
+    set(done, {text: words[0]});
+    set(next, {text: words[1]});
+    walker.show(step, order.length, words.join(''));
+    spoken.say(document.activeElement === grid.element && name !== 'yours' ? words.join('') : '');
   }
   draw();
-  return follow(model, ['step'], draw);
+  grid.point(0);
+  const names = ['order', 'grid_size', 'seed', 'cells', 'registered', 'step'];
+  const unfollow = follow(model, names, draw);
+  return () => {
+    unfollow();
+    walker.stop();
+    grid.end();
+  };
 }
 
 export default {render};
