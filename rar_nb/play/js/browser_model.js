@@ -50,24 +50,28 @@ function requestOf(model, settings) {
   };
 }
 
+/** A moment in which the page may draw and hear its reader. */
+const pause = () => new Promise(resolve => setTimeout(resolve));
+
 /** An image: its steps so far, and what has been decoded of it. */
 class Course {
-  constructor(engine, settings, name, request) {
-    Object.assign(this, {engine, settings, name, request, steps: [], stopped: false});
-    this.pictures = new Map();  // tokens that are known: promise, then pixels
-    this.patches = new Map();  // step: promise, then pixels of its candidates
+  /** `seen` is called when there is something new to be seen. */
+  constructor(engine, settings, name, request, seen) {
+    Object.assign(this, {engine, settings, name, request, seen, steps: [], stopped: false});
+    this.pixels = new Map();  // such as 'picture 12' or 'patches 12'
+    this.busy = this.missed = false;  // decoding; and somebody waits for something else
   }
 
-  /** Sample all tokens; `seen` is called after each, and now and then the page may draw. */
-  async run(seen) {
+  /** Sample all tokens. */
+  async run() {
+    const {engine, settings, request} = this;
     let rested = performance.now();
-    for await (const step of sampleSteps(this.engine.sequence(this.name), this.settings,
-      this.request)) {
+    for await (const step of sampleSteps(engine.sequence(this.name), settings, request)) {
       if (this.stopped) return;
       this.steps.push(step);
-      seen();
+      this.seen();
       if (performance.now() - rested > 10) {
-        await new Promise(resolve => setTimeout(resolve));
+        await pause();
         rested = performance.now();
       }
     }
@@ -80,11 +84,6 @@ class Course {
     return tokens;
   }
 
-  /** The same, complete: unknown cells as in a black image. */
-  completed(known) {
-    return this.tokens(known).map((token, cell) => token < 0 ? this.settings.empty[cell] : token);
-  }
-
   /** The likeliest ids at a step, and the one that was chosen. */
   candidates(k) {
     const {probabilities, token} = this.steps[k];
@@ -94,31 +93,48 @@ class Course {
     return ids;
   }
 
-  /** Decoded pixels, or null while they are on their way; then `done` is called. */
-  decoded(cache, k, rows, done) {
-    const found = cache.get(k);
-    if (found instanceof Float32Array) return found;
-    if (!this.problem && ![...cache.values()].some(other => other instanceof Promise)) {
-      const promise = this.engine.decode(rows());
-      cache.set(k, promise);
-      promise.then(pixels => cache.set(k, pixels), problem => {
-        this.problem = problem;
-        cache.delete(k);
-      }).then(done);
+  /** What the decoder reads for a key of `pixels`; unknown cells are those of a black image. */
+  rows(kind, k) {
+    const {empty} = this.settings;
+    const tokens = this.tokens(k).map((token, cell) => token < 0 ? empty[cell] : token);
+    if (kind === 'picture') return [tokens];
+    return this.candidates(k).map(id => tokens.with(this.steps[k].cell, id));
+  }
+
+  /** Decoded pixels, or null while they are on their way; then `seen` is called. */
+  decoded(kind, k) {
+    const found = this.pixels.get(`${kind} ${k}`);
+    if (!found) {
+      this.missed = true;
+      if (!this.busy) this.decode(kind, k);
     }
-    return null;
+    return found ?? null;
   }
 
-  picture(known, done) {
-    return this.decoded(this.pictures, known, () => [this.completed(known)], done);
+  async decode(kind, k) {
+    if (this.problem) return;
+    this.busy = true;
+    try {
+      this.pixels.set(`${kind} ${k}`, await this.engine.decode(this.rows(kind, k)));
+    } catch (problem) {
+      this.problem = problem;
+    }
+    this.busy = false;
+    if (!this.missed) return;
+    this.missed = false;
+    this.seen();
   }
 
-  patchesOf(k, done) {
-    return this.decoded(this.patches, k, () => this.candidates(k).map(id => {
-      const tokens = this.completed(k);
-      tokens[this.steps[k].cell] = id;
-      return tokens;
-    }), done);
+  /** Decode all that may be looked at later, so that nobody waits for it. */
+  async decodeAhead() {
+    for (let k = 0; k < this.steps.length; k++) {
+      for (const kind of ['picture', 'patches']) {
+        while (this.busy) await pause();
+        if (this.stopped || this.problem) return;
+        if (!this.pixels.has(`${kind} ${k}`)) await this.decode(kind, k);
+        await pause();
+      }
+    }
   }
 }
 
@@ -152,11 +168,11 @@ function attentionOf({attention}, {num_layers, num_heads}, layer, head) {
 
 /** Picture, candidates and attention of one course, side by side. */
 class View {
-  constructor(settings, again) {
+  constructor(settings) {
     const g = settings.grid_size, cells = Array.from({length: g * g}, (_, i) => i);
     const box = (i, more) => svg('rect', {x: i % g, y: Math.floor(i / g), width: 1, height: 1,
       ...more});
-    Object.assign(this, {settings, again, canvas: html('canvas')});
+    Object.assign(this, {settings, canvas: html('canvas')});
     this.covers = cells.map(i => box(i, {fill: 'var(--rar-cell)'}));
     this.holes = cells.map(i => box(i, {fill: 'none', stroke: 'var(--rar-known)',
       'stroke-width': 0.06, 'stroke-dasharray': '.16 .12'}));
@@ -166,10 +182,11 @@ class View {
     this.overlay = svg('svg', {viewBox: `0 0 ${g} ${g}`, 'aria-hidden': 'true'},
       ...this.covers, ...this.holes, this.next, this.cursor);
     this.picture = html('div', {class: 'rar-picture'}, this.canvas, this.overlay);
-    this.looks = cells.map(i => box(i, {stroke: 'var(--rar-paper)', 'stroke-width': 0.04}));
+    this.looks = cells.map(i => box(i, {fill: 'var(--rar-cell)', stroke: 'var(--rar-paper)',
+      'stroke-width': 0.04}));
     this.asking = box(0, {fill: 'none', stroke: 'var(--rar-next)', 'stroke-width': 0.1});
     this.starts = [0, 1].map(i => svg('rect', {x: g + .35, y: i * .42 * g, width: 1, height: 1,
-      stroke: 'var(--rar-line)', 'stroke-width': 0.04}));
+      fill: 'none', stroke: 'var(--rar-line)', 'stroke-width': 0.04}));
     this.names = [0, 1, 2, 3].map(i => svg('text', {x: g + .85, 'font-size': 0.42,
       y: (i >> 1) * .42 * g + [1.45, 1.95][i % 2], 'text-anchor': 'middle'}));
     this.attention = svg('svg', {class: 'rar-attention', role: 'img',
@@ -196,7 +213,7 @@ class View {
     const known = Math.max(Math.min(wanted, there), Math.min(first, there));
     this.element.dataset.known = known;
     this.element.dataset.tokens = course.tokens(known).join(' ');
-    const pixels = course.picture(known, this.again);
+    const pixels = course.decoded('picture', known);
     if (pixels) {  // else the picture before this one stays a moment longer
       paint(this.canvas, pixels, settings.image);
       course.tokens(known).forEach((token, i) => set(this.covers[i], {
@@ -205,11 +222,11 @@ class View {
     this.holes.forEach((mark, i) => set(mark, {visibility: hole.has(i) ? 'visible' : 'hidden'}));
     set(titles[0], {text: `${course.name}: ${known} of ${length} tokens`});
     set(this.picture, {'aria-label': `picture of ${known} of ${length} tokens`});
-    const now = Math.min(known, length - 1), step = course.steps[now];
     this.frameNext(known < length ? order[known] : -1);
-    if (!step) return;
-    this.drawCandidates(course, now, known === length);
-    this.drawAttention(course, now, attentionOf(step, settings, layer, head));
+    const now = Math.min(known, there - 1), live = there < length && known === there;
+    if (now < 0) return;
+    this.drawCandidates(course, now, now < known, live);
+    this.drawAttention(course, now, attentionOf(course.steps[now], settings, layer, head));
   }
 
   frameNext(cell) {
@@ -219,9 +236,9 @@ class View {
     for (const mark of [this.next, this.asking]) set(mark, {...place, visibility});
   }
 
-  drawCandidates(course, k, isLast) {
+  drawCandidates(course, k, isLast, live) {
     const {grid_size, image} = this.settings, step = course.steps[k], ids = course.candidates(k);
-    const patches = course.patchesOf(k, this.again);
+    const patches = live ? null : course.decoded('patches', k);  // else sampling would wait
     set(this.titles[1], {text: isLast ? 'the last token' : 'the next token'});
     set(this.facts, {text: `entropy ${entropy(step.probabilities).toFixed(2)} nats, `
       + `weight of guidance ${step.weight.toFixed(2)}`});
@@ -234,6 +251,7 @@ class View {
       set(row.line, {class: chosen ? 'rar-bar rar-chosen' : 'rar-bar'});
       const how = step.given ? 'known' : 'sampled';
       set(row.text, {text: percent(p) + (chosen ? `, ${how}` : '')});
+      set(row.patch, {style: patches ? null : 'visibility: hidden'});
       if (patches) paint(row.patch, patches, image, i, box);
     });
   }
@@ -339,7 +357,7 @@ function stepControls(model, length) {
     steps.element), html('p', {class: 'rar-faint', text: 'how unsure the model is at each step'}),
     strip);
   function show(course, known, highest) {
-    steps.show({value: known, spoken: `${known} of ${length} tokens`});
+    steps.show({min: course.request.first, value: known, spoken: `${known} of ${length} tokens`});
     const heights = course.steps.map(step => 1 - entropy(step.probabilities) / highest);
     const points = heights.flatMap((y, k) => [`${k},${y.toFixed(3)}`, `${k + 1},${y.toFixed(3)}`]);
     set(area, {points: [`0,1`, ...points, `${heights.length},1`].join(' ')});
@@ -418,7 +436,7 @@ class Panel {
     this.draw = this.draw.bind(this);
     this.controls = samplingControls(model, settings);
     this.steps = stepControls(model, num_tokens);
-    this.views = [0, 1].map(() => new View(settings, this.draw));
+    this.views = [0, 1].map(() => new View(settings));
     const {element: voice, say} = speaker();
     cutHoles(model, this.views[0], grid_size, () => this.finished(), say);
     const range = (count, text) => Array.from({length: count}, (_, i) => [i, `${text} ${i}`]);
@@ -459,11 +477,12 @@ class Panel {
     for (const course of this.courses) course.stopped = true;
     const request = requestOf(model, settings);
     const names = [model.get('generator'), model.get('compare')].filter(name => name);
-    const courses = names.map(name => new Course(engine, settings, name, request));
+    const courses = names.map(
+      name => new Course(engine, settings, name, request, this.draw));
     this.courses = courses;
     this.controls.show();
     try {
-      for (const course of courses) await course.run(this.draw);
+      for (const course of courses) await course.run();
     } catch (problem) {
       courses[0].problem = problem;
       this.draw();
@@ -471,6 +490,8 @@ class Panel {
     }
     if (courses !== this.courses) return;
     change(model, {tokens: courses[0].tokens(settings.num_tokens)});
+    this.draw();
+    if (engine.isFast) for (const course of courses) await course.decodeAhead();
   }
 
   /** Tokens of the whole first image; null while it is being sampled. */

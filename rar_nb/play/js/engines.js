@@ -1,9 +1,10 @@
 /**
  * Two engines that run a model for `browser_model.js`: a page's own, and the kernel of JupyterLab.
  *
- * An engine is `{settings, sequence, decode}`. `sequence(name)` gives a function that reads one
- * entry after the other (see `entryAt` of `sampling.js`) and promises `{logits, attention}`;
- * `decode(rows of tokens)` promises the pixels of all images, one after the other.
+ * An engine is `{settings, sequence, decode, isFast}`. `sequence(name)` gives a function that reads
+ * one entry after the other (see `entryAt` of `sampling.js`) and promises `{logits, attention}`;
+ * `decode(rows of tokens)` promises the pixels of all images, one after the other. A fast one is
+ * asked ahead for pictures that may be looked at later.
  */
 
 const opened = new Map();  // address of a folder: promise of the engine that is there
@@ -80,7 +81,7 @@ async function startFolder(base) {
     return (await run(graph, {tokens})).images.data;
   }
 
-  return {settings, sequence, decode};
+  return {settings, sequence, decode, isFast: true};
 }
 
 /** The engine of JupyterLab: questions to the kernel, and its answers. */
