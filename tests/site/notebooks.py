@@ -115,9 +115,10 @@ class Stage:
         static: Path,  # where pictures of panels go
         equations: set[str],  # notebooks in which equations of the paper can be linked to
         panels: set[str],  # panels that run in a page
+        notebooks: Path = Path(__file__).parents[2] / "nbs",
     ):
         self.names, self.words, self.static = names, words, static
-        self.equations, self.panels = equations, panels
+        self.equations, self.panels, self.notebooks = equations, panels, notebooks
         self.live: set[str] = set()  # notebooks with panels that run
         self.live_panels: set[str] = set()  # those panels
         self.numbered: set[str] = set()
@@ -162,7 +163,8 @@ class Stage:
         alt = description(source, heading)
         if picture_of(cell):
             new["metadata"]["mystnb"] = dict(image=dict(alt=alt))
-        live = metadata.get("rar_live")
+        shown = re.search(r"first_view\('(\w+)'\)$", source)  # of another notebook's panel
+        live = self.first_panel(shown[1]) if shown else metadata.get("rar_live")
         runs = live and live["panel"] in self.panels
         if runs:
             new["outputs"] = [panel(cell, live, alt, name, self.static)]
@@ -172,6 +174,14 @@ class Stage:
         if is_panel(cell) and not runs:
             cells.append(self.cell("markdown", f"{{.needs-python}}\n{KERNEL}"))
         return [c for c in cells if c]
+
+    def first_panel(self, name: str) -> dict | None:
+        """What a page needs for the first panel of a notebook."""
+        notebook = json.loads((self.notebooks / f"{name}.ipynb").read_text(encoding="utf-8"))
+        found = [
+            c["metadata"]["rar_live"] for c in notebook["cells"] if "rar_live" in c["metadata"]
+        ]
+        return found[0] if found else None
 
     def notebook(self, path: Path) -> dict:
         """What Sphinx reads in the place of the notebook."""
