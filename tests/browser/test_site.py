@@ -71,8 +71,7 @@ class Reader:
         self.driver.get(f"{self.site}/{page}.html")
         self.wait("return document.readyState == 'complete' && !!document.querySelector('h1')")
         self.wait("return !window.MathJax || !!document.querySelector('mjx-container')")
-        self.wait("return ![...document.querySelectorAll('.rar-live')].some(d => d.matches(':empty')"
-                  " || d.firstElementChild.matches('img'))")  # fmt: skip
+        self.wait("return !document.querySelector('.rar-live > img, .rar-live:empty')")
 
     def wait(self, condition, seconds=30):
         end = time.monotonic() + seconds
@@ -85,12 +84,13 @@ class Reader:
         for key in keys:
             self.driver.switch_to.active_element.send_keys(key)
 
-    def faults(self):
+    def faults(self, rules=None):
         """What axe-core finds serious or critical: rule, and the element."""
         self.run((NPM / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
         found = self.driver.execute_async_script(
-            "const done = arguments[0];"
-            "axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations))"
+            "const [options, done] = arguments;"
+            "axe.run(document, options).then(r => done(r.violations))",
+            dict(resultTypes=["violations"], **(dict(runOnly=rules) if rules else {})),
         )
         return [
             (fault["id"], node["html"][:200])
@@ -105,7 +105,7 @@ def test_no_serious_fault_and_no_stranger(reader, page):
     """In light and dark; the whole page comes from the site, and nothing goes wrong in it."""
     for dark in (False, True):
         reader.open(page, dark=dark)
-        assert reader.faults() == [], "dark" if dark else "light"
+        assert reader.faults(["color-contrast"] if dark else None) == []
         loaded = reader.run("return performance.getEntriesByType('resource').map(r => r.name)")
         assert [url for url in loaded if not url.startswith((reader.site, "data:", "blob:"))] == []
         errors = [e for e in reader.driver.get_log("browser") if e["level"] == "SEVERE"]
@@ -126,7 +126,7 @@ def test_narrow(reader, page):
 def test_mathematics(reader):
     reader.open("04_transformer")
     formulas = reader.run("return document.querySelectorAll('.math mjx-container svg').length")
-    assert formulas >= 20 == 20
+    assert formulas >= 20
     assert not reader.run("return document.querySelector('mjx-merror, [data-mjx-error]')")
 
 
@@ -134,8 +134,10 @@ def test_keyboard(reader):
     """The first stop skips to the text; the next and the previous chapter are in reach."""
     reader.open("04_transformer")
     reader.press(Keys.TAB)
-    stop = reader.driver.switch_to.active_element
-    assert "skip" in stop.text.lower() and stop.is_displayed()
+    reader.wait(
+        "const e = document.activeElement, box = e.getBoundingClientRect();"
+        "return /skip to/i.test(e.textContent) && box.top >= 0 && box.height > 10"
+    )
     reader.press(Keys.ENTER)
     assert reader.driver.current_url.endswith("#main-content")
     stops = []
@@ -165,10 +167,9 @@ def test_light_and_dark(reader):
     assert brightness(light) > 200 and brightness(dark) < 60
     reader.open("02_orders")
     button = reader.driver.find_element(By.CSS_SELECTOR, ".theme-switch-button")
-    for _ in range(3):
-        button.send_keys(Keys.ENTER)
-        if reader.run("return document.documentElement.dataset.theme") == "dark":
-            break
+    button.send_keys(Keys.ENTER)
+    choice = reader.driver.find_element(By.CSS_SELECTOR, ".theme-change-button[data-mode=dark]")
+    choice.send_keys(Keys.ENTER)
     reader.wait(f"{background} == '{dark}'")
     reader.open("10_scan_orders")
     assert reader.run(background) == dark
