@@ -1,22 +1,36 @@
 """Panels that the browser draws: their modules, run by node, against the library."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
 from html import unescape
 
+import numpy as np
 import pytest
+import torch
 
-from rar_nb.play.scan_orders import ScanOrders
+from rar_nb.orders import ANNEAL_SCHEDULES, SCAN_ORDERS, inverse, raster_order, sample_orders
+from rar_nb.play.annealing import (
+    Annealing,
+    are_random,
+    batch_orders,
+    run_settings,
+    tile_orders,
+)
+from rar_nb.play.scan_orders import ScanOrders, jumps, known_neighbours, named_order, statistics
 from rar_nb.play.widgets import JS, LIVE, module_text
+from rar_nb.style import COLORS
+from rar_nb.trainer import learning_rate_at, random_ratio_at
 from tests.doors import refuses
 from tests.tools.static_outputs import WIDGET, strip
 
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node on this machine to run JavaScript")
 MODULES = sorted(path.name[:-3] for path in JS.iterdir())
-PANELS = [ScanOrders]
+PANELS = [ScanOrders, Annealing]
+PAPER = ["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate"]
 
 
 def run_js(code: str):
@@ -61,8 +75,9 @@ def test_an_unknown_module_is_refused():
 @pytest.mark.parametrize("kind", PANELS)
 def test_the_page_gets_the_state_of_the_widget(kind):
     panel = kind()
-    (found,) = re.findall(r'^<div class="rar-live" data-panel="(\w+)" data-state="([^"]*)">',
-                          panel.static_html())
+    (found,) = re.findall(
+        r'^<div class="rar-live" data-panel="(\w+)" data-state="([^"]*)">', panel.static_html()
+    )
     assert found[0] == panel.panel
     assert json.loads(unescape(found[1])) == panel.live_state()
     names = set(re.findall(r"model\.get\('(\w+)'\)", (JS / f"{panel.panel}.js").read_text()))
@@ -81,3 +96,210 @@ def test_a_saved_output_has_a_picture_and_a_state(kind):
     assert data["image/png"].startswith(b"\x89PNG")
     assert not strip(dict(cells=[cell], metadata={}))
     assert "rar_live" in cell["metadata"]
+
+
+# Orders, as Python has them
+
+
+@pytest.fixture(scope="module")
+def js_orders():
+    """Orders, jumps and known neighbours of every size, computed by the panel's own functions."""
+    return run_js("""
+        import {SCAN_ORDERS, jumps, knownNeighbours, statistics} from './orders.js';
+        const found = {};
+        for (const name in SCAN_ORDERS) {
+          for (let g = 1; g <= 33; g++) {
+            const order = SCAN_ORDERS[name](g);
+            found[`${name} ${g}`] = [order, jumps(order, g), knownNeighbours(order, g),
+                                     statistics(order, g)];
+          }
+        }
+        console.log(JSON.stringify(found));
+    """)
+
+
+@needs_node
+@pytest.mark.parametrize("name", PAPER)
+def test_orders_and_their_numbers_are_those_of_python(js_orders, name):
+    for g in range(1, 34):
+        order, far, near, numbers = js_orders[f"{name} {g}"]
+        assert order == list(named_order(name, g))
+        assert far == pytest.approx(jumps(order, g)) and near == list(known_neighbours(order, g))
+        expected = statistics(order, g)
+        if g == 1:
+            assert numbers is None and np.isnan(expected).all()
+        else:
+            found = [numbers[k] for k in ("mean", "longest", "touching")]
+            assert found == pytest.approx(expected)
+
+
+@needs_node
+def test_random_orders_are_those_of_torch():
+    found = run_js("""
+        import {randomOrder} from './orders.js';
+        const seeds = [0, 1, 9999, 4294967295], sizes = [1, 2, 7, 16, 32];
+        console.log(JSON.stringify(seeds.map(seed => sizes.map(g => randomOrder(g, seed)))));
+    """)
+    for seed, orders in zip((0, 1, 9999, 2**32 - 1), found):
+        for g, order in zip((1, 2, 7, 16, 32), orders):
+            assert order == list(named_order("random", g, seed))
+
+
+@needs_node
+def test_numbers_of_the_beginning_of_an_order():
+    found = run_js("""
+        import {statistics} from './orders.js';
+        const orders = [[], [3], [0, 1, 7], [5, 4, 3, 2]];
+        console.log(JSON.stringify(orders.map(order => statistics(order, 4))));
+    """)
+    assert found[:2] == [None, None]
+    for order, numbers in zip([[0, 1, 7], [5, 4, 3, 2]], found[2:]):
+        assert list(numbers.values()) == pytest.approx(statistics(order, 4))
+
+
+def test_registered_orders_reach_the_browser_as_lists(monkeypatch):
+    assert ScanOrders().registered == {}
+    monkeypatch.setitem(SCAN_ORDERS, "back", lambda g: [*range(g * g)][::-1])
+    monkeypatch.setitem(SCAN_ORDERS, "raster", SCAN_ORDERS["alternate"])  # under another name
+    monkeypatch.setitem(SCAN_ORDERS, "even", lambda g: [*range(g * g)] if g % 2 == 0 else 1 / 0)
+    panel = ScanOrders()
+    assert panel.names[-2:] == ["back", "even"]
+    assert set(panel.registered) == {"back", "raster", "even"}
+    assert panel.registered["back"]["3"] == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert panel.registered["raster"]["2"] == [0, 1, 3, 2]
+    assert panel.registered["even"]["7"] == "ZeroDivisionError: division by zero"
+    assert panel.registered["even"]["8"] == [*range(64)]
+
+
+# Schedules and batches
+
+
+RUNS = [
+    dict(setting="rar_l"),
+    dict(setting="rar_l", anneal_start=0.0, anneal_end=0.0),
+    dict(setting="rar_l", anneal_start=400.0, anneal_end=400.0),
+    dict(setting="digits"),
+    dict(setting="digits", anneal_start=0.3, anneal_end=8.9),
+]
+
+
+@needs_node
+@pytest.mark.parametrize("state", RUNS)
+def test_schedules_are_those_of_python(state):
+    run = Annealing(**state).run()
+    last = run.train.total_steps
+    steps = sorted({0, last - 1, last, *range(0, last, max(1, last // 997))})
+    settings = run_settings("", run)
+    found = run_js(f"""
+        import {{learningRateAt, randomRatioAt}} from './schedules.js';
+        const run = {json.dumps(settings)}, steps = {steps};
+        const found = steps.map(step => [randomRatioAt(step, run), learningRateAt(step, run)]);
+        console.log(JSON.stringify(found));
+    """)
+    expected = [[random_ratio_at(s, run.train), learning_rate_at(s, run.train)] for s in steps]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-18)
+
+
+@needs_node
+def test_epochs_are_rounded_to_steps_as_in_python():
+    epochs = [0, 0.3, 0.5, 1.5, 2.5, 3.5, 6, 8.9, 9]
+    found = run_js(f"""
+        import {{roundHalfEven, stepAt, stepsIn}} from './schedules.js';
+        const run = {{epochs: 9, steps_per_epoch: 70}}, epochs = {epochs};
+        console.log(JSON.stringify([epochs.map(roundHalfEven), epochs.map(e => stepsIn(e, run)),
+                                    stepAt(9, run)]));
+    """)
+    assert found == [[round(e) for e in epochs], [round(70 * e) for e in epochs], 629]
+
+
+@needs_node
+def test_a_registered_schedule_is_followed(monkeypatch):
+    monkeypatch.setitem(ANNEAL_SCHEDULES, "cosine", lambda p: (1 + math.cos(math.pi * p)) / 2)
+    panel = Annealing(schedule="cosine")
+    run, steps = panel.run(), [0, 125_000, 140_123, 156_250, 187_499, 187_500]
+    found = run_js(f"""
+        import {{randomRatioAt}} from './schedules.js';
+        const run = {json.dumps(run_settings("", run))};
+        const values = {json.dumps(panel.schedules["cosine"])};
+        console.log(JSON.stringify({steps}.map(s => randomRatioAt(s, run, values))));
+    """)
+    assert found == pytest.approx([random_ratio_at(s, run.train) for s in steps], abs=1e-6)
+
+
+@needs_node
+@pytest.mark.parametrize("setting, epoch", [("rar_l", 240.0), ("rar_l", 0.0), ("digits", 5.4)])
+def test_a_batch_has_the_orders_that_python_samples(setting, epoch):
+    """The very same ones: of the first images all cells, of all images who is random."""
+    run = Annealing(setting, epoch=epoch).run()
+    step = run.train.steps(epoch)
+    r, expected = random_ratio_at(step, run.train), batch_orders(run, step)
+    found = run_js(f"""
+        import {{batchNumbers}} from './schedules.js';
+        const {{orders, limits}} = batchNumbers({json.dumps(run_settings("", run))}, {step}, 64);
+        console.log(JSON.stringify([orders, [...limits]]));
+    """)
+    kinds = [limit < r for limit in found[1]]
+    assert kinds == are_random(expected).tolist()
+    assert len(kinds) == run.train.batch_size
+    for order, is_random, wanted in zip(found[0], kinds, expected.tolist()):
+        assert (order if is_random else [*range(len(order))]) == wanted
+
+
+@needs_node
+def test_tiles_are_those_of_python():
+    orders = torch.stack([raster_order(49)[0], *sample_orders(2, 49, 1.0)])
+    steps = json.dumps(inverse(orders).tolist())
+    found = run_js(f"""
+        import {{tilePixels}} from './tiles.js';
+        const tiles = {steps}.map((steps, i) => ({{steps, random: i > 0}}));
+        const {{width, height, data}} = tilePixels(tiles, 2, 7);
+        console.log(JSON.stringify([width, height, [...data]]));
+    """)
+    pixels = np.array(found[2]).reshape(found[1], found[0], 4)
+    expected = 255 * tile_orders(orders, 2, frame=1, gap=1)
+    painted = pixels[..., 3] == 255
+    assert pixels.shape[:2] == expected.shape[:2] and painted.sum() == 3 * 81
+    np.testing.assert_allclose(pixels[painted][:, :3], expected[painted], atol=0.51)
+
+
+# Colours
+
+
+@needs_node
+def test_colours_mean_the_same_as_in_python():
+    found = run_js("""
+        import {COLORS} from './common.js';
+        console.log(JSON.stringify(COLORS));
+    """)
+    assert found == COLORS
+
+
+def luminance(rgb: str) -> float:
+    """Relative luminance (WCAG 2) of a colour such as #0072B2."""
+    shares = [int(rgb[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+@needs_node
+@pytest.mark.parametrize("theme, at", [("light", 0), ("dark", 1)])
+def test_text_can_be_read_in_both_themes(theme, at):
+    """Contrast of 4.5 and more on the page and on cells that are not known yet."""
+    styles = run_js("""
+        import {STYLES} from './common.js';
+        console.log(JSON.stringify(STYLES));
+    """)
+    blocks = re.findall(r"\{([^{}]*--rar-ink:[^{}]*)\}", styles)
+    shades = dict(re.findall(r"--rar-([\w-]+): (#[0-9a-fA-F]{6})", blocks[at]))
+
+    def contrast(name, ground):
+        lights = sorted([luminance(shades[name]), luminance(shades[ground])])
+        return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+    for name in [name for name in shades if name.endswith("-ink")] + ["ink", "faint"]:
+        for ground in ("paper", "soft"):
+            assert contrast(name, ground) >= 4.5, (name, ground)
+    for name in ("ink", "faint"):
+        assert contrast(name, "cell") >= 4.5
+    assert contrast("ink", "known-cell") >= 4.5
+    assert contrast("control", "paper") >= 3  # edges of controls

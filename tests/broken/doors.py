@@ -1418,7 +1418,7 @@ def play() -> Iterator[Door]:
         ("texts", ["a"] * 16),
         ("half", [0.5] * 16),
     )
-    grid, step = Int(low=1), Int(low=0, high=16)
+    grid = Int(low=1)
     yield Door(
         "play.scan_orders.named_order",
         given(name="z_curve", grid_size=4, seed=0),

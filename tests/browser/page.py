@@ -25,14 +25,9 @@ BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 DRIVER = shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 KEPT = ROOT / "results" / "widgets"
-# Notebooks with panels, and how many each shows.
-PANELS = {
-    "10_scan_orders": 2,
-    "11_annealing": 1,
-    "12_target_aware": 2,
-    "13_watch": 2,
-    "14_inpainting": 1,
-}
+# Notebooks with panels, and how many each shows; those that the browser draws itself first.
+LIVE = ["10_scan_orders", "11_annealing"]
+PANELS = {"12_target_aware": 2, "13_watch": 2, "14_inpainting": 1}
 
 
 class Server:
@@ -161,6 +156,55 @@ def picture(driver, panel) -> np.ndarray:
     data = driver.execute_async_script(PICTURE, panel)
     image = Image.open(io.BytesIO(base64.b64decode(data.split(",")[1])))
     return np.asarray(image.convert("RGB"))
+
+
+def live_panel(driver, name: str):
+    """The panel of a notebook in `LIVE`, once it is there."""
+    shown = wait(lambda: driver.find_elements("css selector", ".rar-app"), 120, f"panel of {name}")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'start'})", shown[0])
+    return shown[0]
+
+
+def text_of(panel, selector: str) -> str:
+    return panel.find_element("css selector", selector).get_attribute("textContent")
+
+
+def slider_of(panel, name: str):
+    return panel.find_element("xpath", f".//label[span='{name}']/input")
+
+
+def button_of(panel, name: str):
+    path = f".//button[normalize-space()='{name}' or @aria-label='{name}']"
+    return panel.find_element("xpath", path)
+
+
+def choose(panel, order: str):
+    panel.find_element("xpath", f".//label[span='{order}']/input").click()
+
+
+def ground(driver, panel) -> str:
+    return driver.execute_script("return getComputedStyle(arguments[0]).backgroundColor", panel)
+
+
+LIGHT, DARK = "rgb(255, 255, 255)", "rgb(17, 17, 17)"
+SAID_BY = {"10_scan_orders": ".rar-said", "11_annealing": ".rar-now"}  # the state in words
+
+
+def use_live(driver, panel, name: str):
+    """Every slider of a panel that the browser draws moves it, and so does its play button."""
+    from selenium.webdriver.common.keys import Keys
+
+    for slider in panel.find_elements("css selector", "input[type=range]"):
+        first = text_of(panel, SAID_BY[name]), slider.get_attribute("value")
+        slider.send_keys(Keys.RIGHT)
+        assert first[0] != text_of(panel, SAID_BY[name])
+        slider.send_keys(Keys.LEFT)
+        assert slider.get_attribute("value") == first[1]
+    before = text_of(panel, SAID_BY[name])
+    play = panel.find_element("css selector", ".rar-play")
+    click(play)
+    wait(lambda: text_of(panel, SAID_BY[name]) != before, 30, "play")
+    click(play)
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -347,6 +391,20 @@ def press_keys(driver, panel):
         changed(driver, panel, before, "the space bar")
         image.send_keys(Keys.SPACE)
         is_back(driver, panel, before, "a second space bar")
+
+
+def snake(rng, steps: int, grid: int) -> list[int]:
+    """A random walk over a grid from cell to neighbouring cell that never comes back."""
+    path = [rng.randrange(grid * grid)]
+    while len(path) < steps:
+        row, column = divmod(path[-1], grid)
+        around = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+        free = [i * grid + j for i, j in around if 0 <= i < grid and 0 <= j < grid]
+        free = [cell for cell in free if cell not in path]
+        if not free:
+            return snake(rng, steps, grid)
+        path.append(rng.choice(free))
+    return path
 
 
 def choose_options(driver, panel):

@@ -1,31 +1,34 @@
 """Every panel in JupyterLab: all cells of its notebook run, and the panel follows the hand."""
 
-import functools
-import io
 import os
 import random
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from rar_nb.play.scan_orders import plot_comparison
-from rar_nb.play.widgets import cell_box, figure_png
 from tests.browser.page import (
+    DARK,
+    LIGHT,
+    LIVE,
     PANELS,
     STATUS,
     Stuck,
+    button_of,
     changed,
+    choose,
     click,
+    ground,
     is_back,
     keep,
+    live_panel,
     no_errors,
     once_more,
     panels,
-    picture,
-    same,
     settled,
+    slider_of,
+    snake,
+    text_of,
     use,
+    use_live,
     wait,
 )
 
@@ -93,57 +96,83 @@ def test_pictures_follow_the_theme(driver, lab):
     is_back(driver, panel, light, "the light theme")
 
 
-def snake(rng, steps: int, grid: int) -> list[int]:
-    """A random walk over a grid from cell to neighbouring cell that never comes back."""
-    path = [rng.randrange(grid * grid)]
-    while len(path) < steps:
-        row, column = divmod(path[-1], grid)
-        around = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
-        free = [i * grid + j for i, j in around if 0 <= i < grid and 0 <= j < grid]
-        free = [cell for cell in free if cell not in path]
-        if not free:
-            return snake(rng, steps, grid)
-        path.append(rng.choice(free))
-    return path
+EXECUTE = """
+const [code, done] = arguments;
+const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+const future = kernel.requestExecute({code}), said = [];
+future.onIOPub = ({content}) => said.push(content.text ?? content.evalue ?? '');
+future.done.then(() => done(said.join('')));
+"""
 
 
-def drag_over(driver, image, path: list[int], boxes):
-    """Press the first cell of a path, and move over the others as fast as the browser goes."""
-    from selenium.webdriver import ActionChains
+def in_kernel(driver, code: str) -> str:
+    """What `code` prints in the kernel of the open notebook."""
+    return driver.execute_async_script(EXECUTE, code).strip()
 
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
-    height, width = image.size["height"], image.size["width"]
-    chain = ActionChains(driver, duration=0)
-    for k, cell in enumerate(path):
-        left, top, w, h = boxes(cell)
-        x, y = round((left + w / 2 - 0.5) * width), round((top + h / 2 - 0.5) * height)
-        chain.move_to_element_with_offset(image, x, y)
-        if k == 0:
-            chain.click_and_hold()
-    chain.release().perform()
+
+@pytest.mark.parametrize("name", LIVE)
+@once_more
+def test_live_panels(driver, lab, name):
+    driver.get_log("browser")
+    lab.end_kernels()
+    run_all(driver, lab, name)
+    panel = live_panel(driver, name)
+    use_live(driver, panel, name)
+    keep(driver, panel, name)
+    set_theme(driver, "JupyterLab Dark")
+    wait(lambda: ground(driver, panel) == DARK, 60, "a dark panel")
+    keep(driver, panel, f"{name}_dark")
+    set_theme(driver, "JupyterLab Light")
+    wait(lambda: ground(driver, panel) == LIGHT, 60, "a light panel")
+    no_errors(driver)
 
 
 @once_more
-def test_a_drag_arrives_in_order(driver, lab, project):
-    """Every cell in the order in which the pointer came over it, however fast. (`DRAGS=100` for
-    as many drags.)"""
+def test_the_browser_and_python_have_one_state(driver, lab):
+    from selenium.webdriver.common.keys import Keys
+
     lab.end_kernels()
     run_all(driver, lab, "10_scan_orders")
-    panel = wait(lambda: panels(driver), 60, "a panel")[1]
-    image = panel.find_element("css selector", ".rar-canvas.clickable")
-    clear = panel.find_element("xpath", ".//button[contains(., 'clear')]")
-    boxes = functools.partial(cell_box, plot_comparison((), 8), grid_size=8)
+    panel = live_panel(driver, "10_scan_orders")
+    slider_of(panel, "step").send_keys(Keys.RIGHT, Keys.RIGHT)
+    wait(lambda: in_kernel(driver, "print(walk.step)") == "27", 30, "the step in Python")
+    choose(panel, "raster")
+    wait(lambda: in_kernel(driver, "print(walk.order)") == "raster", 30, "the order in Python")
+    assert in_kernel(driver, "walk.order, walk.grid_size, walk.step = 'z_curve', 4, 3") == ""
+    wait(lambda: text_of(panel, ".rar-said").startswith("3 of 16"), 30, "Python's state")
+    assert text_of(panel, "tr.chosen label") == "z_curve"
+
+
+@once_more
+def test_a_drag_arrives_in_order(driver, lab):
+    """In Python, too: every cell in the order in which the pointer came over it, however fast.
+    (`DRAGS=100` for as many drags.)"""
+    from selenium.webdriver import ActionChains
+
+    lab.end_kernels()
+    run_all(driver, lab, "10_scan_orders")
+    panel = live_panel(driver, "10_scan_orders")
+    choose(panel, "yours")
+    grid = panel.find_element("css selector", ".rar-grid")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", grid)
     rng, wrong = random.Random(0), []
     for _ in range(int(os.environ.get("DRAGS", 5))):
-        click(clear)
-        empty = np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison((), 8)))))
-        wait(lambda empty=empty: same(picture(driver, panel), empty), 60, "an empty grid")
-        path = snake(rng, 12, 8)
-        drag_over(driver, image, path, boxes)
-        whole = np.asarray(Image.open(io.BytesIO(figure_png(plot_comparison(tuple(path), 8)))))
+        click(button_of(panel, "clear"))
+        path, chain = snake(rng, 12, 7), ActionChains(driver, duration=0)
+        for k, cell in enumerate(path):
+            x, y = (cell % 7 + 0.5) / 7 - 0.5, (cell // 7 + 0.5) / 7 - 0.5
+            chain.move_to_element_with_offset(
+                grid, round(x * grid.size["width"]), round(y * grid.size["height"])
+            )
+            if k == 0:
+                chain.click_and_hold()
+        chain.release().perform()
         try:
-            wait(lambda whole=whole: same(picture(driver, panel), whole), 20, "the whole path")
+            wait(
+                lambda path=path: in_kernel(driver, "print(walk.cells['7'])") == str(path),
+                20,
+                "the whole path",
+            )
         except Stuck:
             wrong.append(path)
-            Image.fromarray(picture(driver, panel)).save(project / f"wrong_{len(wrong)}.png")
-    assert not wrong, project
+    assert not wrong

@@ -3,9 +3,13 @@
 import pytest
 
 from tests.browser.page import (
+    DARK,
+    LIVE,
     PANELS,
     changed,
+    ground,
     keep,
+    live_panel,
     no_errors,
     once_more,
     panels,
@@ -13,6 +17,7 @@ from tests.browser.page import (
     press_play,
     settled,
     use,
+    use_live,
     wait,
 )
 
@@ -29,13 +34,16 @@ def test_gallery(driver, voila):
     driver.get_log("browser")
     driver.get(voila.address)  # what `make explore` opens in the browser
     wait(
-        lambda: len(driver.find_elements("css selector", ".jp-RenderedImage img")) == len(PANELS),
+        lambda: (
+            len(driver.find_elements("css selector", ".jp-RenderedImage img"))
+            == len([*LIVE, *PANELS])
+        ),
         120,
         "the pictures of the gallery",
     )
     assert "/voila/render/explore.ipynb" in driver.current_url
     links = driver.execute_script(LINKS)
-    for name in PANELS:
+    for name in [*LIVE, *PANELS]:
         assert f"{voila.address}/voila/render/{name}.ipynb" in links
     assert not code_shown(driver)
     keep(driver, driver.find_element("tag name", "h1"), "explore")
@@ -54,6 +62,18 @@ def test_panels(driver, voila, name):
     for panel in shown:
         driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
         moves_a_slider_or_a_cell(driver, panel)
+    no_errors(driver)
+
+
+@pytest.mark.parametrize("name", LIVE)
+@once_more
+def test_live_panels(driver, voila, name):
+    driver.get_log("browser")
+    driver.get(f"{voila.address}/voila/render/{name}.ipynb")
+    panel = live_panel(driver, name)
+    assert not code_shown(driver)
+    assert "How it is made" not in driver.find_element("tag name", "body").text
+    use_live(driver, panel, name)
     no_errors(driver)
 
 
@@ -78,6 +98,9 @@ def test_everything_that_a_hand_can_do(driver, voila):
 
 @once_more
 def test_a_dark_page_has_dark_pictures(driver, voila):
-    driver.get(f"{voila.address}/voila/render/10_scan_orders.ipynb?theme=dark")
+    driver.get(f"{voila.address}/voila/render/13_watch.ipynb?theme=dark")
     panel = wait(lambda: panels(driver), 120, "a panel")[0]
     wait(lambda: picture(driver, panel)[0, 0].max() < 40, 60, "a dark picture")
+    driver.get(f"{voila.address}/voila/render/10_scan_orders.ipynb?theme=dark")
+    panel = live_panel(driver, "10_scan_orders")
+    wait(lambda: ground(driver, panel) == DARK, 60, "a dark panel")

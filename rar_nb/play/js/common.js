@@ -23,7 +23,7 @@ const dark = `--rar-ink: #ececec; --rar-faint: #b4b4b4; --rar-paper: #111111; --
   --rar-cell: #333333; --rar-soft: #1e2226; --rar-control: #a0a0a0; --rar-path: #111111;
   --rar-real: #ffffff; --rar-raster-ink: #6cbcf0; --rar-random-ink: #f0b429;
   --rar-model-ink: #3ecfa3; --rar-next-ink: #ff9457; --rar-known-ink: #7cc8f4;
-  --rar-rate-ink: #e3a0c6; --rar-known-cell: #2a7aa8; color-scheme: dark;`;
+  --rar-rate-ink: #e3a0c6; --rar-known-cell: #256c95; color-scheme: dark;`;
 
 /** A page's own word for its theme comes first (JupyterLab's, Sphinx's), then the system's. */
 export const STYLES = `
@@ -80,9 +80,13 @@ export function set(element, attributes) {
   return element;
 }
 
+/** JupyterLab must leave the keys alone that are pressed in an element. */
+const keepKeys = {'data-lm-suppress-shortcuts': 'true'};
+
 /** An HTML element with attributes (see `set`) and children. */
 export function html(name, attributes = {}, ...children) {
   const element = set(document.createElement(name), attributes);
+  if (['button', 'input', 'select', 'textarea'].includes(name)) set(element, keepKeys);
   element.append(...children);
   return element;
 }
@@ -90,6 +94,7 @@ export function html(name, attributes = {}, ...children) {
 /** An SVG element with attributes (see `set`) and children. */
 export function svg(name, attributes = {}, ...children) {
   const element = set(document.createElementNS('http://www.w3.org/2000/svg', name), attributes);
+  if ('tabindex' in attributes) set(element, keepKeys);
   element.append(...children);
   return element;
 }
@@ -97,9 +102,7 @@ export function svg(name, attributes = {}, ...children) {
 /** The frame of a panel: a labelled region with the look of this suite, appended to `el`. */
 export function frame(el, label, styles = '') {
   const style = html('style', {text: STYLES + styles});
-  // JupyterLab's own keys stay out of what is focused in here.
-  const root = html('section', {class: 'rar-app', 'aria-label': label,
-    'data-lm-suppress-shortcuts': 'true'}, style);
+  const root = html('section', {class: 'rar-app', 'aria-label': label}, style);
   el.append(root);
   return root;
 }

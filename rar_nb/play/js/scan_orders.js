@@ -318,21 +318,28 @@ function listenToPointer(element, hand) {
 
 /** The keys of the grid: arrows go from cell to cell, the space bar writes your own order. */
 function listenToKeys(grid, hand, say) {
-  let cursor = 0;
+  let row = 0, column = 0;  // of the frame
   function move(down, right, event) {
     const {g, name, order, steps} = hand.current(), own = name === 'yours';
-    const from = own ? Math.min(cursor, g * g - 1) : order[hand.step()] ?? order.at(-1) ?? 0;
-    const row = Math.max(0, Math.min(g - 1, Math.floor(from / g) + down));
-    const column = Math.max(0, Math.min(g - 1, from % g + right));
-    cursor = row * g + column;
-    if (!own) return hand.go(Math.max(0, steps[cursor]));
-    if (event.shiftKey) hand.put(cursor, true);
-    grid.point(cursor);
-    say(`row ${row + 1}, column ${column + 1}, ${hand.own().includes(cursor)
-      ? `step ${hand.own().indexOf(cursor)}` : 'not in your order'}`);
+    if (!own) {
+      const from = order[hand.step()] ?? order.at(-1) ?? 0;
+      [row, column] = [Math.floor(from / g), from % g];
+    }
+    const within = at => Math.max(0, Math.min(g - 1, at));
+    [row, column] = [within(row + down), within(column + right)];
+    const cell = row * g + column;
+    if (!own) return hand.go(Math.max(0, steps[cell]));
+    if (event.shiftKey) hand.put(cell, true);
+    grid.point(cell);
+    const k = hand.own().indexOf(cell);
+    say(`row ${row + 1}, column ${column + 1}, ${k < 0 ? 'not in your order' : `step ${k}`}`);
   }
-  const press = () => hand.current().name === 'yours'
-    && hand.put(cursor, !hand.own().includes(cursor));
+  function press() {
+    const {g, name} = hand.current(), cell = Math.min(row, g - 1) * g + Math.min(column, g - 1);
+    if (name !== 'yours') return;
+    hand.put(cell, !hand.own().includes(cell));
+    grid.point(cell);
+  }
   keys(grid.element, {
     ArrowUp: event => move(-1, 0, event), ArrowDown: event => move(1, 0, event),
     ArrowLeft: event => move(0, -1, event), ArrowRight: event => move(0, 1, event),

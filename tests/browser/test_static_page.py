@@ -1,0 +1,517 @@
+"""Panels on a page without a kernel: served from disk, moved by mouse and keyboard."""
+
+import base64
+import functools
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import tarfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+
+from rar_nb.orders import SCAN_ORDERS
+from rar_nb.play.annealing import Annealing, are_random, batch_orders, seeded_orders
+from rar_nb.play.scan_orders import ScanOrders, jumps, known_neighbours, named_order, statistics
+from rar_nb.play.widgets import JS
+from rar_nb.trainer import learning_rate_at, random_ratio_at
+from tests.browser.page import (
+    DARK,
+    KEPT,
+    LIGHT,
+    SCREENSHOTS,
+    button_of,
+    choose,
+    ground,
+    no_errors,
+    slider_of,
+    snake,
+    text_of,
+    wait,
+)
+
+PAGE = """<!doctype html>
+<html lang="en"{theme}><head><meta charset="utf-8"><title>A panel</title>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>
+<body style="margin: 8px"><main><h1>A panel</h1>{panel}</main>
+<script type="module" src="js/host.js"></script></body></html>
+"""
+AXE = "4.14.1"
+AXE_HASH = (
+    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
+)
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def mine(g):
+    """A registered order: column by column."""
+    return [row * g + column for column in range(g) for row in range(g)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The address of a folder with a page for each panel, one with a registered order."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(JS, folder / "js")
+    SCAN_ORDERS["mine"] = mine
+    try:
+        panels = dict(mine=ScanOrders("mine", 5, 7).static_html())
+    finally:
+        del SCAN_ORDERS["mine"]
+    panels |= {panel.panel: panel.static_html() for panel in (ScanOrders(), Annealing())}
+    for name, panel in panels.items():
+        for theme in ("", "dark", "light"):
+            attribute = f' data-theme="{theme}"' if theme else ""
+            page = PAGE.format(theme=attribute, panel=panel)
+            (folder / f"{name}{theme}.html").write_text(page)
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def resize(driver, width=1000, height=900):
+    metrics = dict(width=width, height=height, deviceScaleFactor=1, mobile=False)
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+@pytest.fixture
+def show(driver, site):
+    """Open a page; at the end, nothing is in the console, and no other host was asked."""
+
+    def open_page(name, width=1000):
+        driver.get_log("browser")
+        resize(driver, width)
+        driver.get(f"{site}/{name}.html")
+        return wait(lambda: driver.find_elements("css selector", ".rar-app"), 30, "a panel")[0]
+
+    yield open_page
+    loaded = driver.execute_script(
+        "return performance.getEntriesByType('resource').map(e => e.name)"
+    )
+    strange = [url for url in loaded if not url.startswith((site, "data:"))]
+    assert not strange and any(url.endswith("/js/host.js") for url in loaded)
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    no_errors(driver)
+
+
+def press(driver, element, *points):
+    """Press an element at the first of points (shares of its size), and let go at the last."""
+    from selenium.webdriver import ActionChains
+
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    chain = ActionChains(driver, duration=20)
+    for k, (x, y) in enumerate(points):
+        chain.move_to_element_with_offset(
+            element,
+            round((x - 0.5) * element.size["width"]),
+            round((y - 0.5) * element.size["height"]),
+        )
+        if k == 0:
+            chain.click_and_hold()
+    chain.release().perform()
+
+
+# Scan orders
+
+
+def says_what_python_says(panel, name: str, g: int, step: int):
+    """Words, numbers and colours of the panel, at a step of an order."""
+    order = list(named_order(name, g))
+    said = text_of(panel, ".rar-said")
+    assert said.startswith(f"{step} of {g * g} steps done")
+    cells = panel.find_elements("css selector", ".rar-grid rect.cell")
+    kinds = [cell.get_attribute("class").split()[1:] for cell in cells]
+    assert [i for i, kind in enumerate(kinds) if kind == ["known"]] == sorted(order[:step])
+    if step < g * g:
+        cell, near = order[step], known_neighbours(order, g)[step]
+        assert f"row {cell // g + 1}, column {cell % g + 1}" in said
+        assert f"It knows {near} of its" in said
+        assert kinds[cell] == ["next"]
+        around = panel.find_elements("css selector", ".rar-grid .around:not(.later)")
+        assert len([box for box in around if box.is_displayed()]) == near
+        if step:
+            assert f", {jumps(order, g)[step - 1]:.2f} cells from the one before" in said
+    mean, longest, touching = statistics(order, g)
+    (row,) = panel.find_elements("css selector", "tr.chosen")
+    numbers = [cell.text for cell in row.find_elements("css selector", "td")]
+    assert numbers == [f"{mean:.2f}", f"{longest:.2f}", f"{round(100 * touching)} %"]
+
+
+def test_scan_orders_by_keyboard(show):
+    from selenium.webdriver.common.keys import Keys
+
+    panel = show("scan_orders")
+    says_what_python_says(panel, "spiral_in", 7, 25)
+    steps, grid = slider_of(panel, "step"), panel.find_element("css selector", ".rar-grid")
+    steps.send_keys(Keys.RIGHT, Keys.RIGHT, Keys.LEFT)
+    says_what_python_says(panel, "spiral_in", 7, 26)
+    assert steps.get_attribute("aria-valuetext") == text_of(panel, ".rar-said")
+    steps.send_keys(Keys.END)
+    says_what_python_says(panel, "spiral_in", 7, 49)
+    radio = panel.find_element("css selector", "input[type=radio]:checked")
+    radio.send_keys(Keys.DOWN, Keys.DOWN)
+    says_what_python_says(panel, "z_curve", 7, 49)
+    grid.send_keys(Keys.HOME, Keys.DOWN, Keys.DOWN, Keys.RIGHT)
+    says_what_python_says(panel, "z_curve", 7, named_order("z_curve", 7).index(15))
+    slider_of(panel, "grid").send_keys(Keys.END)
+    says_what_python_says(
+        panel, "z_curve", 32, round(1024 * named_order("z_curve", 7).index(15) / 49)
+    )
+    slider_of(panel, "grid").send_keys(Keys.HOME)
+    says_what_python_says(panel, "z_curve", 2, 1)
+    button_of(panel, "a step on").send_keys(Keys.SPACE)
+    says_what_python_says(panel, "z_curve", 2, 2)
+
+
+def test_scan_orders_by_mouse(show, driver):
+    panel = show("scan_orders")
+    grid, steps = panel.find_element("css selector", ".rar-grid"), slider_of(panel, "step")
+    for name in [*SCAN_ORDERS, "random"]:
+        choose(panel, name)
+        press(driver, grid, (0.9, 0.9), (2.5 / 7, 4.5 / 7))
+        says_what_python_says(panel, name, 7, named_order(name, 7).index(4 * 7 + 2))
+    button_of(panel, "16 × 16").click()
+    press(driver, grid, (0.5 / 16, 15.5 / 16))
+    says_what_python_says(panel, "random", 16, named_order("random", 16).index(240))
+    press(driver, steps, (0.2, 0.5), (0.5, 0.5), (0.999, 0.5))
+    says_what_python_says(panel, "random", 16, 256)
+    chart = panel.find_elements("css selector", ".rar-chart svg")[1]
+    press(driver, chart, (0.5, 0.5))
+    step = int(text_of(panel, ".rar-said").split()[0])
+    assert 126 <= step <= 130
+    says_what_python_says(panel, "random", 16, step)
+
+
+def test_the_walk_is_played_to_its_end(show):
+    panel = show("scan_orders")
+    choose(panel, "alternate")
+    button_of(panel, "play the walk").click()
+    wait(lambda: "27 of 49" in text_of(panel, ".rar-said"), 20, "a step")
+    button_of(panel, "pause the walk").click()
+    stopped = text_of(panel, ".rar-said")
+    slider_of(panel, "grid").send_keys("\ue011")  # Home: 2 × 2
+    assert text_of(panel, ".rar-said") != stopped
+    button_of(panel, "play the walk").click()
+    wait(lambda: "4 of 4" in text_of(panel, ".rar-said"), 20, "the end")
+    wait(lambda: button_of(panel, "play the walk"), 5, "a button to play it again")
+
+
+def test_a_registered_order_and_a_seed(show):
+    panel = show("mine")
+    numbers = [cell.text for cell in panel.find_elements("css selector", "tr.chosen td")]
+    assert numbers[0] == f"{statistics(mine(5), 5)[0]:.2f}"
+    cells = [int(text.text) for text in panel.find_elements("css selector", ".rar-grid text")]
+    assert cells == [mine(5).index(i) for i in range(25)]
+    choose(panel, "random")
+    seed = slider_of(panel, "seed")
+    assert seed.get_attribute("value") == "0"
+    seed.clear()
+    seed.send_keys("12")
+    cells = [int(text.text) for text in panel.find_elements("css selector", ".rar-grid text")]
+    assert cells == np.argsort(named_order("random", 5, 12)).tolist()
+    button_of(panel, "another").click()
+    cells = [int(text.text) for text in panel.find_elements("css selector", ".rar-grid text")]
+    assert cells == np.argsort(named_order("random", 5, 13)).tolist()
+
+
+def own_order(panel) -> list[int]:
+    """Cells by the numbers that are written into them."""
+    texts = [text.text for text in panel.find_elements("css selector", ".rar-grid text")]
+    steps = {int(text): cell for cell, text in enumerate(texts) if text}
+    return [steps[k] for k in range(len(steps))]
+
+
+def test_an_order_of_ones_own_by_keyboard(show):
+    from selenium.webdriver.common.keys import Keys
+
+    panel = show("scan_orders")
+    choose(panel, "yours")
+    begun = own_order(panel)
+    assert begun == ScanOrders().cells["7"]
+    grid = panel.find_element("css selector", ".rar-grid")
+    grid.send_keys(Keys.SPACE, Keys.RIGHT, Keys.DOWN, Keys.SPACE)
+    assert own_order(panel) == [*begun, 0, 8]
+    grid.send_keys(Keys.SHIFT, Keys.RIGHT, Keys.RIGHT)
+    assert own_order(panel) == [*begun, 0, 8, 9, 10]
+    grid.send_keys(Keys.BACKSPACE, Keys.LEFT, Keys.LEFT, Keys.SPACE)
+    assert own_order(panel) == [*begun, 0, 9]
+    button_of(panel, "finish in raster order").click()
+    whole = own_order(panel)
+    assert whole[:12] == [*begun, 0, 9] and sorted(whole) == [*range(49)]
+    numbers = [cell.text for cell in panel.find_elements("css selector", "tr.chosen td")]
+    mean, longest, touching = statistics(whole, 7)
+    assert numbers == [f"{mean:.2f}", f"{longest:.2f}", f"{round(100 * touching)} %"]
+    button_of(panel, "clear").click()
+    assert own_order(panel) == [] and "click cells" in text_of(panel, ".rar-said")
+    button_of(panel, "undo").click()
+    button_of(panel, "16 × 16").click()  # another grid has an order of its own
+    grid.send_keys(Keys.SPACE)
+    button_of(panel, "7 × 7").click()
+    assert own_order(panel) == []
+    button_of(panel, "16 × 16").click()
+    assert own_order(panel) == [16 + 1]
+
+
+def test_a_drag_arrives_in_order(show, driver):
+    """Every cell in the order in which the pointer came over it, however fast. (`DRAGS=100` for
+    as many drags.)"""
+    from selenium.webdriver import ActionChains
+
+    panel = show("scan_orders")
+    choose(panel, "yours")
+    grid, rng, wrong = panel.find_element("css selector", ".rar-grid"), random.Random(0), []
+    for _ in range(int(os.environ.get("DRAGS", 5))):
+        button_of(panel, "clear").click()
+        path, chain = snake(rng, 12, 7), ActionChains(driver, duration=0)
+        for k, cell in enumerate(path):
+            x, y = (cell % 7 + 0.5) / 7 - 0.5, (cell // 7 + 0.5) / 7 - 0.5
+            chain.move_to_element_with_offset(
+                grid, round(x * grid.size["width"]), round(y * grid.size["height"])
+            )
+            if k == 0:
+                chain.click_and_hold()
+        chain.release().perform()
+        if own_order(panel) != path:
+            wrong.append((path, own_order(panel)))
+    assert not wrong
+
+
+# Annealing
+
+
+def is_as_in_python(panel, state: Annealing):
+    """Numbers of the panel at an epoch."""
+    run = state.run()
+    step = min(run.train.total_steps - 1, run.train.steps(state.epoch))
+    r, rate = random_ratio_at(step, run.train), learning_rate_at(step, run.train)
+    assert text_of(panel, ".rar-now").startswith(
+        f"epoch {state.epoch:g} of {run.train.epochs:g}, step {step:,} of {run.train.total_steps:,}"
+    )
+    shown = text_of(panel, "figcaption")
+    assert f"r = {100 * r:.1f} %" in shown
+    mantissa, exponent = f"{rate:.1e}".split("e")
+    assert f"learning rate {mantissa}e{int(exponent)}, " in shown
+    assert f"{100 * rate / run.train.learning_rate:.0f} % of its peak" in shown
+    final = tuple(named_order(state.final_order, run.model.grid_size))
+    batch = run.train.batch_size
+    if state.fresh:
+        orders = batch_orders(run, step)
+    else:
+        orders = seeded_orders(batch, run.model.num_tokens, r, run.seed, 0, final)
+    ends = torch.tensor([final])
+    count = int(are_random(orders, ends).sum())
+    assert f"in this batch: {count} of {batch} orders are random" in panel.text
+    canvas = panel.find_element("css selector", "canvas").get_attribute("aria-label")
+    first = int(are_random(orders[:64], ends).sum())
+    assert canvas.endswith(f": {first} are random")
+
+
+def test_annealing_by_keyboard(show):
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
+
+    panel = show("annealing")
+    state = Annealing()
+    is_as_in_python(panel, state)
+    start, end = panel.find_elements("css selector", "[role=slider]")
+    epoch = slider_of(panel, "epoch")
+    epoch.send_keys(Keys.RIGHT, Keys.RIGHT)
+    state.epoch = 242
+    is_as_in_python(panel, state)
+    start.send_keys(Keys.RIGHT)
+    end.send_keys(Keys.PAGE_DOWN, Keys.LEFT)
+    state.anneal_start, state.anneal_end = 201, 289
+    assert [h.get_attribute("aria-valuetext") for h in (start, end)] == ["epoch 201", "epoch 289"]
+    is_as_in_python(panel, state)
+    end.send_keys(Keys.HOME)  # and takes the start with it
+    assert [h.get_attribute("aria-valuenow") for h in (start, end)] == ["0", "0"]
+    state.anneal_start = state.anneal_end = 0
+    is_as_in_python(panel, state)
+    run, order, batch = (
+        Select(panel.find_element("xpath", f".//label[span='{name}']/select"))
+        for name in ("run", "final order", "batch size")
+    )
+    batch.select_by_visible_text("16")
+    start.send_keys(Keys.END)
+    end.send_keys(Keys.END)
+    start.send_keys(Keys.HOME)
+    state.anneal_start, state.anneal_end, state.batch_size = 0, 400, 16
+    is_as_in_python(panel, state)
+    panel.find_element("css selector", "input[type=checkbox]").send_keys(Keys.SPACE)
+    state.fresh = True
+    is_as_in_python(panel, state)
+    run.select_by_visible_text("digits, as in this suite")
+    order.select_by_visible_text("spiral_out")
+    state = Annealing("digits", final_order="spiral_out", epoch=5.4)
+    state.fresh = True
+    state.epoch = float(text_of(panel, ".rar-now b").split()[1])
+    is_as_in_python(panel, state)
+
+
+def test_annealing_by_mouse(show, driver):
+    panel = show("annealing")
+    state = Annealing()
+    for i, x in ((0, -5), (1, 5)):
+        press(
+            driver, panel.find_elements("css selector", ".rar-handle circle")[i], (0.5, 0.5), (x, 1)
+        )
+    values = [
+        float(handle.get_attribute("aria-valuenow"))
+        for handle in panel.find_elements("css selector", "[role=slider]")
+    ]
+    assert values[0] < 150 and values[1] > 330
+    state.anneal_start, state.anneal_end = values
+    is_as_in_python(panel, state)
+    curves = panel.find_element("css selector", ".rar-plot")
+    press(driver, curves, (0.3, 0.6), (0.5, 0.6), (0.75, 0.6))
+    state.epoch = float(text_of(panel, ".rar-now b").split()[1])
+    assert 270 < state.epoch < 320
+    is_as_in_python(panel, state)
+
+
+def test_the_training_is_played(show):
+    panel = show("annealing")
+
+    def epoch():
+        return int(text_of(panel, ".rar-now b").split()[1])
+
+    button_of(panel, "play the training").click()
+    wait(lambda: epoch() > 260, 30, "a later epoch")
+    button_of(panel, "pause the training").click()
+    stopped = Annealing(epoch=float(epoch()))
+    is_as_in_python(panel, stopped)
+
+
+# What holds for all panels
+
+PANELS = ["scan_orders", "annealing"]
+SMALL = """
+const small = [];
+for (const element of arguments[0].querySelectorAll('*')) {
+  const own = [...element.childNodes].filter(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own.length || element.closest('style') || !element.checkVisibility()) continue;
+  const scale = element.getScreenCTM ? element.getScreenCTM().a : 1;
+  const size = scale * parseFloat(getComputedStyle(element).fontSize);
+  if (size < 11.99) small.push([element.textContent, size]);
+}
+return small;
+"""
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_themes(show, driver, name):
+    def prefer(theme):
+        features = [dict(name="prefers-color-scheme", value=theme)]
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=features))
+
+    try:
+        for preferred, page, expected in [
+            ("light", name, LIGHT),
+            ("dark", name, DARK),
+            ("light", f"{name}dark", DARK),
+            ("dark", f"{name}light", LIGHT),
+        ]:
+            prefer(preferred)
+            panel = show(page)
+            assert ground(driver, panel) == expected
+            if SCREENSHOTS and page == name:
+                panel.screenshot(str(KEPT / f"page_{name}_{preferred}.png"))
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[]))
+
+
+@pytest.mark.parametrize("width", [380, 700, 1000])
+@pytest.mark.parametrize("name", PANELS)
+def test_every_width(show, driver, name, width):
+    panel = show(name, width)
+    assert driver.execute_script("return document.scrollingElement.scrollWidth") <= width
+    assert driver.execute_script(SMALL, panel) == []
+    if name == "scan_orders":
+        button_of(panel, "16 × 16").click()
+        assert driver.execute_script(SMALL, panel) == []
+        assert driver.execute_script("return document.scrollingElement.scrollWidth") <= width
+    if SCREENSHOTS and width == 380:
+        resize(driver, width, 1400)
+        panel.screenshot(str(KEPT / f"page_{name}_380.png"))
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory) -> str:
+    """The text of axe-core, from npm, as it was when its hash was written down."""
+    if not shutil.which("npm"):
+        pytest.skip("no npm on this machine to fetch axe-core with")
+    folder = tmp_path_factory.mktemp("axe")
+    done = subprocess.run(
+        ["npm", "pack", "--silent", f"axe-core@{AXE}"], cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"axe-core can't be fetched: {done.stderr.strip()[-200:]}")
+    (packed,) = folder.glob("*.tgz")
+    digest = hashlib.sha512(packed.read_bytes()).digest()
+    assert base64.b64encode(digest).decode() == AXE_HASH
+    with tarfile.open(packed) as archive:
+        return archive.extractfile("package/axe.min.js").read().decode()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", PANELS)
+def test_accessibility(show, driver, axe, name, theme):
+    """axe-core finds nothing wrong."""
+    panel = show(f"{name}{theme}")
+    if name == "scan_orders":
+        choose(panel, "random")
+    driver.execute_script(axe)
+    found = driver.execute_async_script(
+        "const done = arguments[0]; axe.run(document.querySelector('.rar-app')).then(done)"
+    )
+    faults = [
+        (f["id"], f["impact"], [n["html"] for n in f["nodes"]][:3]) for f in found["violations"]
+    ]
+    assert not faults, json.dumps(faults, indent=1)
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_everything_is_reached_by_the_tab_key(show, driver, name):
+    """In the order of the page, each with a name and a visible focus."""
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    panel = show(name)
+    reached = []
+    for _ in range(40):
+        ActionChains(driver).send_keys(Keys.TAB).perform()
+        element = driver.switch_to.active_element
+        if element.tag_name == "body":
+            break
+        reached.append((element.aria_role, element.accessible_name))
+        assert element.accessible_name, element.get_attribute("outerHTML")
+    names = [accessible for _, accessible in reached]
+    assert len(names) == len(set(names))
+    wanted = panel.find_elements(
+        "css selector", "button, select, input:not([type=radio]), [tabindex]"
+    )
+    shown = [e for e in wanted if e.is_displayed() or e.get_attribute("role") == "slider"]
+    assert len(reached) == len(shown) + (name == "scan_orders")  # one radio button of the group
+
+
+def test_the_page_has_a_picture_until_its_script_runs(show, driver, site):
+    show("scan_orders")
+    page = driver.execute_async_script(
+        "const done = arguments[0]; fetch('scan_orders.html').then(r => r.text()).then(done)"
+    )
+    (picture,) = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,', page)
+    assert picture == ScanOrders.alt
