@@ -21,6 +21,7 @@ import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -249,7 +250,8 @@ def export_browser_model(
     require(isinstance(tokenizer, VQTokenizer), 'tokenizer', run.tokenizer.kind,
             "one with a codebook, such as 'conv_vq'")
     size = 4 * sum(p.numel() for p in model.parameters())
-    require(size <= LARGEST, 'bytes of weights', size, f"at most {LARGEST}: a page has to load them")
+    require(size <= LARGEST, 'bytes of weights', size,
+            f"at most {LARGEST}, as a page has to load them")
     names = list(models_of(run_dir))
     settings = browser_settings(run, tokenizer, names)
     for name in names:
@@ -293,15 +295,15 @@ def fetch_runtime(folder: Path | str):
     folder = make_folder(folder)
     if all(is_whole(folder / name, sha256) for name, sha256 in RUNTIME_FILES.items()):
         return
-    with tempfile.TemporaryDirectory() as place:
-        with tarfile.open(npm_pack(RUNTIME, Path(place))) as archive:
-            for name, sha256 in RUNTIME_FILES.items():
-                content = archive.extractfile(f'package/dist/{name}').read()
-                found = hashlib.sha256(content).hexdigest()
-                require(found == sha256, f'SHA-256 of {name}', found,
-                        f"{sha256}: the registry has another file than was tested")
-                with write_beside(folder / name) as beside:
-                    beside.write_bytes(content)
+    with (tempfile.TemporaryDirectory() as place,
+          tarfile.open(npm_pack(RUNTIME, Path(place))) as archive):
+        for name, sha256 in RUNTIME_FILES.items():
+            content = cast(IO[bytes], archive.extractfile(f'package/dist/{name}')).read()
+            found = hashlib.sha256(content).hexdigest()
+            require(found == sha256, f'SHA-256 of {name}', found,
+                    f"{sha256}: the registry has another file than was tested")
+            with write_beside(folder / name) as beside:
+                beside.write_bytes(content)
 
 # %% ../../nbs/17_browser_model.ipynb #brexp009
 @checked
