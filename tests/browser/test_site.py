@@ -6,6 +6,7 @@ The site has the panels' notebooks and a few others, so that it is built soon.
 
 import functools
 import http.server
+import io
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ import threading
 import time
 
 import pytest
+from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -25,7 +27,9 @@ PANELS = [name for name in ORDER if re.match(r"1[0-47]_|explore", name)]
 NAMES = ["02_orders", "04_transformer", *PANELS, "53_study"]
 OTHERS = ["index", "paper", "results/index", "api/rar_nb.transformer"]
 PAGES = [*OTHERS, *NAMES]
-KEPT = ROOT / "results" / "site"
+KEPT = ROOT / "results" / "site"  # receives pictures of these pages
+SHOWN = ["index", "02_orders", "10_scan_orders", "17_browser_model", "53_study"]
+SHOWN += ["api/rar_nb.transformer"]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,7 @@ def test_no_serious_fault_and_no_stranger(reader, page):
         assert [url for url in loaded if not url.startswith((reader.site, "data:", "blob:"))] == []
         errors = [e for e in reader.driver.get_log("browser") if e["level"] == "SEVERE"]
         assert [e["message"] for e in errors if "favicon.ico" not in e["message"]] == []
-        if SCREENSHOTS:
+        if SCREENSHOTS and page in SHOWN:
             keep(reader, f"{page.replace('/', '_')}{'_dark' if dark else ''}")
 
 
@@ -119,7 +123,7 @@ def test_narrow(reader, page):
     """At 380 px what is wide scrolls by itself, not the page."""
     reader.open(page, width=380, height=800)
     assert reader.run("return document.documentElement.scrollWidth") <= 380
-    if SCREENSHOTS:
+    if SCREENSHOTS and page in SHOWN:
         keep(reader, f"{page.replace('/', '_')}_narrow")
 
 
@@ -178,6 +182,16 @@ def test_light_and_dark(reader):
     reader.run("localStorage.clear()")
 
 
+def test_less_motion(reader):
+    """The moving picture of the first page stands still for those who have asked for that."""
+    reader.open("index")
+    shown = "return document.querySelector('article picture img').currentSrc"
+    assert reader.run(shown).endswith("rar.gif")
+    still = dict(name="prefers-reduced-motion", value="reduce")
+    reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[still]))
+    reader.wait(f"return (() => {{{shown}}})().endsWith('.still.png')")
+
+
 def test_search(reader):
     """Finds a notebook by a word in it, and a function by its name, without a server."""
     reader.open("search")
@@ -228,4 +242,6 @@ def brightness(colour: str) -> float:
 
 def keep(reader, name):
     KEPT.mkdir(parents=True, exist_ok=True)
-    reader.driver.save_screenshot(str(KEPT / f"{name}.png"))
+    with Image.open(io.BytesIO(reader.driver.get_screenshot_as_png())) as picture:
+        few = picture.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+    few.save(KEPT / f"{name}.png", optimize=True)

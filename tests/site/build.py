@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path, PurePosixPath
 
+from PIL import Image
+
 from tests.site.links import broken_links
 from tests.site.notebooks import Stage
 from tests.site.reference import Entry, escaped, every_entry, module_page, read_library
@@ -40,6 +42,11 @@ MENDED = {  # a name that a screen reader reads must hold the words that one see
     '<summary><span class="toctree-toggle"': '<summary aria-label="Its pages">'
     '<span class="toctree-toggle"',
 }
+MOVING = re.compile(r'<img [^>]*src="([^"]+)\.gif"[^>]*>')
+STANDING = (  # for those who have asked their system for less motion
+    r'<picture><source media="(prefers-reduced-motion: reduce)" srcset="\1.still.png">'
+    r"\g<0></picture>"
+)
 WAYS_IN = {  # from the first page, under its picture
     "00_tour.ipynb": "Start the tour",
     "10_scan_orders.ipynb": "Move something",
@@ -47,9 +54,8 @@ WAYS_IN = {  # from the first page, under its picture
     "results/index.md": "Results",
 }
 COPIED = (".png", ".gif", ".jpg", ".json", ".jsonl", ".py")  # files that a page may link to
-PLACES = re.compile(
-    r"(?:supplement, )?(?:(?:equation|section)s? \d[\d.]*\d|equation \d"
-    r"|(?:Figure|Table|Algorithm)s? \d+)"
+PLACES = re.compile(  # but not those of other papers, "equation 3 of …"
+    r"(?:supplement, )?(?:(?:equation|section) \d(?:\.\d)?|(?:Figure|Table|Algorithm) \d+)(?! of\b)"
 )
 
 
@@ -226,6 +232,16 @@ class Site:
         for place in sorted(found, key=place_key):
             names = ", ".join(f"{{py:obj}}`{e.name} <{e.full_name}>`" for e in found[place])
             lines += [f"| {place[0].upper()}{place[1:]} | {names} |"]
+        if "52_published" in self.names:
+            from rar_nb.reports.published import TABLES
+
+            lines += ["", "## The tables of numbers", "", "| in the paper | what it compares |"]
+            lines += ["|---|---|"]
+            lines += [f"| {t.source} | {t.title} |" for t in TABLES.values()]
+            lines += [
+                "",
+                "All are in [52_published](52_published.ipynb), in the terms of arXiv v1.",
+            ]
         self.put("paper.md", "\n".join(lines) + "\n")
 
     def write_texts(self):
@@ -294,6 +310,10 @@ def run_sphinx(source: Path, out: Path, live: set[str]):
     for pattern in ("*.map", "*webpack-macros.html"):  # what only the theme's makers need
         for file in (out / "_static").rglob(pattern):
             file.unlink()
+    for file in (out / "_images").glob("*.gif"):
+        with Image.open(file) as picture:
+            picture.seek(picture.n_frames - 1)
+            picture.convert("RGB").save(file.with_suffix(".still.png"))
     for file in out.rglob("*.html"):
         text = file.read_text(encoding="utf-8")
         file.write_text(mend(text), encoding="utf-8")
@@ -308,7 +328,8 @@ def mend(text: str) -> str:
         inside = re.sub(r"<dl>|<dd>", '<span class="sig-line">', match[0])
         return re.sub(r"</dl>|</dd>", "</span>", inside)
 
-    return re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
+    text = re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
+    return text if ".still.png" in text else MOVING.sub(STANDING, text)
 
 
 def build(out: Path, names: list[str], npm: Path) -> list[str]:
