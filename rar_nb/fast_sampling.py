@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_PLAN', 'KEPT', 'Plan', 'check_plan', 'BlockWeights', 'rounded', 'block_weights', 'ModelWeights', 'modulation',
-           'table_rows', 'fill_block', 'fill_head', 'FastStep', 'FastState', 'version_of', 'kept_state', 'keep',
-           'forget']
+           'table_rows', 'fill_block', 'fill_head', 'choose_kernels', 'span_step', 'FastStep', 'FastState',
+           'version_of', 'kept_state', 'keep', 'forget']
 
 # %% ../nbs/61_fast_sampling.ipynb #fast0004
 import math
@@ -19,8 +19,9 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .embeddings import position_embedding
+from .gpu_kernels import GPUKernels, load_gpu_kernels
 from .kernels import (
-    PackedLinear, PlainLinear, attend_step, can_pack, load_kernels, modulated_norm)
+    Kernels, PackedLinear, PlainLinear, attend_step, can_pack, load_kernels, modulated_norm)
 from .support import checked, float32_products, require, require_int
 from .transformer import RAR, ModelConfig
 
@@ -28,11 +29,11 @@ from .transformer import RAR, ModelConfig
 class Plan(NamedTuple):
     "The means of the fast sampler. Each can be switched off."
 
-    kernels: bool = True  # compiled loops, on a CPU
+    kernels: bool = True  # compiled loops on a CPU, kernels of Triton on a GPU
     packed: bool = True  # weights in the order in which they are read, on a CPU
     graphs: bool = True  # steps are recorded and replayed, on a GPU
     table_bytes: int = 2**26  # memory for the modulation of coming steps; 0: one step at a time
-    span: int | None = None  # attention reads a multiple of so many keys; 0: always all
+    span: int | None = None  # attention is given a multiple of so many keys; 0: always all
 
 
 DEFAULT_PLAN = Plan()
@@ -144,6 +145,24 @@ def fill_head(
         table.select(1, 0).add_(1)
 
 # %% ../nbs/61_fast_sampling.ipynb #fast0012
+def choose_kernels(plan: Plan, weight: torch.Tensor, head_dim: int) -> Kernels | GPUKernels | None:
+    "The compiled kernels for the device of `weight`; None: plain torch."
+    if not plan.kernels or weight.dtype != torch.float32:
+        return None
+    if weight.device.type == 'cpu':
+        return load_kernels(head_dim)[0]
+    return load_gpu_kernels()[0] if weight.device.type == 'cuda' else None
+
+
+def span_step(plan: Plan, device: torch.device, has_kernels: bool) -> int:  # 0: always all keys
+    "The number that the keys given to attention are a multiple of. Each multiple is recorded anew."
+    if plan.span is not None:
+        return plan.span
+    if device.type == 'cpu':
+        return 1
+    return 0 if has_kernels else 64  # Triton's kernel stops by itself where the known keys end
+
+
 class FastStep(nn.Module):
     "One step of the transformer for a batch of sequences; nothing changes but what is in memory."
 
@@ -162,7 +181,7 @@ class FastStep(nn.Module):
         plain_cpu = device.type == 'cpu' and weight.dtype == torch.float32
         packed = plan.packed and plain_cpu and can_pack(dtype)
         head_dim = config.hidden_size // config.num_heads
-        kernels = load_kernels(head_dim)[0] if plan.kernels and plain_cpu else None
+        kernels = choose_kernels(plan, weight, head_dim)
         self.attend = attend_step if kernels is None else kernels.attend_step
         self.norm = modulated_norm if kernels is None else kernels.modulated_norm
         self.config, self.plan, self.dtype = config, plan, dtype
@@ -174,6 +193,7 @@ class FastStep(nn.Module):
             timesteps = torch.zeros_like(own)
         self.timesteps = timesteps.squeeze(0)
         self.rows, self.capacity = rows, config.num_tokens + 2
+        self.span_step = span_step(plan, device, kernels is not None) or self.capacity
         self.all_rows = max(rows, 4) if packed else rows
         self.weights = ModelWeights(model, dtype, self.all_rows, packed)
         self.table_rows = table_rows(config, rows, plan.table_bytes, weight.element_size())
@@ -231,9 +251,8 @@ class FastStep(nn.Module):
 
     @property
     def span(self) -> int:
-        "How many keys attention looks at: those that are there, or up to 63 more on a GPU."
-        usual = 1 if self.entry.device.type == 'cpu' else 64
-        step = usual if self.plan.span is None else self.plan.span or self.capacity
+        "How many keys attention is given: a multiple of `span_step`, or all."
+        step = self.span_step
         return min(self.capacity, math.ceil((self.done + 1) / step) * step)
 
     def get_ready(self):

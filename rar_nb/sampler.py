@@ -287,10 +287,10 @@ def sample_tokens(
     state = fast_state(model, classes, sample, noise, orders, known, plan)
     try:
         state.run(on_step)
-    finally:
+        check_finite_logits(state.finite, model, sample)
+        return unpermute(state.tokens, state.orders)
+    finally:  # from here on, another thread may take the state
         keep(model, state)
-    check_finite_logits(state.finite, model, sample)
-    return unpermute(state.tokens, state.orders)
 
 # %% ../nbs/06_sampler.ipynb #af8c727a
 @checked

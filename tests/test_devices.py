@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from functools import partial
-from types import MethodType
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.cuda._utils import _get_device_index
 
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.presets import DeviceConfig, get_preset, override
@@ -280,6 +281,19 @@ def test_an_error_in_a_thread_reaches_the_caller():
 
 
 # Batches
+
+
+def test_the_thread_that_makes_batches_takes_the_gpu_of_the_process(monkeypatch):
+    """accelerate calls a single GPU 'cuda', without a number, which torch does not take here."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: taken.append(_get_device_index(device))
+    )
+    accelerator = SimpleNamespace(device=torch.device("cuda"))
+    batches = Batches(accelerator, get_preset("tiny"), None)
+    assert batches.pool.submit(int).result() == 0
+    assert taken == [0]
 
 
 def test_the_next_batch_is_made_while_one_is_used():

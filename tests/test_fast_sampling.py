@@ -16,7 +16,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rar_nb import fast_sampling
+from rar_nb import fast_sampling, sampler
 from rar_nb.fast_sampling import KEPT, FastState, FastStep, Plan, forget
 from rar_nb.orders import raster_order, sample_orders
 from rar_nb.sampler import (
@@ -234,6 +234,14 @@ def test_two_batches_in_the_making_do_not_meet():
                 for rows in ([0, 1], [2, 3]) * 10]  # fmt: skip
     for k, job in enumerate(jobs):
         assert torch.equal(job.result(), expected[k % 2])
+
+
+def test_what_was_sampled_is_taken_before_others_may_sample(monkeypatch):
+    """A thread that gets the kept state writes into it at once."""
+    noise, classes = image_noise(0, range(2), L), [0, 1]
+    expected = textbook_tokens(MODEL, classes, SAMPLE, noise)
+    monkeypatch.setattr(sampler, "keep", lambda model, state: state.tokens.fill_(-1))
+    assert torch.equal(sample_tokens(MODEL, classes, SAMPLE, noise), expected)
 
 
 def test_a_batch_that_was_broken_off_leaves_nothing_behind():

@@ -12,7 +12,11 @@ from tests.tools.reading_order import ORDER, navigation, title
 
 ROOT = Path(__file__).parent.parent
 NBS, LIBRARY = ROOT / "nbs", ROOT / "rar_nb"
-MACHINERY = {"kernels": set(), "fast_sampling": {"kernels", "embeddings", "transformer"}}
+MACHINERY = {
+    "kernels": set(),
+    "gpu_kernels": {"kernels"},
+    "fast_sampling": {"kernels", "gpu_kernels", "embeddings", "transformer"},
+}
 CORE = ["tokenizer", "orders", "embeddings", "transformer", "trainer", "sampler", "evaluation"]
 PACKAGES = ["data", "pretrained", "runs", "reports", "play"]
 ALLOWED = {  # what a package may import besides the core, `support` and `style`

@@ -269,8 +269,8 @@ def test_parts_are_those_of_the_driver(runs):
 
 def test_what_a_run_writes_is_what_is_read(tmp_path):
     """The contract with the driver, by a run at toy sizes."""
-    place = driver.find_place(tmp_path / "results", tmp_path / "work", tiny=True)
-    raw = driver.run_cell("annealed_dropout_0.1", 100, place, tiny=True, progress=False)
+    place = driver.find_place(tmp_path / "results", tmp_path / "work", driver.TINY)
+    raw = driver.run_cell("annealed_dropout_0.1", 100, place, driver.TINY, progress=False)
     (run,) = read_runs(place.results)
     assert run["curve"] == raw["curve"] and run["real"] == raw["real"]
     twice = [f"{name}_{kind}" for name in study.TWICE for kind in ("seen", "unseen")]

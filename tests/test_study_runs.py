@@ -395,21 +395,21 @@ def test_a_run_by_papermill_leaves_one_file(place):
     assert raw["config"]["model"]["final_order"] == "z_curve"
     assert (place.results / "samples" / "annealed_to_z_curve.png").exists()
     # the same command repeats the numbers without training, and an undisturbed run agrees
-    assert run_cell("annealed_to_z_curve", 0, place, tiny=True) == raw
+    assert run_cell("annealed_to_z_curve", 0, place, TINY) == raw
     place.raw("annealed_to_z_curve", 0).rename(place.results / "moved.json")
-    again = run_cell("annealed_to_z_curve", 0, place, tiny=True, progress=False)  # measures only
+    again = run_cell("annealed_to_z_curve", 0, place, TINY, progress=False)  # measures only
     assert numbers(again) == numbers(raw)
 
 
 def test_a_tuning_run_sweeps_guidance(place):
-    raw = run_cell("random_dropout_0", 100, place, tiny=True, progress=False)
+    raw = run_cell("random_dropout_0", 100, place, TINY, progress=False)
     check_raw(raw, list(TINY.sweep))
     assert raw["factors"]["dropout"] == 0 and raw["part"] == "tuning"
 
 
 @pytest.mark.parametrize("how", ["signal", "crash"])
 def test_stopped_and_continued_gives_the_same_numbers(place, monkeypatch, how):
-    whole = run_cell("random", 1, place, tiny=True, progress=False)
+    whole = run_cell("random", 1, place, TINY, progress=False)
     other = Place(place.results / "other", place.work / "other")
     write_json(TUNED, other.tuned)
     other.work.mkdir()
@@ -426,18 +426,18 @@ def test_stopped_and_continued_gives_the_same_numbers(place, monkeypatch, how):
     with monkeypatch.context() as patched:
         patched.setattr(BestWeights, "__call__", stopping)
         with pytest.raises(Stopped if how == "signal" else KeyboardInterrupt):
-            run_cell("random", 1, other, tiny=True, progress=False)
+            run_cell("random", 1, other, TINY, progress=False)
     assert not other.raw("random", 1).exists()
-    rest = run_cell("random", 1, other, tiny=True, progress=False)
+    rest = run_cell("random", 1, other, TINY, progress=False)
     assert numbers(rest) == numbers(whole)
 
 
 def test_a_folder_of_another_run_is_refused(place):
-    run_cell("raster", 2, place, tiny=True, progress=False)
+    run_cell("raster", 2, place, TINY, progress=False)
     place.raw("raster", 2).unlink()
     write_json({**TUNED, "raster": dict(dropout=0.3, guidance_scale=2.0)}, place.tuned)
     with pytest.raises(InvalidValue, match=r"model.dropout \(0.1 there, 0.3 now\)"):
-        run_cell("raster", 2, place, tiny=True, progress=False)
+        run_cell("raster", 2, place, TINY, progress=False)
 
 
 def test_numbers_of_a_cell_that_has_changed_are_refused(fake, monkeypatch):
@@ -447,7 +447,7 @@ def test_numbers_of_a_cell_that_has_changed_are_refused(fake, monkeypatch):
     for call in (
         lambda: run_study(["headline"], fake, seeds=[0]),
         lambda: run_cell("random", 0, fake),
-        lambda: run_cell("raster", 0, fake, tiny=True),
+        lambda: run_cell("raster", 0, fake, TINY),
     ):
         with pytest.raises(InvalidValue, match="remove the file to run that cell again"):
             call()
@@ -456,7 +456,7 @@ def test_numbers_of_a_cell_that_has_changed_are_refused(fake, monkeypatch):
 def test_without_tuned_values_the_remedy_is_named(place):
     place.tuned.unlink()
     with pytest.raises(InvalidValue, match="--part tuning"):
-        run_cell("raster", 0, place, tiny=True)
+        run_cell("raster", 0, place, TINY)
     with pytest.raises(InvalidValue, match="--part tuning"):
         run_study(["headline"], place)
     with pytest.raises(InvalidValue, match="cell = 'rasta'"):
@@ -473,7 +473,7 @@ class FakeJob:
     fails: set = set()
     seconds = 0.0
 
-    def __init__(self, name, seed, place, tiny):
+    def __init__(self, name, seed, place, scale, device):
         self.name, self.seed, self.raw = name, seed, place.raw(name, seed)
         self.log, self.end = place.results / "log.txt", time.monotonic() + self.seconds
         self.started.append((name, seed))
@@ -554,7 +554,7 @@ def test_the_driver_stops_at_a_signal(fake, monkeypatch):
 
 def test_a_real_job_is_stopped_and_continued(place):
     """The driver's process: papermill and its kernel, which a signal must reach."""
-    job = study.Job("raster", 3, place, True)
+    job = study.Job("raster", 3, place, TINY, "cpu")
     metrics = place.folder("raster", 3) / "metrics.jsonl"
     last = time.monotonic() + 120
     while not metrics.exists() and not job.ended() and time.monotonic() < last:
@@ -562,7 +562,7 @@ def test_a_real_job_is_stopped_and_continued(place):
     study.stop_all([job])
     assert job.ended() and not study.psutil.pid_exists(job.process.pid)
     if not job.raw.exists():  # it may have been too fast
-        run_study(["headline"], place, seeds=[3], cells=["raster"], tiny=True)
+        run_study(["headline"], place, seeds=[3], cells=["raster"], scale=TINY)
     check_raw(read_raw(job.raw), [0.0, 2.0])
 
 
@@ -659,7 +659,7 @@ def test_weights_that_are_not_the_best_ones_are_refused(tmp_path, damage):
 def test_the_shared_tokenizer_comes_out_the_same(tmp_path, monkeypatch):
     """Whatever was drawn before: or runs made before and after could not be compared."""
     short = get_preset("digits", vq_steps=2)
-    monkeypatch.setattr(study, "get_preset", lambda name: short)
+    monkeypatch.setattr(study, "get_preset", lambda name, changes: short)
     digits, made = open_data("digits")[0], []
     for k in (1, 2):
         folder = tmp_path / str(k)
@@ -667,6 +667,8 @@ def test_the_shared_tokenizer_comes_out_the_same(tmp_path, monkeypatch):
         for name in ("classifier", "tokens"):  # of which nothing is asked here
             (folder / f"{name}.safetensors").touch()
         torch.manual_seed(k)
-        study.make_shared(folder, FULL, torch.empty(0), torch.empty(0), [digits])
+        study.make_shared(
+            folder, FULL, torch.empty(0), torch.empty(0), [digits], torch.device("cpu")
+        )
         made.append((folder / "tokenizer.safetensors").read_bytes())
     assert made[0] == made[1]

@@ -383,8 +383,9 @@ class Batches:
 
     def __init__(self, accelerator: Accelerator, run: RunConfig, data):
         self.accelerator, self.run, self.data = accelerator, run, data
-        device = accelerator.device
-        start = partial(torch.cuda.set_device, device) if device.type == 'cuda' else None
+        start = None
+        if accelerator.device.type == 'cuda':  # which, accelerate has said to this thread only
+            start = partial(torch.cuda.set_device, torch.cuda.current_device())
         self.pool = ThreadPoolExecutor(1, initializer=start)
         self.ahead: tuple[int, Future] | None = None  # a step, and its batch
 

@@ -48,6 +48,13 @@ def images(preset: str, precision: str, budget: int) -> Piece:
                  f"--preset tiny --batch 2 --precision {precision} --repeats 1")  # fmt: skip
 
 
+def ladder(preset: str, batch: int) -> Piece:
+    """What each means of the fast sampler brings."""
+    return Piece(f"ladder_{preset}_{batch}_bf16", 60, "gpu_ladder",
+                 f"--preset {preset} --batch {batch} --steps 128",
+                 "--preset tiny --batch 2 --steps 4 --repeats 1")  # fmt: skip
+
+
 def precision(name: str, options: str, dry: str) -> Piece:
     """TF32 and bf16 against float32."""
     return Piece(f"precision_{name}", 30, "precision", options, dry)
@@ -56,6 +63,7 @@ def precision(name: str, options: str, dry: str) -> Piece:
 PIECES = [
     Piece("machine", 20, "machine", "--precision bf16", "--precision no"),
     *(sampling("rar_b", batch, "bf16", 60) for batch in BATCHES),
+    ladder("rar_b", 1),
     training("rar_b", 150, only=""),
     Piece("tests", 120, "cuda_tests", "", ""),
     precision("digits", "--trained --batch 100", "--trained --batch 2"),

@@ -40,11 +40,13 @@ def git(*arguments: str) -> str:
 
 
 def commit() -> str:
-    """The commit, with '+' if files differ from it. Where the checkout came without its history,
-    the variable RAR_NB_COMMIT says it."""
+    """The commit, with '+' if files differ from it. Where the checkout came without its history, or
+    with an older one, the variable RAR_NB_COMMIT says it."""
+    if "RAR_NB_COMMIT" in os.environ:
+        return os.environ["RAR_NB_COMMIT"]
     found = git("rev-parse", "HEAD")
     changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return found + changed or os.environ.get("RAR_NB_COMMIT", "unknown")
+    return found + changed or "unknown"
 
 
 def command() -> str:

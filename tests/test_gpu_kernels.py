@@ -1,0 +1,70 @@
+"""The kernels of Triton against their definitions in torch, by Triton's interpreter on a CPU.
+
+`make gpu` runs them on a card (`tests/test_cuda.py`). Triton comes with torch's builds for NVIDIA
+GPUs; with the CPU build, `pip install triton` brings it.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rar_nb import gpu_kernels
+from rar_nb.fast_sampling import DEFAULT_PLAN, choose_kernels, span_step
+from tests.benchmarks.machine import ROOT
+
+PROGRAM = """
+import json, torch
+from rar_nb.gpu_kernels import differences
+print(json.dumps([[name, known, differences("cpu", getattr(torch, name), known)]
+                  for name in ("float32", "bfloat16") for known in (0, 1, 63, 64, 65, 99)]))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no Triton")
+def test_the_kernels_do_what_torch_does():
+    """With every number of known keys at which the walk through them begins or ends a stride."""
+    env = os.environ | {"TRITON_INTERPRET": "1"}
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], env=env, cwd=ROOT,
+                           text=True, capture_output=True)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    for name, known, shares in json.loads(found.stdout):
+        limit = 2e-6 if name == "float32" else 0.012  # two steps of bf16, of 2⁻⁸
+        assert max(shares) < limit, (name, known, shares)
+
+
+def test_without_a_gpu_torch_does_the_work():
+    found, why = gpu_kernels.load_gpu_kernels.__wrapped__()
+    if torch.cuda.is_available():
+        assert found is not None, why
+    else:
+        assert found is None and "as there is no" in why
+
+
+def test_a_kernel_that_fails_is_not_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_kernels, "triton", object())
+
+    def fails(device):
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(gpu_kernels, "differences", fails)
+    assert "OSError: no compiler" in gpu_kernels.load_gpu_kernels.__wrapped__()[1]
+    for largest, used in ((1e-7, True), (0.1, False)):
+        monkeypatch.setattr(gpu_kernels, "differences", lambda device, d=largest: [0.0, d])
+        assert (gpu_kernels.load_gpu_kernels.__wrapped__()[0] is not None) == used
+
+
+def test_which_kernels_and_how_many_recordings():
+    cpu, cuda, meta = map(torch.device, ("cpu", "cuda", "meta"))
+    assert choose_kernels(DEFAULT_PLAN, torch.zeros(1, device=meta), 16) is None
+    assert choose_kernels(DEFAULT_PLAN._replace(kernels=False), torch.zeros(1), 16) is None
+    assert choose_kernels(DEFAULT_PLAN, torch.zeros(1).double(), 16) is None
+    assert span_step(DEFAULT_PLAN, cpu, True) == 1
+    assert span_step(DEFAULT_PLAN, cuda, True) == 0  # one recording for all steps
+    assert span_step(DEFAULT_PLAN, cuda, False) == 64
+    assert span_step(DEFAULT_PLAN._replace(span=7), cuda, True) == 7
