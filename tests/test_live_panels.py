@@ -76,7 +76,7 @@ def test_an_unknown_module_is_refused():
 def test_the_page_gets_the_state_of_the_widget(kind):
     panel = kind()
     (found,) = re.findall(
-        r'^<div class="rar-live" data-panel="(\w+)" data-state="([^"]*)">', panel.static_html()
+        r"^<div class=.rar-live. data-panel=.(\w+). data-state='([^']*)'>", panel.static_html()
     )
     assert found[0] == panel.panel
     assert json.loads(unescape(found[1])) == panel.live_state()
