@@ -379,6 +379,13 @@ def test_what_cannot_be_exported_is_refused(tmp_path, monkeypatch):
     refuses(lambda: export_browser_model(BUNDLED, tmp_path), "bytes of weights = ")
 
 
+@pytest.mark.parametrize("bad", [None, 3, "", "a\0b", b"x", ["a"], {}, float("nan")])
+def test_only_paths_are_paths(tmp_path, bad):
+    refuses(lambda: export_browser_model(bad, tmp_path), "run_dir = ")
+    refuses(lambda: export_browser_model(BUNDLED, bad), "folder = ")
+    refuses(lambda: fetch_runtime(bad), "folder = ")
+
+
 # The runtime
 
 

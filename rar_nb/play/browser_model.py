@@ -244,7 +244,7 @@ def export_browser_model(
     folder: Path | str,  # receives `settings.json`, one ONNX file a generator, and the decoder
 ) -> dict:  # the settings
     "Write a run so that a web page can sample from it."
-    run_dir, folder = usable_path(run_dir, 'run_dir'), make_folder(folder)
+    run_dir, folder = usable_path(run_dir, 'run_dir'), usable_path(folder, 'folder')
     run, tokenizer, model = cached_run(str(run_dir))
     check_codebook(run.model, tokenizer)
     require(isinstance(tokenizer, VQTokenizer), 'tokenizer', run.tokenizer.kind,
@@ -254,6 +254,7 @@ def export_browser_model(
             f"at most {LARGEST}, as a page has to load them")
     names = list(models_of(run_dir))
     settings = browser_settings(run, tokenizer, names)
+    make_folder(folder)
     for name in names:
         export_step(cached_model(name, str(run_dir)), folder / settings['models'][name])
     export_decoder(tokenizer, run.model.num_tokens, folder / settings['decoder'])
@@ -351,7 +352,7 @@ class BrowserModel(LivePanel):
     "Watch a model sample, token by token, and fill holes; on a page without a kernel, too."
 
     panel = 'browser_model'
-    alt = "a digit after every seventh token, from nothing to the whole"
+    alt = "an image at sixteen steps of its sampling, from nothing to the whole"
     _esm = module_text('browser_model')
     folder = traitlets.Unicode('').tag(sync=True)  # of the exported files; '': beside the module
     settings = traitlets.Dict().tag(sync=True)  # what `browser_settings` gives
@@ -401,12 +402,12 @@ class BrowserModel(LivePanel):
             self.send(dict(number=number), results)
 
     def png(self) -> bytes:
-        "A picture after every seventh part of the tokens."
+        "The image at sixteen steps, from nothing to the whole."
         run, tokenizer, model = cached_run(self.run_dir)
         sample = replace(run.sample, guidance_scale=self.guidance_scale,
                          guidance_power=self.guidance_power, temperature=self.temperature)
         partial = make_trace(model, tokenizer, self.label, self.seed, sample).partial
-        steps = np.linspace(0, len(partial) - 1, 8).round().astype(int)
+        steps = np.linspace(0, len(partial) - 1, 16).round().astype(int)
         size = partial.shape[-1]
         file = io.BytesIO()
         image_grid(partial[steps], columns=8, scale=max(1, 112 // size)).save(file, 'PNG')

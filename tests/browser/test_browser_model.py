@@ -1,68 +1,30 @@
 """The model on a page without a kernel, and in JupyterLab: the tokens are those of the library."""
 
-import functools
 import shutil
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
 
-from rar_nb.play.browser_model import BrowserModel, export_browser_model, fetch_runtime
 from rar_nb.play.inpainting import cached_model, fill_hole, fill_order
 from rar_nb.play.watch import BUNDLED, cached_run, make_trace
-from rar_nb.play.widgets import JS
 from rar_nb.sampler import SampleConfig, image_noise, textbook_tokens
-from tests.browser.page import KEPT, SCREENSHOTS, no_errors, once_more, wait
+from tests.browser.model_site import served, write_site
+from tests.browser.page import KEPT, SCREENSHOTS, live_panel, no_errors, once_more, wait
+from tests.browser.test_static_page import SMALL, axe  # noqa: F401
 
-PAGE = """<!doctype html>
-<html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>A model</title>
-<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>
-<body style="margin: 8px"><main><h1>A model</h1>{panel}</main>
-<script type="module" src="js/host.js"></script></body></html>
-"""
 SAMPLE = SampleConfig(guidance_scale=4.0, guidance_power=0.5, sample_precision="no")
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-class Isolated(Quiet):
-    """Pages that share nothing with others, which is what browsers ask before they allow threads."""
-
-    def end_headers(self):
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        super().end_headers()
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The addresses of a folder with the panel, its model, and what runs it."""
+    """The addresses of a site."""
     if not shutil.which("npm"):
         pytest.skip("no npm on this machine to fetch ONNX Runtime Web with")
     folder = tmp_path_factory.mktemp("site")
-    shutil.copytree(JS, folder / "js")
-    export_browser_model(BUNDLED, folder / "js" / "browser_model")
-    fetch_runtime(folder / "js" / "browser_model")
-    panel = BrowserModel().static_html()
-    for theme in ("light", "dark"):
-        (folder / f"{theme}.html").write_text(PAGE.format(theme=theme, panel=panel))
-    broken = BrowserModel(folder="nowhere").static_html()
-    (folder / "broken.html").write_text(PAGE.format(theme="light", panel=broken))
-    servers = [
-        ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(kind, directory=folder))
-        for kind in (Quiet, Isolated)
-    ]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    usual, isolated = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    yield dict(usual=usual, isolated=isolated)
-    for server in servers:
-        server.shutdown()
+    write_site(folder)
+    with served(folder) as addresses:
+        yield addresses
 
 
 class Watched:
@@ -303,6 +265,49 @@ def test_files_that_are_not_there_are_told_of(driver, site):
     )[0]
     wait(lambda: "nowhere/settings.json is not there (404)" in said.text, 30, "the reason")
     driver.get_log("browser")  # the browser's own word for a 404
+
+
+@pytest.mark.parametrize("page", ["light", "dark"])
+def test_accessibility(show, driver, axe, page):  # noqa: F811
+    """axe-core finds nothing wrong, every control has a name, and no letter is small."""
+    panel = show(page)
+    panel.choose("compare with", "any order")
+    panel.become(digit(name="any order"), view=1)
+    driver.execute_script(axe)
+    found = driver.execute_async_script(
+        "const done = arguments[0]; axe.run(document.querySelector('.rar-app')).then(done)"
+    )
+    faults = [(f["id"], [n["html"] for n in f["nodes"]][:3]) for f in found["violations"]]
+    assert not faults
+    assert driver.execute_script(SMALL, panel.root) == []
+
+
+def test_everything_is_reached_by_the_tab_key(show, driver):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    panel, names = show(), []
+    for _ in range(60):
+        ActionChains(driver).send_keys(Keys.TAB).perform()
+        element = driver.switch_to.active_element
+        if element.tag_name == "body":
+            break
+        names.append(element.accessible_name)
+    focusable = "button:not(:disabled), select, input, [tabindex]"
+    assert all(names) and len(set(names)) == len(names)
+    assert len(names) == len(panel.root.find_elements("css selector", focusable))
+
+
+@once_more
+def test_the_kernel_samples_in_voila(driver, voila):
+    driver.get(f"{voila.address}/voila/render/17_browser_model.ipynb")
+    panel = Watched(driver, live_panel(driver, "17_browser_model"))
+    whole = ".rar-views[data-known='49']"
+    wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
+    panel.become(digit())
+    panel.field("step").send_keys("\ue012")
+    panel.become([*digit()[:48], -1])
+    assert "How it is made" not in driver.find_element("tag name", "body").text
 
 
 @once_more

@@ -214,6 +214,7 @@ class View {
     this.element.dataset.known = known;
     this.element.dataset.tokens = course.tokens(known).join(' ');
     const pixels = course.decoded('picture', known);
+    this.element.dataset.pictured = pixels ? known : '';
     if (pixels) {  // else the picture before this one stays a moment longer
       paint(this.canvas, pixels, settings.image);
       course.tokens(known).forEach((token, i) => set(this.covers[i], {
@@ -332,13 +333,16 @@ function samplingControls(model, settings) {
 function stepControls(model, length) {
   const now = () => Math.min(model.get('step'), length);
   const go = step => change(model, {step: Math.min(length, Math.max(0, step))});
-  const play = player('the steps', () => 120, () => {
-    go(now() + 1);
-    return now() < length;
+  const play = player('the steps', {
+    start: () => {
+      if (now() === length) go(0);
+    },
+    tick: () => {
+      go(now() + 1);
+      return now() < length;
+    },
+    interval: () => 120,
   });
-  play.element.addEventListener('click', () => {
-    if (now() === length) go(0);
-  }, {capture: true});
   const steps = slider('step', {max: length, oninput: step => {
     play.stop();
     go(step);
@@ -384,7 +388,8 @@ function cutHoles(model, view, grid, base, speak) {
     set(view.cursor, {x: column, y: row});
     speak(`row ${row + 1}, column ${column + 1}${inside(cursor) ? ', in the hole' : ''}`);
   }
-  set(view.picture, {tabindex: 0, role: 'application', class: 'rar-picture rar-drawn'});
+  set(view.picture, {tabindex: 0, role: 'application', class: 'rar-picture rar-drawn',
+    'data-lm-suppress-shortcuts': 'true'});
   draggable(view.picture, (x, y, first) => {
     const [column, row] = [x, y].map(share => Math.floor(share * grid));
     if (row < 0 || row >= grid || column < 0 || column >= grid) return;
@@ -432,7 +437,7 @@ async function render({model, el}) {
 class Panel {
   constructor(model, root, status, engine) {
     const {settings} = engine, {num_tokens, grid_size, num_layers, num_heads} = settings;
-    Object.assign(this, {model, status, engine, settings, courses: [], planned: false});
+    Object.assign(this, {model, status, engine, settings, courses: []});
     this.draw = this.draw.bind(this);
     this.controls = samplingControls(model, settings);
     this.steps = stepControls(model, num_tokens);
@@ -450,8 +455,8 @@ class Panel {
     const row = html('div', {class: 'rar-row'}, this.layer.element, this.head.element, this.clear);
     root.append(this.controls.element, ...this.views.map(view => view.element), this.hint,
       this.steps.element, row, voice);
-    const ends = [follow(model, SAMPLED, () => this.plan()),
-      follow(model, ['step', 'layer', 'head'], this.draw), whenSeen(root, () => this.plan())];
+    const ends = [follow(model, SAMPLED, () => this.sample()),
+      follow(model, ['step', 'layer', 'head'], this.draw), whenSeen(root, () => this.sample())];
     this.end = () => {
       for (const end of ends) end();
       for (const course of this.courses) course.stopped = true;
@@ -462,16 +467,7 @@ class Panel {
     set(this.views[1].element, {hidden: true});
   }
 
-  /** Sample anew, once all changes of this moment have arrived. */
-  plan() {
-    if (this.planned) return;
-    this.planned = true;
-    queueMicrotask(() => {
-      this.planned = false;
-      this.sample();
-    });
-  }
-
+  /** Sample anew. */
   async sample() {
     const {model, engine, settings} = this;
     for (const course of this.courses) course.stopped = true;
