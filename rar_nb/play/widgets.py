@@ -631,9 +631,9 @@ class LivePanel(anywidget.AnyWidget):
 
     def static_html(self) -> str:
         "The panel for a page that loads `js/host.js`; its picture shows until that has run."
-        state = html.escape(json.dumps(self.live_state(), separators=(',', ':')))
+        state = html.escape(json.dumps(self.live_state()), quote=False).replace("'", '&#39;')
         picture = base64.b64encode(self.png()).decode()
-        return (f'<div class="rar-live" data-panel="{self.panel}" data-state="{state}">'
+        return (f'<div class="rar-live" data-panel="{self.panel}" data-state=\'{state}\'>\n'
                 f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{picture}"></div>')
 
     def _repr_mimebundle_(self, **kwargs):

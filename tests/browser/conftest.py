@@ -1,10 +1,11 @@
 """A copy of the project, a browser, and the two servers."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from tests.browser.page import BROWSER, DRIVER, ROOT, Server, chromium, free_port
+from tests.browser.page import BROWSER, DRIVER, ROOT, Server, free_port
 from tests.tools.reading_order import ORDER, navigate
 
 
@@ -18,11 +19,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(missing)
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def copy_project(folder: Path) -> Path:
     """A copy of the project, as a browser saves what it has open. It has one run of its own, so
     that there are runs to choose from: the bundled one with other weights."""
-    folder = tmp_path_factory.mktemp("browser")
     for name in ["nbs", "rar_nb", "tests/tools"]:
         shutil.copytree(ROOT / name, folder / name)
     for name in ["settings.ini", "README.md", "tests/__init__.py"]:
@@ -36,12 +35,16 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lab(project):
+def project(tmp_path_factory):
+    return copy_project(tmp_path_factory.mktemp("browser"))
+
+
+def start_lab(project: Path) -> Server:
     settings = project / "settings"
     quiet = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false"}')  # or JupyterLab asks, over the notebook
-    server = Server(
+    return Server(
         project,
         "jupyterlab",
         "--no-browser",
@@ -54,6 +57,11 @@ def lab(project):
         f"--LabApp.workspaces_dir={project / 'workspaces'}",
         f"--LabApp.user_settings_dir={settings}",
     )
+
+
+@pytest.fixture(scope="module")
+def lab(project):
+    server = start_lab(project)
     yield server
     server.stop()
 
@@ -72,8 +80,28 @@ def voila(project):
     server.stop()
 
 
+def start_browser():
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,1100",
+        "--force-device-scale-factor=1",
+    ]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(60)
+    return driver
+
+
 @pytest.fixture(scope="module")
 def driver():
-    driver = chromium()
+    driver = start_browser()
     yield driver
     driver.quit()

@@ -23,6 +23,10 @@ function spiralIn(g) {
   return order;
 }
 
+/** The places of a list's numbers from the smallest to the largest; equal ones keep their order. */
+export const argsort = values => Array.from(values, (_, i) => i)
+  .sort((a, b) => values[a] - values[b]);
+
 /** Sorted by Morton code: the bits of row and column interleaved, the column's bit lower. */
 function zCurve(g) {
   function morton(cell) {
@@ -31,7 +35,7 @@ function zCurve(g) {
     for (let b = 0; b < 10; b++) code += (j >> b & 1) * 4 ** b + (i >> b & 1) * 2 * 4 ** b;
     return code;
   }
-  return raster(g).sort((a, b) => morton(a) - morton(b));
+  return argsort(raster(g).map(morton));
 }
 
 /** Each cell of the first quadrant, followed by the same cell of the other three. */
@@ -96,10 +100,6 @@ export function torchGenerator(seed) {
     },
   };
 }
-
-/** The places of a list's numbers from the smallest to the largest; equal ones keep their order. */
-export const argsort = values => Array.from(values, (_, i) => i)
-  .sort((a, b) => values[a] - values[b]);
 
 /** A random order, the one that `named_order('random', g, seed)` gives in Python. */
 export function randomOrder(g, seed) {

@@ -31,7 +31,8 @@ const STYLES = `
 .rar-grid {width: 100%; max-width: 480px; aspect-ratio: 1; cursor: pointer; touch-action: none;
   user-select: none}
 .rar-grid rect.cell {fill: var(--rar-cell); stroke: var(--rar-paper); stroke-width: .06}
-.rar-grid rect.known {fill: var(--rar-known-cell); fill-opacity: var(--age)}
+.rar-grid rect.known {fill: var(--rar-known-cell)}
+.rar-grid rect:not(.known) {fill-opacity: 1}
 .rar-grid rect.next {fill: var(--rar-next)}
 .rar-app .rar-grid text {text-anchor: middle; dominant-baseline: central; fill: var(--rar-faint);
   pointer-events: none; font-variant-numeric: tabular-nums}
@@ -43,7 +44,7 @@ const STYLES = `
 .rar-grid .around.later {stroke: var(--rar-faint); stroke-width: .05; stroke-dasharray: .12 .1}
 .rar-grid .cursor {fill: none; stroke: var(--rar-ink); stroke-width: .08; stroke-dasharray: .2 .12}
 .rar-grid:not(:focus-visible) .cursor {display: none}
-.rar-app .rar-said {min-height: 4.4em; margin: 6px 0 0}
+.rar-app .rar-said {min-height: 2.9em; margin: 6px 0 0}
 .rar-said b {color: var(--rar-next-ink)}
 .rar-charts {display: grid; gap: 4px 22px}
 @container (min-width: 760px) {.rar-charts {grid-template-columns: 1fr 1fr}}
@@ -160,7 +161,7 @@ function makeGrid() {
     const {g, order} = walk, thick = Math.min(0.13, 0.18 / Math.max(1, walk.mean) ** 0.8);
     kinds = [];
     order.forEach((cell, k) => {
-      cells.children[cell].style.setProperty('--age', 0.4 + 0.6 * k / (g * g));
+      set(cells.children[cell], {'fill-opacity': (0.4 + 0.6 * k / (g * g)).toFixed(3)});
     });
     set(path, {points: pointsOf(order, g), 'stroke-width': thick,
       'stroke-opacity': Math.min(1, 5 / Math.max(1, walk.mean))});
