@@ -1,4 +1,5 @@
-"""The target-aware embedding on screen: its pictures, and two models, with and without it."""
+"""The target-aware embedding on screen: two models, with and without it, and what the panel
+holds."""
 
 import math
 from itertools import product
@@ -6,39 +7,20 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_rgba
 
 from rar_nb.orders import SCAN_ORDERS, raster_order, scan_order
 from rar_nb.play import target_aware
+from rar_nb.play.scan_orders import named_order
 from rar_nb.play.target_aware import (
+    TargetAware,
+    all_predictions,
     fold_positions,
-    plot_predictions,
-    plot_shift,
     predict_next,
     train_on_page,
-    two_orders,
 )
-from rar_nb.play.widgets import figure_png
-from rar_nb.style import COLORS
 from rar_nb.transformer import RAR, ModelConfig
 from tests.doors import refuses
 from tests.panels import build_panels, starts_with_its_panel
-
-# The shift
-
-
-def test_the_arrow_of_the_chosen_step_stands_out():
-    order = scan_order("spiral_in", 3)[0].tolist()
-    arrows = plot_shift(order, 2).axes[0].collections[-1]
-    vermilion = [np.allclose(color, to_rgba(COLORS["next"])) for color in arrows.get_facecolor()]
-    assert vermilion == [k == 2 for k in range(9)]
-
-
-@pytest.mark.parametrize("name", SCAN_ORDERS)
-def test_each_step_has_its_picture(name):
-    order = scan_order(name, 3)[0].tolist()
-    assert len({figure_png(plot_shift(order, step)) for step in range(9)}) == 9
-
 
 # Two models
 
@@ -53,31 +35,31 @@ def test_without_the_second_table_the_loss_stays_at_its_bound():
 
 
 @pytest.mark.parametrize("seed, known", list(product(range(3), range(1, 8))))
-def test_two_orders_begin_alike_and_then_part(seed, known):
-    first, second = two_orders(seed, known, 0, 1)
-    assert first[:known] == second[:known] and first[known] != second[known]
-    assert sorted(first) == sorted(second) == list(range(9))
-    assert two_orders(seed, known, 0, 9 - known)[1] == first  # counted around
-
-
-@pytest.mark.parametrize("seed, known", list(product(range(3), range(1, 8))))
 def test_one_prediction_without_two_with(seed, known):
-    first, second = two_orders(seed, known, 0, 1)
+    first = list(named_order("random", 3, seed))
+    second = [*first[:known], first[known + 1], first[known], *first[known + 2 :]]
     assert torch.equal(predict_next(False, first, known), predict_next(False, second, known))
     for order in (first, second):
         assert predict_next(True, order, known).argmax() == order[known]
 
 
 def test_without_it_bets_are_spread_over_what_is_left():
-    order = two_orders(0, 2, 0, 1)[0]
+    order = list(named_order("random", 3, 0))
     left = predict_next(False, order, 2)[order[2:]]
     assert left.tolist() == pytest.approx([1 / 7] * 7, abs=0.1)
 
 
-def test_predictions_change_with_every_control():
-    first = figure_png(plot_predictions(4, 3, 0, 4))
-    others = [(5, 3, 0, 4), (4, 2, 0, 4), (4, 3, 1, 4), (4, 3, 0, 5)]
-    assert len({first, *(figure_png(plot_predictions(*values)) for values in others)}) == 5
+@pytest.mark.parametrize("seed", range(2))
+def test_all_predictions_are_those_of_one_by_one(seed):
+    order = list(named_order("random", 3, seed))
+    found = all_predictions(order)
+    for k in range(9):
+        assert set(found["with"][k]) == set(map(str, order[k:]))
+        for target in order[k:]:
+            way = [*order[:k], target, *(i for i in order[k:] if i != target)]
+            one = predict_next(True, way, k).tolist(), predict_next(False, way, k).tolist()
+            assert found["with"][k][str(target)] == pytest.approx(one[0], abs=1e-4)
+            assert found["without"][k] == pytest.approx(one[1], abs=1e-4)
 
 
 # One table after the training
@@ -119,7 +101,7 @@ def test_raster_is_the_default_order():
     )
 
 
-# The panels
+# The panel
 
 
 def test_the_panel_comes_first():
@@ -130,35 +112,30 @@ def test_a_registered_order_appears_in_the_panel(monkeypatch):
     monkeypatch.setitem(
         SCAN_ORDERS, "columns", lambda g: [i * g + j for j in range(g) for i in range(g)]
     )
-    panels = build_panels("12_target_aware")
-    before = panels["shift"].canvas.png
-    panels["name"].value = "columns"
-    assert panels["shift"].canvas.png != before and panels["shift"].message.value == ""
+    fork = build_panels("12_target_aware")["fork"]
+    assert fork.roads["columns"]["order"] == [0, 3, 6, 1, 4, 7, 2, 5, 8]
 
 
-def test_the_ends_of_the_controls():
-    panels = build_panels("12_target_aware")
-    predictions = panels["predictions"]
-    for end in ("min", "max"):
-        predictions.set(
-            **{name: getattr(control, end) for name, control in predictions.controls.items()}
-        )
-        assert predictions.message.value == ""
-        panels["step"].value = getattr(panels["step"], end)
-        assert panels["shift"].message.value == ""
+def test_an_order_goes_only_to_a_cell_that_is_left():
+    panel = TargetAware("raster", known=3, first=7, second=8)
+    assert panel.targets() == (7, 8)
+    assert TargetAware("raster", known=8, first=7, second=7).targets() == (8, 8)
+    pictures = {panel.png()}
+    for name, value in dict(road="z_curve", known=2, first=5, second=4).items():
+        setattr(panel, name, value)
+        pictures.add(panel.png())
+    assert len(pictures) == 5
 
 
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: target_aware.plot_shift([0, 1, 2], 0), "number of tokens"),
-        (lambda: target_aware.plot_shift([0, 0, 1, 2], 0), "a permutation of 0 … 3"),
-        (lambda: target_aware.plot_shift([0, 1, 2, 3], 4), "step = 4"),
         (lambda: target_aware.train_on_page("yes"), "target_aware = 'yes'"),
         (lambda: target_aware.train_on_page(True, 0), "steps = 0"),
         (lambda: target_aware.predict_next(True, [0] * 9, 1), "a permutation of 0 … 8"),
-        (lambda: target_aware.two_orders(0, 9, 0, 0), "known = 9"),
-        (lambda: target_aware.two_orders(-1, 3, 0, 0), "seed = -1"),
+        (lambda: TargetAware("zigzag"), "road = 'zigzag'"),
+        (lambda: TargetAware(known=9), "known = 9"),
+        (lambda: TargetAware(first=-1), "first = -1"),
         (lambda: target_aware.fold_positions(None), "model = None"),
     ],
 )

@@ -234,8 +234,8 @@ def browser_settings(
         sample={name: getattr(run.sample, name) for name in (
             'guidance_scale', 'guidance_power', 'temperature', 'guidance_schedule')},
         models={name: f"step_{name.replace(' ', '_')}.onnx" for name in names},
-        decoder='decoder.onnx', inputs=dict(step=INPUTS, decoder=('tokens',)),
-        outputs=dict(step=OUTPUTS, decoder=('images',)))
+        decoder='decoder.onnx', inputs=dict(step=[*INPUTS], decoder=['tokens']),
+        outputs=dict(step=[*OUTPUTS], decoder=['images']))
 
 # %% ../../nbs/17_browser_model.ipynb #brexp007
 @checked

@@ -17,7 +17,6 @@ from ipywidgets import widgets
 
 NBS = Path(__file__).parent.parent.parent / "nbs"
 NAMES = [
-    "12_target_aware",
     "13_watch",
     "14_inpainting",
     "15_widgets",

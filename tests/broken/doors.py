@@ -1478,9 +1478,14 @@ def play() -> Iterator[Door]:
         ),
     )
     yield Door(
-        "play.target_aware.plot_shift",
-        given(order=[0, 2, 1, 3], step=1),
-        dict(order=Values(wrong=wrong_orders[:1] + wrong_orders[2:]), step=Int(low=0, high=4)),
+        "play.target_aware.TargetAware",
+        given(road="raster", known=3, first=4, second=8),
+        dict(
+            road=Word(),
+            known=Int(low=0, high=8),
+            first=Int(low=0, high=8),
+            second=Int(low=0, high=8),
+        ),
     )
     yield Door(
         "play.target_aware.fold_positions",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.page import BROWSER, DRIVER, ROOT, Server, chromium, free_port
+from tests.browser.page import BROWSER, DRIVER, ROOT, Server, free_port
 from tests.tools.reading_order import ORDER, navigate
 
 

@@ -26,8 +26,8 @@ DRIVER = shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 KEPT = ROOT / "results" / "widgets"
 # Notebooks with panels, and how many each shows; those that the browser draws itself first.
-LIVE = ["10_scan_orders", "11_annealing"]
-PANELS = {"12_target_aware": 2, "13_watch": 2, "14_inpainting": 1}
+LIVE = ["10_scan_orders", "11_annealing", "12_target_aware"]
+PANELS = {"13_watch": 2, "14_inpainting": 1}
 GALLERY = [*LIVE, *PANELS, "17_browser_model"]  # all that `explore` shows
 
 
@@ -83,27 +83,6 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
-
-
-def chromium():
-    """A headless browser, as selenium drives it."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1200,1100",
-        "--force-device-scale-factor=1",
-    ]:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(60)
-    return driver
 
 
 class Stuck(AssertionError):
@@ -209,7 +188,11 @@ def ground(driver, panel) -> str:
 
 
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(17, 17, 17)"
-SAID_BY = {"10_scan_orders": ".rar-said", "11_annealing": ".rar-now"}  # the state in words
+SAID_BY = {  # the state in words
+    "10_scan_orders": ".rar-said",
+    "11_annealing": ".rar-now",
+    "12_target_aware": ".rar-told",
+}
 
 
 def use_live(driver, panel, name: str):

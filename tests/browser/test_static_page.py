@@ -20,6 +20,7 @@ import torch
 from rar_nb.orders import SCAN_ORDERS
 from rar_nb.play.annealing import Annealing, are_random, batch_orders, seeded_orders
 from rar_nb.play.scan_orders import ScanOrders, jumps, known_neighbours, named_order, statistics
+from rar_nb.play.target_aware import TargetAware, predict_next
 from rar_nb.play.widgets import JS
 from rar_nb.trainer import learning_rate_at, random_ratio_at
 from tests.browser.page import (
@@ -69,7 +70,9 @@ def site(tmp_path_factory):
         panels = dict(mine=ScanOrders("mine", 5, 7).static_html())
     finally:
         del SCAN_ORDERS["mine"]
-    panels |= {panel.panel: panel.static_html() for panel in (ScanOrders(), Annealing())}
+    panels |= {
+        panel.panel: panel.static_html() for panel in (ScanOrders(), Annealing(), TargetAware())
+    }
     for name, panel in panels.items():
         for theme in ("", "dark", "light"):
             attribute = f' data-theme="{theme}"' if theme else ""
@@ -396,9 +399,41 @@ def test_the_training_is_played(show):
     is_as_in_python(panel, stopped)
 
 
+# Target-aware embeddings
+
+
+def test_two_orders_part_by_mouse_and_keyboard(show, driver):
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import Select
+
+    panel = show("target_aware")
+    Select(panel.find_element("css selector", "select")).select_by_visible_text("raster")
+    slider_of(panel, "cells known").send_keys(Keys.LEFT)
+    first, second = panel.find_elements("css selector", "[role=slider]")
+    press(driver, first, (0.5, 0.85))
+    second.send_keys(Keys.HOME, Keys.RIGHT)
+    assert [grid.get_attribute("aria-valuenow") for grid in (first, second)] == ["7", "3"]
+    press(driver, second, (0.2, 0.2))  # which is known
+    assert second.get_attribute("aria-valuenow") == "3"
+    told = text_of(panel, ".rar-told")
+    ways = [[0, 1, target, *(i for i in range(2, 9) if i != target)] for target in (7, 3)]
+    without, aware = ([predict_next(kind, way, 2) for way in ways] for kind in (False, True))
+    assert "know the same 2 cells" in told
+    for way, shares in zip(ways, without):
+        share = int(re.search(rf"(\d+) % for cell {way[2]}", told).group(1))
+        assert abs(share - 100 * shares[way[2]]) <= 0.51
+    for way, shares, name in zip(ways, aware, ("first", "second")):
+        share = int(re.search(rf"cell {way[2]} with (\d+) % in the {name}", told).group(1))
+        assert abs(share - 100 * shares[way[2]]) <= 0.51
+    rows = panel.find_elements("css selector", ".rar-strip tbody tr")
+    own, looks = ([cell.text for cell in row.find_elements("css selector", "td")] for row in rows)
+    assert own == ["–", "–", *map(str, ways[0])]
+    assert looks == ["–", *map(str, ways[0]), "–"]
+
+
 # What holds for all panels
 
-PANELS = ["scan_orders", "annealing"]
+PANELS = ["scan_orders", "annealing", "target_aware"]
 SMALL = """
 const small = [];
 for (const element of arguments[0].querySelectorAll('*')) {

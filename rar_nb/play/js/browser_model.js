@@ -13,7 +13,7 @@ const CANDIDATES = 6;  // tokens that are shown at each step
 const STYLE = `
 .rar-views {display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr));
   gap: 10px 22px; margin: 8px 0}
-.rar-views h4 {font-size: 14px; margin: 0 0 4px; color: var(--rar-ink); min-height: 21px}
+.rar-views .rar-title {font-weight: 600; margin: 0 0 4px; min-height: 21px}
 .rar-picture {position: relative; aspect-ratio: 1; max-width: 340px; touch-action: none}
 .rar-picture canvas {width: 100%; height: 100%; image-rendering: pixelated;
   background: var(--rar-cell)}
@@ -181,7 +181,8 @@ class View {
       visibility: 'hidden'});
     this.overlay = svg('svg', {viewBox: `0 0 ${g} ${g}`, 'aria-hidden': 'true'},
       ...this.covers, ...this.holes, this.next, this.cursor);
-    this.picture = html('div', {class: 'rar-picture'}, this.canvas, this.overlay);
+    this.picture = html('div', {class: 'rar-picture', role: 'img'}, this.canvas,
+      this.overlay);
     this.looks = cells.map(i => box(i, {fill: 'var(--rar-cell)', stroke: 'var(--rar-paper)',
       'stroke-width': 0.04}));
     this.asking = box(0, {fill: 'none', stroke: 'var(--rar-next)', 'stroke-width': 0.1});
@@ -201,7 +202,7 @@ class View {
     this.list = html('div', {class: 'rar-candidates'}, ...this.rows.flatMap(
       ({id, patch, line}) => [id, patch, line]));
     this.facts = html('p', {class: 'rar-faint'});
-    this.titles = Array.from({length: 3}, () => html('h4'));
+    this.titles = Array.from({length: 3}, () => html('p', {class: 'rar-title'}));
     const column = (i, ...children) => html('div', {}, this.titles[i], ...children);
     this.element = html('div', {class: 'rar-views'}, column(0, this.picture),
       column(1, this.list, this.facts), column(2, this.attention));
