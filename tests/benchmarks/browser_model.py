@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from tests.benchmarks.machine import machine, output
+from tests.browser.conftest import start_browser
 from tests.browser.model_site import served, write_site
-from tests.browser.page import chromium, wait
+from tests.browser.page import wait
 
 DIGITS = """
 const [count, done] = arguments, view = document.querySelector('.rar-views');
@@ -83,7 +84,7 @@ def main():
     parser.add_argument("--digits", type=int, default=20)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    driver = chromium()
+    driver = start_browser()
     driver.set_script_timeout(600)
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -25,8 +25,8 @@ from pathlib import Path
 from rar_nb.play.annealing import Annealing
 from rar_nb.play.scan_orders import ScanOrders
 from rar_nb.play.widgets import JS
-from tests.browser.conftest import copy_project, start_lab
-from tests.browser.page import chromium, live_panel, wait
+from tests.browser.conftest import copy_project, start_browser, start_lab
+from tests.browser.page import live_panel, wait
 from tests.browser.test_jupyterlab import run_all
 from tests.browser.test_static_page import PAGE, Quiet
 
@@ -127,7 +127,7 @@ def main():
     parser.add_argument("--lab", action="store_true", help="in JupyterLab, too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    driver, found = chromium(), {}
+    driver, found = start_browser(), {}
     try:
         for measured in [on_a_page, in_lab] if args.lab else [on_a_page]:
             for label, times in measured(driver, args.keys):

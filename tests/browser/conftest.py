@@ -80,8 +80,28 @@ def voila(project):
     server.stop()
 
 
+def start_browser():
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,1100",
+        "--force-device-scale-factor=1",
+    ]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(60)
+    return driver
+
+
 @pytest.fixture(scope="module")
 def driver():
-    driver = chromium()
+    driver = start_browser()
     yield driver
     driver.quit()
