@@ -177,7 +177,7 @@ class View {
     this.holes = cells.map(i => box(i, {fill: 'none', stroke: 'var(--rar-known)',
       'stroke-width': 0.06, 'stroke-dasharray': '.16 .12'}));
     this.next = box(0, {fill: 'none', stroke: 'var(--rar-next)', 'stroke-width': 0.12});
-    this.cursor = box(0, {fill: 'none', stroke: 'var(--rar-random)', 'stroke-width': 0.14,
+    this.cursor = box(0, {fill: 'none', stroke: 'var(--rar-known)', 'stroke-width': 0.16,
       visibility: 'hidden'});
     this.overlay = svg('svg', {viewBox: `0 0 ${g} ${g}`, 'aria-hidden': 'true'},
       ...this.covers, ...this.holes, this.next, this.cursor);
@@ -454,8 +454,8 @@ class Panel {
     this.clear = button('close the hole', () => change(model, {hole: [], base: []}));
     this.hint = html('p', {class: 'rar-faint'});
     const row = html('div', {class: 'rar-row'}, this.layer.element, this.head.element, this.clear);
-    root.append(this.controls.element, ...this.views.map(view => view.element), this.hint,
-      this.steps.element, row, voice);
+    root.append(this.controls.element, this.steps.element,
+      ...this.views.map(view => view.element), this.hint, row, voice);
     const ends = [follow(model, SAMPLED, () => this.sample()),
       follow(model, ['step', 'layer', 'head'], this.draw), whenSeen(root, () => this.sample())];
     this.end = () => {
