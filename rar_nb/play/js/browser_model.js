@@ -177,7 +177,7 @@ class View {
     this.holes = cells.map(i => box(i, {fill: 'none', stroke: 'var(--rar-known)',
       'stroke-width': 0.06, 'stroke-dasharray': '.16 .12'}));
     this.next = box(0, {fill: 'none', stroke: 'var(--rar-next)', 'stroke-width': 0.12});
-    this.cursor = box(0, {fill: 'none', stroke: 'var(--rar-random)', 'stroke-width': 0.14,
+    this.cursor = box(0, {fill: 'none', stroke: 'var(--rar-known)', 'stroke-width': 0.16,
       visibility: 'hidden'});
     this.overlay = svg('svg', {viewBox: `0 0 ${g} ${g}`, 'aria-hidden': 'true'},
       ...this.covers, ...this.holes, this.next, this.cursor);
@@ -190,7 +190,7 @@ class View {
       fill: 'none', stroke: 'var(--rar-line)', 'stroke-width': 0.04}));
     this.names = [0, 1, 2, 3].map(i => svg('text', {x: g + .85, 'font-size': 0.42,
       y: (i >> 1) * .42 * g + [1.45, 1.95][i % 2], 'text-anchor': 'middle'}));
-    this.attention = svg('svg', {class: 'rar-attention', role: 'img',
+    this.attention = svg('svg', {class: 'rar-attention', role: 'img', 'aria-label': 'attention',
       viewBox: `-.06 -.06 ${g + 1.6} ${g + .12}`}, ...this.looks, this.asking, ...this.starts,
       ...this.names);
     this.rows = Array.from({length: CANDIDATES}, () => {
@@ -454,8 +454,8 @@ class Panel {
     this.clear = button('close the hole', () => change(model, {hole: [], base: []}));
     this.hint = html('p', {class: 'rar-faint'});
     const row = html('div', {class: 'rar-row'}, this.layer.element, this.head.element, this.clear);
-    root.append(this.controls.element, ...this.views.map(view => view.element), this.hint,
-      this.steps.element, row, voice);
+    root.append(this.controls.element, this.steps.element,
+      ...this.views.map(view => view.element), this.hint, row, voice);
     const ends = [follow(model, SAMPLED, () => this.sample()),
       follow(model, ['step', 'layer', 'head'], this.draw), whenSeen(root, () => this.sample())];
     this.end = () => {
