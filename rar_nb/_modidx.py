@@ -905,6 +905,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.limit_to_the_end': ( 'study_figures.html#limit_to_the_end',
                                                                                                  'rar_nb/reports/study_figures.py'),
+                                              'rar_nb.reports.study_figures.long_dropout_table': ( 'study_figures.html#long_dropout_table',
+                                                                                                   'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.loss_by_cell': ( 'study_figures.html#loss_by_cell',
                                                                                              'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.mean_curve': ( 'study_figures.html#mean_curve',

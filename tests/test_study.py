@@ -60,7 +60,8 @@ PLOTS = {
     "plot_size_measures": "sizes",
 }
 TABLES = ["overview", "headline_table", "twice_table", "predictions_table", "windows_table"]
-TABLES += ["orders_table", "target_table", "no_dropout_table", "claims_table"]
+TABLES += ["orders_table", "target_table", "no_dropout_table", "long_dropout_table"]
+TABLES += ["claims_table"]
 differences = st.lists(st.floats(-10, 10), min_size=2, max_size=8)
 
 

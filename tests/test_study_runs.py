@@ -149,6 +149,7 @@ MAY_DIFFER = dict(  # from the headline's cell of the same strategy
     target={"target_aware"},
     sizes={"hidden_size"},
     no_dropout={"dropout"},
+    long_dropout={"passes", "dropout"},
 )
 
 

@@ -14,9 +14,9 @@ __all__ = ['STUDY', 'Finite', 'Share', 'Window', 'Cell', 'PARTS', 'CURVE_FIELDS'
            'differences_along', 'plot_along', 'plot_length_and_data', 'along_table', 'advantage', 'predictions',
            'predictions_table', 'window_name', 'windows', 'plot_differences', 'plot_windows', 'windows_table',
            'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table', 'target_pairs', 'plot_target',
-           'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning', 'no_dropout_table', 'Claim',
-           'fid_range', 'all_windows', 'all_orders', 'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims',
-           'windows_only', 'claim_row', 'claims_table']
+           'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning', 'no_dropout_table',
+           'long_dropout_table', 'Claim', 'fid_range', 'all_windows', 'all_orders', 'orders_and_baseline',
+           'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row', 'claims_table']
 
 # %% ../../nbs/54_study_figures.ipynb #sf-imports
 import itertools
@@ -122,6 +122,7 @@ PARTS = {  # of the study, and what they vary
     'target': 'target-aware embedding',
     'sizes': 'size of the model',
     'no_dropout': 'no dropout for either strategy',
+    'long_dropout': 'other dropout, for twice as many passes',
     'length': 'passes over the data',
     'data': 'amount of data',
 }
@@ -131,7 +132,8 @@ CURVE_FIELDS = {'curve': {'step', 'loss', 'r'},
                 'validation': {'step', 'raster_loss', 'random_loss'}}
 BASE = ('hidden_size', 'images', 'passes', 'dropout', 'guidance_scale')
 VARIED = {'length': ('passes',), 'data': ('images', 'passes'), 'sizes': ('hidden_size',),
-          'no_dropout': ('dropout',)}  # by part: the fields of `BASE` that differ
+          'no_dropout': ('dropout',),
+          'long_dropout': ('passes', 'dropout')}  # by part: the fields of `BASE` that differ
 AGAIN = "remove the file, and run that cell of the study again"
 
 
@@ -1103,6 +1105,30 @@ def no_dropout_table(runs: Sequence[StudyRun]) -> Text:
     head = ['annealed − raster', 'dropout', 'seeds', 'difference', '95 % interval',
             'paired t test']
     return table(head, rows, 'no_dropout', bare)
+
+
+def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
+    "Both strategies after 100 passes, with the dropout that was chosen for 50 and with others."
+    rows: list[list[str]] = []
+    others: list[Cell] = []
+    for strategy in ('raster', 'annealed'):
+        tuned = find_cell(runs, 'length', strategy=strategy, passes=100)
+        shares = values_of(runs, 'long_dropout', 'dropout', strategy)
+        cells = {share: find_cell(runs, 'long_dropout', strategy=strategy, dropout=share)
+                 for share in shares}
+        others += cells.values()
+        if cells:
+            cells |= {run['factors']['dropout']: tuned for run in tuned.values()}
+        for share in sorted(cells):
+            values = [by_seed(cells[share], name, when) for name, when in (
+                ('validation_loss', 'final'), ('validation_loss', 'best'),
+                ('proxy_fid_unseen', 'final'))]
+            words = f'{share:g}' + (', chosen for 50 passes' if cells[share] is tuned else '')
+            rows.append([strategy, words, str(len(cells[share]))]
+                        + [with_interval(numbers) for numbers in values])
+    head = ['strategy', 'dropout', 'seeds', 'validation loss, finished',
+            'validation loss, early-stopped', 'proxy FID, unseen images']
+    return table(head, rows, 'long_dropout', others)
 
 # %% ../../nbs/54_study_figures.ipynb #st-claims
 @dataclass(frozen=True)

@@ -140,6 +140,10 @@ def make_cells() -> dict[str, Cell]:
             add('sizes', f'{name}_{word}_width', name, hidden_size=int(factor * base.hidden_size))
     for name in ('raster', 'annealed'):
         add('no_dropout', f'{name}_without_dropout', name, dropout=0.0)
+    for name, shares in dict(raster=(0.1, 0.5), annealed=(0.1, 0.3)).items():
+        for dropout in shares:  # besides that of the strategy, which is in the part 'length'
+            add('long_dropout', f'{name}_100_passes_dropout_{dropout:g}', name, passes=100,
+                dropout=dropout)
     return cells
 
 
