@@ -90,6 +90,7 @@ class Reader:
 
     def faults(self, rules=None):
         """What axe-core finds serious or critical: rule, and the element."""
+        self.wait("return !document.getAnimations().some(a => a instanceof CSSTransition)")
         self.run((NPM / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
         found = self.driver.execute_async_script(
             "const [options, done] = arguments;"
