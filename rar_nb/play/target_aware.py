@@ -125,7 +125,8 @@ class TargetAware(LivePanel):
         for name, value in dict(known=known, first=first, second=second).items():
             require_int(name, value, 0, 8)
         self.roads = {name: all_predictions(order) for name, order in orders.items()}
-        super().__init__(predictions=json.dumps(self.roads), road=road, known=known, first=first, second=second)
+        super().__init__(predictions=json.dumps(self.roads), road=road, known=known,
+                         first=first, second=second)
 
     def targets(self) -> tuple[int, int]:
         "The cells to which both orders go."

@@ -32,7 +32,8 @@ export const STYLES = `
   :root:not([data-theme="light"]) body:not([data-jp-theme-light]) .rar-app {${dark}}
 }
 :root[data-theme="dark"] .rar-app, [data-jp-theme-light="false"] .rar-app {${dark}}
-.rar-app {color: var(--rar-ink); background: var(--rar-paper); max-width: 960px; padding: 2px;
+.rar-app {color: var(--rar-ink); max-width: 960px; padding: 2px;
+  background: var(--jp-layout-color0, var(--pst-color-background, var(--rar-paper)));
   font: 14px/1.45 system-ui, sans-serif; container-type: inline-size; text-align: left}
 .rar-app *, .rar-app *::before {box-sizing: border-box}
 .rar-app :focus {outline: none}
