@@ -7,6 +7,7 @@ __all__ = ['PAGE', 'train_on_page', 'predict_next', 'all_predictions', 'plot_sha
 
 # %% ../../nbs/12_target_aware.ipynb #cea5c7b8
 import copy
+import json
 from dataclasses import replace
 from functools import lru_cache
 
@@ -104,8 +105,8 @@ class TargetAware(LivePanel):
     alt = ("Two orders that begin alike and then part, and what a model with and one without the "
            "second table predict next in each")
     _esm = module_text('target_aware')
-    roads = traitlets.Dict().tag(sync=True)  # what `all_predictions` gives, by name
-    road = traitlets.Unicode().tag(sync=True)  # a key of `roads`
+    predictions = traitlets.Unicode().tag(sync=True)  # `roads` as JSON: one line of a notebook
+    road = traitlets.Unicode().tag(sync=True)  # the name of an order
     known = traitlets.Int().tag(sync=True)  # cells that both orders begin with
     first = traitlets.Int().tag(sync=True)  # cell to which the first order goes then, if it is left
     second = traitlets.Int().tag(sync=True)  # cell to which the second order goes
@@ -123,8 +124,9 @@ class TargetAware(LivePanel):
         require_key('road', road, orders)
         for name, value in dict(known=known, first=first, second=second).items():
             require_int(name, value, 0, 8)
-        roads = {name: all_predictions(order) for name, order in orders.items()}
-        super().__init__(roads=roads, road=road, known=known, first=first, second=second)
+        self.roads = {name: all_predictions(order) for name, order in orders.items()}
+        super().__init__(predictions=json.dumps(self.roads), road=road, known=known,
+                         first=first, second=second)
 
     def targets(self) -> tuple[int, int]:
         "The cells to which both orders go."

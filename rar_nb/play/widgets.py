@@ -634,7 +634,8 @@ class LivePanel(anywidget.AnyWidget):
         state = html.escape(json.dumps(self.live_state()), quote=False).replace("'", '&#39;')
         picture = base64.b64encode(self.png()).decode()
         return (f'<div class="rar-live" data-panel="{self.panel}" data-state=\'{state}\'>\n'
-                f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{picture}"></div>')
+                f'<img alt="{html.escape(self.alt)}" style="max-width: 100%" '
+                f'src="data:image/png;base64,{picture}"></div>')
 
     def _repr_mimebundle_(self, **kwargs):
         text = "A panel: run this cell in JupyterLab or Voilà to move it"

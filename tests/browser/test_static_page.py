@@ -44,6 +44,12 @@ PAGE = """<!doctype html>
 <body style="margin: 8px"><main><h1>A panel</h1>{panel}</main>
 <script type="module" src="js/host.js"></script></body></html>
 """
+RESULTS = [
+    dict(
+        start=200, end=300, final_order="raster", text="200 – 300, the published choice: FID 2.18"
+    ),
+    dict(start=0, end=0, final_order="raster", text="0 – 0, r always 0: FID 3.08"),
+]
 AXE = "4.14.1"
 AXE_HASH = (
     "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
@@ -71,7 +77,8 @@ def site(tmp_path_factory):
     finally:
         del SCAN_ORDERS["mine"]
     panels |= {
-        panel.panel: panel.static_html() for panel in (ScanOrders(), Annealing(), TargetAware())
+        panel.panel: panel.static_html()
+        for panel in (ScanOrders(), Annealing(results=RESULTS), TargetAware())
     }
     for name, panel in panels.items():
         for theme in ("", "dark", "light"):
@@ -348,7 +355,13 @@ def test_annealing_by_keyboard(show):
         Select(panel.find_element("xpath", f".//label[span='{name}']/select"))
         for name in ("run", "final order", "batch size")
     )
+    annealing = Select(panel.find_element("xpath", ".//label[span='annealing']/select"))
+    assert annealing.first_selected_option.text.startswith("0 – 0")
+    annealing.select_by_index(1)
+    state.anneal_start, state.anneal_end = 200, 300
+    is_as_in_python(panel, state)
     batch.select_by_visible_text("16")
+    assert annealing.first_selected_option.text == "your own"  # published for batches of 2048
     start.send_keys(Keys.END)
     end.send_keys(Keys.END)
     start.send_keys(Keys.HOME)
@@ -548,5 +561,7 @@ def test_the_page_has_a_picture_until_its_script_runs(show, driver, site):
     page = driver.execute_async_script(
         "const done = arguments[0]; fetch('scan_orders.html').then(r => r.text()).then(done)"
     )
-    (picture,) = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,', page)
+    (picture,) = re.findall(
+        r'<img alt="([^"]+)" style="max-width: 100%" src="data:image/png;', page
+    )
     assert picture == ScanOrders.alt

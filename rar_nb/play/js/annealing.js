@@ -277,7 +277,8 @@ function makeSettings(model, hand) {
     hand.choose);
   const preset = choice('annealing', [[-1, 'your own'], ...results.map(({text}, i) => [i, text])],
     i => results[i] && change(model, {anneal_start: results[i].start, anneal_end: results[i].end,
-      final_order: results[i].final_order, schedule: 'linear'}));
+      final_order: results[i].final_order, schedule: 'linear',
+      batch_size: settings.rar_l.batch_size}));
   const schedule = choice('schedule', Object.keys(model.get('schedules')),
     name => change(model, {schedule: name}));
   const order = choice('final order', model.get('names'),
@@ -290,7 +291,8 @@ function makeSettings(model, hand) {
     schedule.element, order.element, batch.element, fresh.element);
 
   function show() {
-    const published = model.get('setting') === 'rar_l' && model.get('schedule') === 'linear';
+    const published = model.get('setting') === 'rar_l' && model.get('schedule') === 'linear'
+      && model.get('batch_size') === settings.rar_l.batch_size;
     const found = results.findIndex(row => row.start === model.get('anneal_start')
       && row.end === model.get('anneal_end') && row.final_order === model.get('final_order'));
     preset.show(published ? found : -1);

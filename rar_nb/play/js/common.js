@@ -32,7 +32,8 @@ export const STYLES = `
   :root:not([data-theme="light"]) body:not([data-jp-theme-light]) .rar-app {${dark}}
 }
 :root[data-theme="dark"] .rar-app, [data-jp-theme-light="false"] .rar-app {${dark}}
-.rar-app {color: var(--rar-ink); background: var(--rar-paper); max-width: 960px; padding: 2px;
+.rar-app {color: var(--rar-ink); max-width: 960px; padding: 2px;
+  background: var(--jp-layout-color0, var(--pst-color-background, var(--rar-paper)));
   font: 14px/1.45 system-ui, sans-serif; container-type: inline-size; text-align: left}
 .rar-app *, .rar-app *::before {box-sizing: border-box}
 .rar-app :focus {outline: none}
@@ -43,7 +44,8 @@ export const STYLES = `
 .rar-app svg text {font-family: system-ui, sans-serif; fill: var(--rar-ink)}
 .rar-app p {margin: 0; color: inherit}
 .rar-row {display: flex; flex-wrap: wrap; gap: 6px 14px; align-items: center; margin: 6px 0}
-.rar-app label {display: inline-flex; gap: 8px; align-items: center; margin: 0}
+.rar-app label {display: inline-flex; gap: 8px; align-items: center; margin: 0; max-width: 100%}
+.rar-app select {min-width: 0; flex: 0 1 auto}
 .rar-app .rar-slider {flex: 1 1 220px; min-width: 0}
 .rar-app .rar-slider input {flex: 1; min-width: 60px; height: 24px; margin: 0;
   accent-color: var(--rar-known-ink)}

@@ -35,9 +35,17 @@ const SIDE = 3, CELLS = SIDE * SIDE, WAYS = ['first', 'second'];
 const percent = share => `${Math.round(100 * share)} %`;
 const at = cell => ({x: cell % SIDE, y: Math.floor(cell / SIDE)});
 
+/** The roads: each order, and what both models expect after each of its beginnings. */
+let last = ['', null];
+function roadsOf(model) {
+  const json = model.get('predictions');
+  if (last[0] !== json) last = [json, JSON.parse(json)];
+  return last[1];
+}
+
 /** All that follows from the state: the common beginning, and what both models expect. */
 function forkOf(model) {
-  const road = model.get('roads')[model.get('road')], known = model.get('known');
+  const road = roadsOf(model)[model.get('road')], known = model.get('known');
   const prefix = road.order.slice(0, known), left = road.order.slice(known);
   const targets = WAYS.map((way, i) => left.includes(model.get(way)) ? model.get(way)
     : left.at(i === 0 ? 0 : -1));
@@ -130,7 +138,7 @@ function makeBets(label) {
 
 function render({model, el}) {
   const root = frame(el, 'Target-aware embeddings', STYLES), spoken = speaker();
-  const road = choice('order', Object.keys(model.get('roads')),
+  const road = choice('order', Object.keys(roadsOf(model)),
     name => change(model, {road: name}));
   const steps = slider('cells known', {max: CELLS - 1, oninput: known => {
     play.stop();
@@ -176,7 +184,7 @@ function render({model, el}) {
     spoken.say(text);
   }
   draw();
-  const unfollow = follow(model, ['roads', 'road', 'known', 'first', 'second'], draw);
+  const unfollow = follow(model, ['predictions', 'road', 'known', 'first', 'second'], draw);
   return () => {
     unfollow();
     play.stop();
