@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -30,6 +31,8 @@ from rar_nb.play.browser_model import (
 from rar_nb.play.inpainting import cached_model, fill_hole, fill_order
 from rar_nb.play.watch import BUNDLED, attention_maps, cached_run
 from rar_nb.play.widgets import JS
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import save_run_config
 from rar_nb.sampler import (
     GUIDANCE_SCHEDULES,
     SampleConfig,
@@ -492,6 +495,21 @@ def test_a_panel_begins_with_the_guidance_of_its_run():
     assert (panel.label, panel.guidance_scale) == (7, 2.0)
     state = json.loads(json.dumps(panel.live_state()))
     assert state["settings"]["num_tokens"] == 49 and state["folder"] == ""
+
+
+def test_any_run_can_be_watched(tmp_path):
+    """Here one in random orders, with a plain ViT and no models but its own."""
+    run = cached_run(str(BUNDLED))[0]
+    model = replace(run.model, num_layers=1, final_order="random", target_aware=False, adaln=False)
+    save_run_config(replace(run, model=model), tmp_path / "config.json")
+    shutil.copy(BUNDLED / "tokenizer.safetensors", tmp_path)
+    save_weights(RAR(model), tmp_path / "model.safetensors")
+    panel = BrowserModel(tmp_path, seed=2**32 - 1)
+    assert list(panel.settings["models"]) == ["annealed"] and panel.settings["order"] is None
+    assert panel.png().startswith(b"\x89PNG")
+    ids = dict(entry=[140] * 2, condition=[129, 139], place=[0], target=[0], position=[0])
+    logits, attention = panel.server.step("annealed", 0, **ids)
+    assert logits.shape == (2, 128) and attention.tolist() == [[[1.0]] * 4]
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,8 @@ function samplingControls(model, settings) {
     return {...one, refresh: () => one.show({value: model.get(trait),
       text: model.get(trait).toFixed(2)})};
   };
-  const sliders = [real('guidance scale', 'guidance_scale', 0, 8, .25),
+  const most = Math.max(8, settings.sample.guidance_scale);
+  const sliders = [real('guidance scale', 'guidance_scale', 0, most, .25),
     real('power', 'guidance_power', .25, 4, .25), real('temperature', 'temperature', .1, 2, .05)];
   const seed = html('input', {type: 'number', min: 0, max: 2 ** 32 - 1, onchange: () => {
     change(model, {seed: Math.min(2 ** 32 - 1, Math.max(0, Math.round(seed.value)))});
