@@ -3,6 +3,7 @@
 # make quick     style, types and the fast tests
 # make lab       the walkthrough in JupyterLab
 # make explore   the panels without code, in the browser
+# make site      the same as a website, in build/site
 # make study     the paper's claims, measured again on the digits: stop and repeat it as you like
 # make gpu       what a machine with one GPU can do, in half an hour, into results/gpu
 PYTHON ?= python3
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 # On a machine that others use, too, a thread that waits for another soon sleeps (44_launch says why).
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: setup train evaluate test lint quick browser screenshots pictures notebooks readme hooks lab explore speed study gpu clean
+.PHONY: setup train evaluate test lint quick browser screenshots pictures notebooks readme hooks lab explore site speed study gpu clean
 .DEFAULT_GOAL := train
 
 setup: $(READY)
@@ -48,6 +49,7 @@ RUN_NOTEBOOKS := nbs/train.ipynb nbs/evaluate.ipynb nbs/pretokenize.ipynb nbs/yo
   nbs/study_run.ipynb
 test: export OMP_NUM_THREADS = 1
 test: $(READY) browser lint
+	@command -v npm >/dev/null && $(MAKE) --no-print-directory $(NPM) || echo "The website's packages are not here: its tests will be skipped"
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest $(SHARED) tests
 	$(BIN)/python -m pytest $(SHARED) -p tests.nbval_plugin --nbval-lax \
@@ -96,6 +98,23 @@ lab: $(READY)
 
 explore: $(READY)
 	$(BIN)/python -m tests.tools.explore
+
+# The website: any web server can publish the folder. What only it needs is installed with it:
+# Sphinx (settings.ini, constraints.txt) and, from npm, what its pages would else load from other
+# hosts (tests/site/package-lock.json, with checksums), into build/npm.
+SITE ?= build/site
+NPM := build/npm/.ready
+$(NPM): $(READY) tests/site/package.json tests/site/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed for the website: install Node.js (apt-get install npm)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	@mkdir -p $(@D)
+	cp tests/site/package.json tests/site/package-lock.json $(@D)
+	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+site: $(NPM)
+	$(BIN)/python -m tests.site.build $(SITE)
+	@echo "python3 -m http.server --directory $(SITE) shows it at http://localhost:8000"
 
 # How fast this machine's processor samples and trains, into results/speed (what is there is kept).
 speed: $(READY)

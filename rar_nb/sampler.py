@@ -131,7 +131,7 @@ def image_noise(
     "The random numbers of image i: NumPy's counter-based Philox generator with key (seed, i)."
     require_int('seed', seed, 0, 2**64 - 1)
     indices = check_classes(indices, 2**62, name='indices').tolist()
-    generators = (np.random.Generator(np.random.Philox(key=(seed, i))) for i in indices)
+    generators = (np.random.Generator(np.random.Philox(key=seed + (i << 64))) for i in indices)
     rows = [generator.random(num_tokens, dtype=np.float32) for generator in generators]
     return torch.from_numpy(np.stack(rows))
 

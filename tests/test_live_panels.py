@@ -19,6 +19,7 @@ from rar_nb.play.annealing import (
     run_settings,
     tile_orders,
 )
+from rar_nb.play.browser_model import BrowserModel
 from rar_nb.play.scan_orders import ScanOrders, jumps, known_neighbours, named_order, statistics
 from rar_nb.play.target_aware import TargetAware
 from rar_nb.play.widgets import JS, LIVE, module_text
@@ -30,7 +31,7 @@ from tests.tools.static_outputs import WIDGET, strip
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="no node on this machine to run JavaScript")
 MODULES = sorted(path.name[:-3] for path in JS.iterdir())
-PANELS = [ScanOrders, Annealing, TargetAware]
+PANELS = [ScanOrders, Annealing, TargetAware, BrowserModel]
 PAPER = ["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate"]
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.browser.page import (
     DARK,
+    GALLERY,
     LIVE,
     PANELS,
     changed,
@@ -34,16 +35,13 @@ def test_gallery(driver, voila):
     driver.get_log("browser")
     driver.get(voila.address)  # what `make explore` opens in the browser
     wait(
-        lambda: (
-            len(driver.find_elements("css selector", ".jp-RenderedImage img"))
-            == len([*LIVE, *PANELS])
-        ),
+        lambda: len(driver.find_elements("css selector", ".jp-RenderedImage img")) == len(GALLERY),
         120,
         "the pictures of the gallery",
     )
     assert "/voila/render/explore.ipynb" in driver.current_url
     links = driver.execute_script(LINKS)
-    for name in [*LIVE, *PANELS]:
+    for name in GALLERY:
         assert f"{voila.address}/voila/render/{name}.ipynb" in links
     assert not code_shown(driver)
     keep(driver, driver.find_element("tag name", "h1"), "explore")

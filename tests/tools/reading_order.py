@@ -12,7 +12,7 @@ ORDER = """
 index 00_tour
 01_tokenizer 02_orders 03_embeddings 04_transformer 05_trainer 06_sampler 07_evaluation
 algorithm1
-10_scan_orders 11_annealing 12_target_aware 13_watch 14_inpainting explore
+10_scan_orders 11_annealing 12_target_aware 13_watch 14_inpainting 17_browser_model explore
 your_images make_it_yours train evaluate pretokenize study_run
 08_style 09_support 15_widgets 16_exercises
 20_images 21_tokens

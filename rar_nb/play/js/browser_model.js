@@ -1,0 +1,522 @@
+/**
+ * Watch a model sample an image, token by token, and fill holes.
+ *
+ * The numbers come from `sampling.js`, the predictions from one of the engines of `engines.js`.
+ */
+import {
+  button, change, choice, draggable, follow, frame, html, keys, player, set, slider, speaker, svg,
+} from './common.js';
+import {openFolder, openKernel} from './engines.js';
+import {entropy, fillOrder, imageNoise, randomOrder, sampleSteps} from './sampling.js';
+
+const CANDIDATES = 6;  // tokens that are shown at each step
+const STYLE = `
+.rar-views {display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr));
+  gap: 10px 22px; margin: 8px 0}
+.rar-views .rar-title {font-weight: 600; margin: 0 0 4px; min-height: 21px}
+.rar-picture {position: relative; aspect-ratio: 1; max-width: 340px; touch-action: none}
+.rar-picture canvas {width: 100%; height: 100%; image-rendering: pixelated;
+  background: var(--rar-cell)}
+.rar-picture svg {position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible}
+.rar-picture.rar-drawn {cursor: crosshair}
+.rar-attention {max-width: 340px}
+.rar-candidates {display: grid; grid-template-columns: max-content 34px 1fr; gap: 7px 8px;
+  align-items: center; margin: 0 0 6px; max-width: 340px}
+.rar-candidates canvas {width: 34px; height: 34px; image-rendering: pixelated;
+  background: var(--rar-cell)}
+.rar-bar {display: flex; align-items: center; gap: 6px}
+.rar-bar i {height: 20px; background: var(--rar-quiet); flex: none; min-width: 1px}
+.rar-bar.rar-chosen i {background: var(--rar-next)}
+.rar-course {width: 100%; height: 44px}
+.rar-labels button {padding: 3px 8px}
+`;
+
+/* ---- an image that is being sampled ------------------------------------------------------ */
+
+/** What is to be sampled, from the panel's state. */
+function requestOf(model, settings) {
+  const {num_tokens, grid_size} = settings;
+  const hole = model.get('hole'), base = model.get('base');
+  const seed = model.get('seed'), holed = base.length === num_tokens && hole.length > 0;
+  return {
+    label: model.get('label'), scale: model.get('guidance_scale'),
+    power: model.get('guidance_power'), temperature: model.get('temperature'),
+    noise: imageNoise(seed, 0, num_tokens),
+    order: holed ? fillOrder(hole, grid_size)
+      : settings.order ?? randomOrder(seed, 0, num_tokens),
+    known: holed ? base.map((token, cell) => hole.includes(cell) ? -1 : token)
+      : Array(num_tokens).fill(-1),
+    first: holed ? num_tokens - hole.length : 0,  // step from which on tokens are sampled
+  };
+}
+
+/** A moment in which the page may draw and hear its reader. */
+const pause = () => new Promise(resolve => setTimeout(resolve));
+
+/** An image: its steps so far, and what has been decoded of it. */
+class Course {
+  /** `seen` is called when there is something new to be seen. */
+  constructor(engine, settings, name, request, seen) {
+    Object.assign(this, {engine, settings, name, request, seen, steps: [], stopped: false});
+    this.pixels = new Map();  // such as 'picture 12' or 'patches 12'
+    this.busy = this.missed = false;  // decoding; and somebody waits for something else
+  }
+
+  /** Sample all tokens. */
+  async run() {
+    const {engine, settings, request} = this;
+    let rested = performance.now();
+    for await (const step of sampleSteps(engine.sequence(this.name), settings, request)) {
+      if (this.stopped) return;
+      this.steps.push(step);
+      this.seen();
+      if (performance.now() - rested > 10) {
+        await pause();
+        rested = performance.now();
+      }
+    }
+  }
+
+  /** Tokens in raster order after `known` steps; -1 where there is none yet. */
+  tokens(known) {
+    const tokens = [...this.request.known];
+    for (const {cell, token} of this.steps.slice(0, known)) tokens[cell] = token;
+    return tokens;
+  }
+
+  /** The likeliest ids at a step, and the one that was chosen. */
+  candidates(k) {
+    const {probabilities, token} = this.steps[k];
+    const ids = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a])
+      .slice(0, CANDIDATES);
+    if (!ids.includes(token)) ids[ids.length - 1] = token;
+    return ids;
+  }
+
+  /** What the decoder reads for a key of `pixels`; unknown cells are those of a black image. */
+  rows(kind, k) {
+    const {empty} = this.settings;
+    const tokens = this.tokens(k).map((token, cell) => token < 0 ? empty[cell] : token);
+    if (kind === 'picture') return [tokens];
+    return this.candidates(k).map(id => tokens.with(this.steps[k].cell, id));
+  }
+
+  /** Decoded pixels, or null while they are on their way; then `seen` is called. */
+  decoded(kind, k) {
+    const found = this.pixels.get(`${kind} ${k}`);
+    if (!found) {
+      this.missed = true;
+      if (!this.busy) this.decode(kind, k);
+    }
+    return found ?? null;
+  }
+
+  async decode(kind, k) {
+    if (this.problem) return;
+    this.busy = true;
+    try {
+      this.pixels.set(`${kind} ${k}`, await this.engine.decode(this.rows(kind, k)));
+    } catch (problem) {
+      this.problem = problem;
+    }
+    this.busy = false;
+    if (!this.missed) return;
+    this.missed = false;
+    this.seen();
+  }
+
+  /** Decode all that may be looked at later, so that nobody waits for it. */
+  async decodeAhead() {
+    for (let k = 0; k < this.steps.length; k++) {
+      for (const kind of ['picture', 'patches']) {
+        while (this.busy) await pause();
+        if (this.stopped || this.problem) return;
+        if (!this.pixels.has(`${kind} ${k}`)) await this.decode(kind, k);
+        await pause();
+      }
+    }
+  }
+}
+
+/** Decoded pixels as a canvas shows them: one image of several, or a box of it. */
+function paint(canvas, pixels, image, index = 0, box = [0, 0, image.size]) {
+  const {size, channels, low, high} = image, [left, top, side] = box;
+  if (canvas.width !== side) canvas.width = canvas.height = side;
+  const shown = new ImageData(side, side), plane = size * size;
+  for (let i = 0; i < side * side; i++) {
+    const at = (top + Math.floor(i / side)) * size + left + i % side;
+    for (let c = 0; c < 3; c++) {
+      const value = (pixels[(index * channels + c % channels) * plane + at] - low) / (high - low);
+      shown.data[4 * i + c] = Math.floor(255 * Math.min(1, Math.max(0, value)));
+    }
+    shown.data[4 * i + 3] = 255;
+  }
+  canvas.getContext('2d').putImageData(shown, 0, 0);
+}
+
+/* ---- what is seen of it ------------------------------------------------------------------ */
+
+const percent = p => p >= 0.01 ? `${Math.round(100 * p)} %` : `${(100 * p).toFixed(1)} %`;
+
+/** Attention of one step: of one head, or of all heads on average. */
+function attentionOf({attention}, {num_layers, num_heads}, layer, head) {
+  const length = attention.length / num_layers / num_heads;
+  const heads = head < 0 ? Array.from({length: num_heads}, (_, h) => h) : [head];
+  return Array.from({length}, (_, i) => heads.reduce(
+    (sum, h) => sum + attention[(layer * num_heads + h) * length + i], 0) / heads.length);
+}
+
+/** Picture, candidates and attention of one course, side by side. */
+class View {
+  constructor(settings) {
+    const g = settings.grid_size, cells = Array.from({length: g * g}, (_, i) => i);
+    const box = (i, more) => svg('rect', {x: i % g, y: Math.floor(i / g), width: 1, height: 1,
+      ...more});
+    Object.assign(this, {settings, canvas: html('canvas')});
+    this.covers = cells.map(i => box(i, {fill: 'var(--rar-cell)'}));
+    this.holes = cells.map(i => box(i, {fill: 'none', stroke: 'var(--rar-known)',
+      'stroke-width': 0.06, 'stroke-dasharray': '.16 .12'}));
+    this.next = box(0, {fill: 'none', stroke: 'var(--rar-next)', 'stroke-width': 0.12});
+    this.cursor = box(0, {fill: 'none', stroke: 'var(--rar-known)', 'stroke-width': 0.16,
+      visibility: 'hidden'});
+    this.overlay = svg('svg', {viewBox: `0 0 ${g} ${g}`, 'aria-hidden': 'true'},
+      ...this.covers, ...this.holes, this.next, this.cursor);
+    this.picture = html('div', {class: 'rar-picture', role: 'img'}, this.canvas,
+      this.overlay);
+    this.looks = cells.map(i => box(i, {fill: 'var(--rar-cell)', stroke: 'var(--rar-paper)',
+      'stroke-width': 0.04}));
+    this.asking = box(0, {fill: 'none', stroke: 'var(--rar-next)', 'stroke-width': 0.1});
+    this.starts = [0, 1].map(i => svg('rect', {x: g + .35, y: i * .42 * g, width: 1, height: 1,
+      fill: 'none', stroke: 'var(--rar-line)', 'stroke-width': 0.04}));
+    this.names = [0, 1, 2, 3].map(i => svg('text', {x: g + .85, 'font-size': 0.42,
+      y: (i >> 1) * .42 * g + [1.45, 1.95][i % 2], 'text-anchor': 'middle'}));
+    this.attention = svg('svg', {class: 'rar-attention', role: 'img', 'aria-label': 'attention',
+      viewBox: `-.06 -.06 ${g + 1.6} ${g + .12}`}, ...this.looks, this.asking, ...this.starts,
+      ...this.names);
+    this.rows = Array.from({length: CANDIDATES}, () => {
+      const row = {id: html('span', {class: 'rar-faint'}), patch: html('canvas'), bar: html('i'),
+        text: html('span')};
+      row.line = html('span', {class: 'rar-bar'}, row.bar, row.text);
+      return row;
+    });
+    this.list = html('div', {class: 'rar-candidates'}, ...this.rows.flatMap(
+      ({id, patch, line}) => [id, patch, line]));
+    this.facts = html('p', {class: 'rar-faint'});
+    this.titles = Array.from({length: 3}, () => html('p', {class: 'rar-title'}));
+    const column = (i, ...children) => html('div', {}, this.titles[i], ...children);
+    this.element = html('div', {class: 'rar-views'}, column(0, this.picture),
+      column(1, this.list, this.facts), column(2, this.attention));
+  }
+
+  draw(course, wanted, {layer, head, hole}) {
+    const {settings, titles} = this, {order, first} = course.request;
+    const length = order.length, there = course.steps.length;
+    const known = Math.max(Math.min(wanted, there), Math.min(first, there));
+    this.element.dataset.known = known;
+    this.element.dataset.tokens = course.tokens(known).join(' ');
+    const pixels = course.decoded('picture', known);
+    this.element.dataset.pictured = pixels ? known : '';
+    if (pixels) {  // else the picture before this one stays a moment longer
+      paint(this.canvas, pixels, settings.image);
+      course.tokens(known).forEach((token, i) => set(this.covers[i], {
+        visibility: token < 0 ? 'visible' : 'hidden'}));
+    }
+    this.holes.forEach((mark, i) => set(mark, {visibility: hole.has(i) ? 'visible' : 'hidden'}));
+    set(titles[0], {text: `${course.name}: ${known} of ${length} tokens`});
+    set(this.picture, {'aria-label': `picture of ${known} of ${length} tokens`});
+    this.frameNext(known < length ? order[known] : -1);
+    const now = Math.min(known, there - 1), live = there < length && known === there;
+    if (now < 0) return;
+    this.drawCandidates(course, now, now < known, live);
+    this.drawAttention(course, now, attentionOf(course.steps[now], settings, layer, head));
+  }
+
+  frameNext(cell) {
+    const g = this.settings.grid_size;
+    const place = {x: cell % g, y: Math.floor(cell / g)};
+    const visibility = cell < 0 ? 'hidden' : 'visible';
+    for (const mark of [this.next, this.asking]) set(mark, {...place, visibility});
+  }
+
+  drawCandidates(course, k, isLast, live) {
+    const {grid_size, image} = this.settings, step = course.steps[k], ids = course.candidates(k);
+    const patches = live ? null : course.decoded('patches', k);  // else sampling would wait
+    set(this.titles[1], {text: isLast ? 'the last token' : 'the next token'});
+    set(this.facts, {text: `entropy ${entropy(step.probabilities).toFixed(2)} nats, `
+      + `weight of guidance ${step.weight.toFixed(2)}`});
+    const corner = [step.cell % grid_size, Math.floor(step.cell / grid_size)];
+    const box = [...corner.map(at => at * image.stride), image.stride];
+    this.rows.forEach((row, i) => {
+      const p = step.probabilities[ids[i]], chosen = ids[i] === step.token;
+      set(row.id, {text: ids[i]});
+      set(row.bar, {style: `width: ${(55 * p).toFixed(1)}%`});
+      set(row.line, {class: chosen ? 'rar-bar rar-chosen' : 'rar-bar'});
+      const how = step.given ? 'known' : 'sampled';
+      set(row.text, {text: percent(p) + (chosen ? `, ${how}` : '')});
+      set(row.patch, {style: patches ? null : 'visibility: hidden'});
+      if (patches) paint(row.patch, patches, image, i, box);
+    });
+  }
+
+  drawAttention(course, k, weights) {
+    const {order} = course.request, most = Math.max(...weights);
+    const at = new Map(order.slice(0, k).map((cell, i) => [cell, weights[i + 2]]));
+    const shade = w => ({fill: 'var(--rar-model)',
+      'fill-opacity': Math.max(.04, w / most).toFixed(3)});
+    this.looks.forEach((cell, i) => set(cell, at.has(i) ? shade(at.get(i))
+      : {fill: 'var(--rar-cell)', 'fill-opacity': 1}));
+    this.starts.forEach((start, i) => set(start, shade(weights[i])));
+    const texts = ['cls', percent(weights[0]), 'class', percent(weights[1])];
+    this.names.forEach((text, i) => set(text, {text: texts[i]}));
+    const rest = 1 - weights[0] - weights[1];
+    set(this.titles[2], {text: `attention: ${percent(rest)} to tokens`});
+    set(this.attention, {'aria-label': `attention: cls ${percent(weights[0])}, class `
+      + `${percent(weights[1])}, tokens so far ${percent(rest)}`});
+  }
+}
+
+/* ---- the panel --------------------------------------------------------------------------- */
+
+const SAMPLED = ['label', 'guidance_scale', 'guidance_power', 'temperature', 'seed', 'generator',
+  'compare', 'hole', 'base'];  // traits that decide what is sampled
+
+/** Buttons for a few classes, a field for many. */
+function labelControl(model, count) {
+  if (count > 20) {
+    const input = html('input', {type: 'number', min: 0, max: count - 1, onchange: () => {
+      change(model, {label: Math.min(count - 1, Math.max(0, Math.round(input.value)))});
+    }});
+    return {element: html('label', {}, 'class', input), show: () => {
+      input.value = model.get('label');
+    }};
+  }
+  const buttons = Array.from({length: count}, (_, label) => button(
+    String(label), () => change(model, {label}), {'aria-label': `class ${label}`}));
+  const element = html('div', {class: 'rar-row rar-labels', role: 'group', 'aria-label': 'class'},
+    html('span', {text: 'class'}), ...buttons);
+  return {element, show: () => buttons.forEach((one, label) => set(
+    one, {'aria-pressed': String(label === model.get('label'))}))};
+}
+
+/** All controls of what is sampled, and `show`, which sets them to the state. */
+function samplingControls(model, settings) {
+  const names = Object.keys(settings.models);
+  const label = labelControl(model, settings.num_classes);
+  const real = (name, trait, min, max, step) => {
+    const one = slider(name, {min, max, step, oninput: value => change(model, {[trait]: value})});
+    return {...one, refresh: () => one.show({value: model.get(trait),
+      text: model.get(trait).toFixed(2)})};
+  };
+  const most = Math.max(8, settings.sample.guidance_scale);
+  const sliders = [real('guidance scale', 'guidance_scale', 0, most, .25),
+    real('power', 'guidance_power', .25, 4, .25), real('temperature', 'temperature', .1, 2, .05)];
+  const seed = html('input', {type: 'number', min: 0, max: 2 ** 32 - 1, onchange: () => {
+    change(model, {seed: Math.min(2 ** 32 - 1, Math.max(0, Math.round(seed.value)))});
+  }});
+  const more = button('other noise', () => change(model, {
+    seed: (model.get('seed') + 1) % 2 ** 32}));
+  const generator = choice('model', names, value => change(model, {generator: value}));
+  const others = [['', 'none'], ...names.map(name => [name, name])];
+  const compare = choice('compare with', others, value => change(model, {compare: value}));
+  const choices = names.length > 1 ? [generator.element, compare.element] : [];
+  const element = html('div', {}, label.element,
+    html('div', {class: 'rar-row'}, ...sliders.map(one => one.element)),
+    html('div', {class: 'rar-row'}, html('label', {}, 'seed', seed), more, ...choices));
+  return {element, show() {
+    label.show();
+    for (const one of sliders) one.refresh();
+    seed.value = model.get('seed');
+    generator.show(model.get('generator'));
+    compare.show(model.get('compare'));
+  }};
+}
+
+/** Steps: play, one back, one forth, a slider, and how unsure the model was at each of them. */
+function stepControls(model, length) {
+  const now = () => Math.min(model.get('step'), length);
+  const go = step => change(model, {step: Math.min(length, Math.max(0, step))});
+  const play = player('the steps', {
+    start: () => {
+      if (now() === length) go(0);
+    },
+    tick: () => {
+      go(now() + 1);
+      return now() < length;
+    },
+    interval: () => 120,
+  });
+  const steps = slider('step', {max: length, oninput: step => {
+    play.stop();
+    go(step);
+  }});
+  const buttons = [['◀', -1, 'one step back'], ['▶', 1, 'one step forth']].map(
+    ([text, by, name]) => button(text, () => {
+      play.stop();
+      go(now() + by);
+    }, {'aria-label': name}));
+  const area = svg('polygon', {fill: 'var(--rar-model)', 'fill-opacity': .45});
+  const mark = svg('rect', {y: 0, width: 1, height: 1, fill: 'var(--rar-next)'});
+  const strip = svg('svg', {class: 'rar-course', viewBox: `0 0 ${length} 1`, role: 'img',
+    preserveAspectRatio: 'none', 'aria-label': 'entropy of the prediction at each step'},
+  area, mark);
+  const element = html('div', {}, html('div', {class: 'rar-row'}, play.element, ...buttons,
+    steps.element), html('p', {class: 'rar-faint', text: 'how unsure the model is at each step'}),
+    strip);
+  function show(course, known, highest) {
+    steps.show({min: course.request.first, value: known, spoken: `${known} of ${length} tokens`});
+    const heights = course.steps.map(step => 1 - entropy(step.probabilities) / highest);
+    const points = heights.flatMap((y, k) => [`${k},${y.toFixed(3)}`, `${k + 1},${y.toFixed(3)}`]);
+    set(area, {points: [`0,1`, ...points, `${heights.length},1`].join(' ')});
+    set(mark, {x: Math.min(known, length - 1), 'fill-opacity': .8});
+  }
+  return {element, show, stop: play.stop};
+}
+
+/** A hole that is cut with mouse, finger or keys; `base` gives the tokens around it. */
+function cutHoles(model, view, grid, base, speak) {
+  let cursor = Math.floor(grid * grid / 2), adding = true;
+  const inside = cell => model.get('hole').includes(cell);
+  function cut(cell) {
+    const tokens = model.get('base').length ? model.get('base') : base();
+    if (!tokens || inside(cell) === adding) return;
+    const hole = adding ? [...model.get('hole'), cell]
+      : model.get('hole').filter(other => other !== cell);
+    change(model, {base: hole.length ? tokens : [], hole, step: grid * grid});
+  }
+  function move(rows, columns) {
+    const [row, column] = [Math.floor(cursor / grid) + rows, cursor % grid + columns];
+    if (row < 0 || row >= grid || column < 0 || column >= grid) return;
+    cursor = row * grid + column;
+    set(view.cursor, {x: column, y: row});
+    speak(`row ${row + 1}, column ${column + 1}${inside(cursor) ? ', in the hole' : ''}`);
+  }
+  set(view.picture, {tabindex: 0, role: 'application', class: 'rar-picture rar-drawn',
+    'data-lm-suppress-shortcuts': 'true'});
+  draggable(view.picture, (x, y, first) => {
+    const [column, row] = [x, y].map(share => Math.floor(share * grid));
+    if (row < 0 || row >= grid || column < 0 || column >= grid) return;
+    if (first) adding = !inside(row * grid + column);
+    cut(row * grid + column);
+  });
+  keys(view.picture, {ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0),
+    ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1), ' ': () => {
+      adding = !inside(cursor);
+      cut(cursor);
+    }});
+  view.picture.addEventListener('focus', () => {
+    set(view.cursor, {visibility: view.picture.matches(':focus-visible') ? 'visible' : 'hidden'});
+    move(0, 0);
+  });
+  view.picture.addEventListener('blur', () => set(view.cursor, {visibility: 'hidden'}));
+}
+
+/** Call `start` once an element is seen; returns the function that ends this. */
+function whenSeen(element, start) {
+  const watcher = new IntersectionObserver(entries => {
+    if (!entries.some(entry => entry.isIntersecting)) return;
+    watcher.disconnect();
+    start();
+  });
+  watcher.observe(element);
+  return () => watcher.disconnect();
+}
+
+/** The folder of the exported files: as the state says, or beside this module. */
+const folderOf = model => model.get('folder') || new URL('browser_model', import.meta.url).href;
+
+async function render({model, el}) {
+  const root = frame(el, 'a model that samples an image', STYLE);
+  const status = html('p', {class: 'rar-faint', role: 'status', text: 'Loading the model …'});
+  root.append(status);
+  try {
+    const engine = model.send ? openKernel(model) : await openFolder(folderOf(model));
+    return new Panel(model, root, status, engine).end;
+  } catch (problem) {
+    status.textContent = `The model can't be loaded: ${problem.message}`;
+  }
+}
+
+class Panel {
+  constructor(model, root, status, engine) {
+    const {settings} = engine, {num_tokens, grid_size, num_layers, num_heads} = settings;
+    Object.assign(this, {model, status, engine, settings, courses: []});
+    this.draw = this.draw.bind(this);
+    this.controls = samplingControls(model, settings);
+    this.steps = stepControls(model, num_tokens);
+    this.views = [0, 1].map(() => new View(settings));
+    const {element: voice, say} = speaker();
+    cutHoles(model, this.views[0], grid_size, () => this.finished(), say);
+    const range = (count, text) => Array.from({length: count}, (_, i) => [i, `${text} ${i}`]);
+    this.layer = choice('attention of', range(num_layers, 'layer'),
+      layer => change(model, {layer}));
+    this.head = choice('', [[-1, 'mean of all heads'], ...range(num_heads, 'head')],
+      head => change(model, {head}));
+    set(this.head.select, {'aria-label': 'head'});
+    this.clear = button('close the hole', () => change(model, {hole: [], base: []}));
+    this.hint = html('p', {class: 'rar-faint'});
+    const row = html('div', {class: 'rar-row'}, this.layer.element, this.head.element, this.clear);
+    root.append(this.controls.element, this.steps.element,
+      ...this.views.map(view => view.element), this.hint, row, voice);
+    const ends = [follow(model, SAMPLED, () => this.sample()),
+      follow(model, ['step', 'layer', 'head'], this.draw), whenSeen(root, () => this.sample())];
+    this.end = () => {
+      for (const end of ends) end();
+      for (const course of this.courses) course.stopped = true;
+      this.steps.stop();
+      engine.close?.();
+    };
+    this.controls.show();
+    set(this.views[1].element, {hidden: true});
+  }
+
+  /** Sample anew. */
+  async sample() {
+    const {model, engine, settings} = this;
+    for (const course of this.courses) course.stopped = true;
+    const request = requestOf(model, settings);
+    const names = [model.get('generator'), model.get('compare')].filter(name => name);
+    const courses = names.map(
+      name => new Course(engine, settings, name, request, this.draw));
+    this.courses = courses;
+    this.controls.show();
+    try {
+      for (const course of courses) await course.run();
+    } catch (problem) {
+      courses[0].problem = problem;
+      this.draw();
+      throw problem;
+    }
+    if (courses !== this.courses) return;
+    change(model, {tokens: courses[0].tokens(settings.num_tokens)});
+    this.draw();
+    if (engine.isFast) for (const course of courses) await course.decodeAhead();
+  }
+
+  /** Tokens of the whole first image; null while it is being sampled. */
+  finished() {
+    const [course] = this.courses, length = this.settings.num_tokens;
+    return course?.steps.length === length ? course.tokens(length) : null;
+  }
+
+  draw() {
+    const {model, settings, courses, views} = this, [first] = courses;
+    if (!first) return;
+    const hole = new Set(model.get('hole')), wanted = model.get('step');
+    const show = {layer: model.get('layer'), head: model.get('head'), hole};
+    courses.forEach((course, i) => views[i].draw(course, wanted, show));
+    set(views[1].element, {hidden: courses.length < 2});
+    const problem = courses.map(course => course.problem).find(one => one);
+    set(this.status, {hidden: first.steps.length > 0 && !problem, ...problem && {
+      text: `The model can't go on: ${problem.message}`}});
+    this.steps.show(first, Number(views[0].element.dataset.known),
+      Math.log(settings.codebook_size));
+    this.layer.show(show.layer);
+    this.head.show(show.head);
+    set(this.clear, {disabled: !hole.size});
+    set(this.hint, {text: hole.size
+      ? `Known tokens are read first, then ${hole.size} cells are filled, from the rim inwards.`
+      : 'Drag over the picture to cut a hole into it; or focus it, and use arrow keys and space.'});
+  }
+}
+
+export default {render};

@@ -1,0 +1,117 @@
+/**
+ * Two engines that run a model for `browser_model.js`: a page's own, and the kernel of JupyterLab.
+ *
+ * An engine is `{settings, sequence, decode, isFast}`. `sequence(name)` gives a function that reads
+ * one entry after the other (see `entryAt` of `sampling.js`) and promises `{logits, attention}`;
+ * `decode(rows of tokens)` promises the pixels of all images, one after the other. A fast one is
+ * asked ahead for pictures that may be looked at later.
+ */
+
+const opened = new Map();  // address of a folder: promise of the engine that is there
+
+/** The engine of a page without a kernel: ONNX Runtime Web and the files in a folder. */
+export function openFolder(folder) {
+  const base = new URL(folder.endsWith('/') ? folder : `${folder}/`, document.baseURI);
+  if (!opened.has(base.href)) opened.set(base.href, startFolder(base));
+  return opened.get(base.href);
+}
+
+async function fetched(url, kind) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`${url} is not there (${answer.status})`);
+  return answer[kind]();
+}
+
+async function startFolder(base) {
+  const settings = await fetched(new URL('settings.json', base), 'json');
+  const loaded = new Map();
+  let runtime = null, last = Promise.resolve();
+
+  async function start() {
+    const ort = await import(new URL('ort.wasm.min.mjs', base).href);
+    ort.env.wasm.wasmPaths = base.href;
+    // Threads share memory, which a browser allows only on pages that are isolated from others.
+    ort.env.wasm.numThreads = globalThis.crossOriginIsolated
+      ? Math.min(4, navigator.hardwareConcurrency) : 1;
+    return ort;
+  }
+
+  async function load(file) {
+    runtime ??= start();
+    const ort = await runtime;
+    const bytes = new Uint8Array(await fetched(new URL(file, base), 'arrayBuffer'));
+    return ort.InferenceSession.create(bytes, {executionProviders: ['wasm']});
+  }
+
+  /** A session, started when it is asked for the first time. */
+  function session(file) {
+    if (!loaded.has(file)) loaded.set(file, load(file));
+    return loaded.get(file);
+  }
+
+  /** Run a graph, once all earlier runs are over: the runtime refuses two at a time. */
+  function run(graph, inputs) {
+    const result = last.then(() => graph.run(inputs));
+    last = result.catch(() => null);
+    return result;
+  }
+
+  /** A function that reads one entry after the other, and remembers keys and values. */
+  function sequence(name) {
+    const {num_layers, num_heads, head_dim, models} = settings;
+    let keys = null, values = null;
+    return async ids => {
+      const [graph, {Tensor}] = [await session(models[name]), await runtime];
+      const shape = [num_layers, 2, num_heads, 0, head_dim];
+      keys ??= new Tensor('float32', new Float32Array(0), shape);
+      values ??= new Tensor('float32', new Float32Array(0), shape);
+      const inputs = Object.entries(ids).map(
+        ([input, list]) => [input, new Tensor('int32', Int32Array.from(list), [list.length])]);
+      const results = await run(graph, {...Object.fromEntries(inputs), keys, values});
+      keys = results.new_keys;
+      values = results.new_values;
+      return {logits: results.logits.data, attention: results.attention.data};
+    };
+  }
+
+  /** Pixels of images, one after the other. */
+  async function decode(rows) {
+    const [graph, {Tensor}] = [await session(settings.decoder), await runtime];
+    const tokens = new Tensor('int32', Int32Array.from(rows.flat()), [rows.length, rows[0].length]);
+    return (await run(graph, {tokens})).images.data;
+  }
+
+  return {settings, sequence, decode, isFast: true};
+}
+
+/** The engine of JupyterLab: questions to the kernel, and its answers. */
+export function openKernel(model) {
+  const waiting = new Map();
+  let asked = 0, sequences = 0;
+  function hear(content, buffers) {
+    const {resolve, reject} = waiting.get(content.number) ?? {};
+    waiting.delete(content.number);
+    if (content.problem) reject?.(new Error(content.problem));
+    else resolve?.(buffers.map(b => new Float32Array(
+      b.buffer.slice(b.byteOffset, b.byteOffset + b.byteLength))));
+  }
+  function ask(request) {
+    return new Promise((resolve, reject) => {
+      waiting.set(++asked, {resolve, reject});
+      model.send({...request, number: asked});
+    });
+  }
+  model.on('msg:custom', hear);
+  return {
+    settings: model.get('settings'),
+    sequence(generator) {
+      const sequence = ++sequences;
+      return async ids => {
+        const [logits, attention] = await ask({kind: 'step', generator, sequence, ...ids});
+        return {logits, attention};
+      };
+    },
+    decode: async tokens => (await ask({kind: 'decode', tokens}))[0],
+    close: () => model.off('msg:custom', hear),
+  };
+}

@@ -1,0 +1,248 @@
+"""The website in headless Chromium: nothing from other hosts, no fault that axe-core finds, by
+keyboard, in the dark, and on a narrow screen.
+
+The site has the panels' notebooks and a few others, so that it is built soon.
+"""
+
+import functools
+import http.server
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from PIL import Image
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from tests.browser.page import ROOT, SCREENSHOTS
+from tests.site.build import NPM
+from tests.tools.reading_order import ORDER
+
+PANELS = [name for name in ORDER if re.match(r"1[0-47]_|explore", name)]
+NAMES = ["02_orders", "04_transformer", *PANELS, "53_study"]
+OTHERS = ["index", "paper", "results/index", "api/rar_nb.transformer"]
+PAGES = [*OTHERS, *NAMES]
+KEPT = ROOT / "results" / "site"  # receives pictures of these pages
+SHOWN = ["index", "02_orders", "10_scan_orders", "17_browser_model", "53_study"]
+SHOWN += ["api/rar_nb.transformer"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    if not (NPM / "axe-core").is_dir():
+        pytest.skip("no axe-core and no MathJax in build/npm: `make site` gets them from npm")
+    folder = tmp_path_factory.mktemp("site") / "site"
+    command = [sys.executable, "-m", "tests.site.build", str(folder), "--only", ",".join(NAMES)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def reader(driver, site):
+    """Opens pages of the site, and remembers all that Chromium asks for and complains about."""
+    return Reader(driver, site)
+
+
+class Reader:
+    def __init__(self, driver, site):
+        self.driver, self.site = driver, site
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.get_log("browser")
+
+    def run(self, script, *args):
+        return self.driver.execute_script(script, *args)
+
+    def open(self, page, width=1300, height=900, dark=False):
+        feature = dict(name="prefers-color-scheme", value="dark" if dark else "light")
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[feature]))
+        screen = dict(width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        self.driver.get(f"{self.site}/{page}.html")
+        self.wait("return document.readyState == 'complete' && !!document.querySelector('h1')")
+        self.wait("return !window.MathJax || !!document.querySelector('mjx-container')")
+        self.wait("return !document.querySelector('.rar-live > img, .rar-live:empty')")
+
+    def wait(self, condition, seconds=30):
+        end = time.monotonic() + seconds
+        while not (result := self.run(condition)):
+            assert time.monotonic() < end, f"never came true: {condition}"
+            time.sleep(0.05)
+        return result
+
+    def press(self, *keys):
+        for key in keys:
+            self.driver.switch_to.active_element.send_keys(key)
+
+    def faults(self, rules=None):
+        """What axe-core finds serious or critical: rule, and the element."""
+        self.wait("return !document.getAnimations().some(a => a instanceof CSSTransition)")
+        self.run((NPM / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+        found = self.driver.execute_async_script(
+            "const [options, done] = arguments;"
+            "axe.run(document, options).then(r => done(r.violations))",
+            dict(resultTypes=["violations"], **(dict(runOnly=rules) if rules else {})),
+        )
+        return [
+            (fault["id"], node["html"][:200])
+            for fault in found
+            if fault["impact"] in ("serious", "critical")
+            for node in fault["nodes"]
+        ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_serious_fault_and_no_stranger(reader, page):
+    """In light and dark; the whole page comes from the site, and nothing goes wrong in it."""
+    for dark in (False, True):
+        reader.open(page, dark=dark)
+        assert reader.faults(["color-contrast"] if dark else None) == []
+        loaded = reader.run("return performance.getEntriesByType('resource').map(r => r.name)")
+        assert [url for url in loaded if not url.startswith((reader.site, "data:", "blob:"))] == []
+        errors = [e for e in reader.driver.get_log("browser") if e["level"] == "SEVERE"]
+        assert [e["message"] for e in errors if "favicon.ico" not in e["message"]] == []
+        if SCREENSHOTS and page in SHOWN:
+            keep(reader, f"{page.replace('/', '_')}{'_dark' if dark else ''}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_narrow(reader, page):
+    """At 380 px what is wide scrolls by itself, not the page."""
+    reader.open(page, width=380, height=800)
+    assert reader.run("return document.documentElement.scrollWidth") <= 380
+    if SCREENSHOTS and page in SHOWN:
+        keep(reader, f"{page.replace('/', '_')}_narrow")
+
+
+def test_mathematics(reader):
+    reader.open("04_transformer")
+    formulas = reader.run("return document.querySelectorAll('.math mjx-container svg').length")
+    assert formulas >= 20
+    assert not reader.run("return document.querySelector('mjx-merror, [data-mjx-error]')")
+
+
+def test_keyboard(reader):
+    """The first stop skips to the text; the next and the previous chapter are in reach."""
+    reader.open("04_transformer")
+    reader.press(Keys.TAB)
+    reader.wait(
+        "const e = document.activeElement, box = e.getBoundingClientRect();"
+        "return /skip to/i.test(e.textContent) && box.top >= 0 && box.height > 10"
+    )
+    reader.press(Keys.ENTER)
+    assert reader.driver.current_url.endswith("#main-content")
+    stops = []
+    for _ in range(400):
+        reader.press(Keys.TAB)
+        focused = reader.run(
+            "const e = document.activeElement, s = getComputedStyle(e);"
+            "return [e.className, s.outlineStyle, s.boxShadow]"
+        )
+        stops.append(focused)
+        if "right-next" in focused[0]:
+            break
+    assert "right-next" in stops[-1][0], "the next chapter can't be reached"
+    unseen = [s for s in stops if s[1] == "none" and s[2] == "none"]
+    assert unseen == [], "a stop of the keyboard that one can't see"
+    reader.press(Keys.ENTER)
+    reader.wait("return location.pathname.endsWith('/10_scan_orders.html')")
+
+
+def test_light_and_dark(reader):
+    """As the system is, until the button is pressed; the choice stays."""
+    background = "return getComputedStyle(document.body).backgroundColor"
+    reader.open("02_orders")
+    light = reader.run(background)
+    reader.open("02_orders", dark=True)
+    dark = reader.run(background)
+    assert brightness(light) > 200 and brightness(dark) < 60
+    reader.open("02_orders")
+    button = reader.driver.find_element(By.CSS_SELECTOR, ".theme-switch-button")
+    button.send_keys(Keys.ENTER)
+    choice = reader.driver.find_element(By.CSS_SELECTOR, ".theme-change-button[data-mode=dark]")
+    choice.send_keys(Keys.ENTER)
+    reader.wait(f"{background} == '{dark}'")
+    reader.open("10_scan_orders")
+    assert reader.run(background) == dark
+    panel = reader.run("return getComputedStyle(document.querySelector('.rar-app')).color")
+    assert brightness(panel) > 150  # its letters
+    reader.run("localStorage.clear()")
+
+
+def test_less_motion(reader):
+    """The moving picture of the first page stands still for those who have asked for that."""
+    reader.open("index")
+    shown = "return document.querySelector('article picture img').currentSrc"
+    assert reader.run(shown).endswith("rar.gif")
+    still = dict(name="prefers-reduced-motion", value="reduce")
+    reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[still]))
+    reader.wait(f"return (() => {{{shown}}})().endsWith('.still.png')")
+
+
+def test_search(reader):
+    """Finds a notebook by a word in it, and a function by its name, without a server."""
+    reader.open("search")
+    reader.driver.get(f"{reader.site}/search.html?q=sample_orders")
+    found = "return [...document.querySelectorAll('#search-results a')].map(a => a.href)"
+    links = reader.wait(f"const links = (() => {{{found}}})(); return links.length && links")
+    assert any("api/rar_nb.orders.html#rar_nb.orders.sample_orders" in link for link in links)
+    reader.driver.get(f"{reader.site}/search.html?q=regularisation")
+    reader.wait(f"return (() => {{{found}}})().some(a => a.includes('53_study'))")
+
+
+@pytest.mark.parametrize("name", ["10_scan_orders", "11_annealing"])
+def test_a_panel_lives(reader, name):
+    """A key on its slider changes what it shows."""
+    reader.open(name)
+    slider = reader.driver.find_element(By.CSS_SELECTOR, ".rar-live input[type=range]")
+    shown = "return document.querySelector('.rar-live').innerHTML"
+    before = reader.run(shown)
+    slider.send_keys(Keys.ARROW_RIGHT)
+    reader.wait(f"return (() => {{{shown}}})() != {json.dumps(before)}")
+
+
+def test_panels_in_the_gallery(reader):
+    """Where a panel can run, the page of all panels has it in the place of its picture."""
+    reader.open("explore")
+    live = reader.run(
+        "return [...document.querySelectorAll('.rar-live')].map(d => d.dataset.panel)"
+    )
+    assert {"scan_orders", "annealing"} <= set(live)
+
+
+def test_without_scripts(reader):
+    """The saved picture and the text are there for browsers that run nothing."""
+    reader.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", dict(value=True))
+    try:
+        reader.driver.get(f"{reader.site}/10_scan_orders.html")
+        picture = reader.driver.find_element(By.CSS_SELECTOR, ".rar-live img")
+        assert picture.is_displayed() and picture.size["width"] > 300
+        assert len(picture.get_attribute("alt")) > 10
+    finally:
+        reader.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", dict(value=False))
+
+
+def brightness(colour: str) -> float:
+    red, green, blue = map(float, re.findall(r"[\d.]+", colour)[:3])
+    return (red + green + blue) / 3
+
+
+def keep(reader, name):
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with Image.open(io.BytesIO(reader.driver.get_screenshot_as_png())) as picture:
+        few = picture.convert("RGB").quantize(96, dither=Image.Dither.NONE)
+    few.save(KEPT / f"{name}.png", optimize=True)

@@ -1,0 +1,367 @@
+"""Builds the website: `python -m tests.site.build build/site`, which `make site` calls.
+
+Pages are first written in the form that Sphinx reads, into `<folder>.source`, then Sphinx makes the
+site of them, and last every link of the site is followed. Any warning of Sphinx and any link that
+leads nowhere is an error.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import time
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from tests.site.links import broken_links
+from tests.site.notebooks import Stage
+from tests.site.reference import Entry, escaped, every_entry, module_page, read_library
+from tests.site.text import relative, repository_path, rewrite
+from tests.tools.reading_order import ORDER, title
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+NPM = ROOT / "build" / "npm" / "node_modules"
+CHAPTERS = [name for name in ORDER if re.match(r"0[1-7]_", name)]
+TEXTS = {  # files of the repository that are pages, in the order of the navigation: their titles
+    "results/README.md": "How results are stored",
+    "results/speed/summary.md": "Speed: the numbers",
+    "results/reliability/README.md": "Broken on purpose",
+    "results/gpu/README.md": "What a GPU does",
+    "results/cifar10_rar/report.md": "A run on photographs",
+    "data/README.md": "The bundled data",
+    "CONTRIBUTING.md": "Contributing",
+    "SECURITY.md": "Security",
+    "CHANGELOG.md": "Changes",
+}
+MENDED = {  # a name that a screen reader reads must hold the words that one sees
+    '<summary aria-label="Toggle hidden content">': "<summary>",
+    'pst-js-only" title="Search" aria-label="Search"': 'pst-js-only" title="Search"',
+    '<summary><span class="toctree-toggle"': '<summary aria-label="Its pages">'
+    '<span class="toctree-toggle"',
+}
+MOVING = re.compile(r'<img [^>]*src="([^"]+)\.gif"[^>]*>')
+STANDING = (  # for those who have asked their system for less motion
+    r'<picture><source media="(prefers-reduced-motion: reduce)" srcset="\1.still.png">'
+    r"\g<0></picture>"
+)
+WAYS_IN = {  # from the first page, under its picture
+    "00_tour.ipynb": "Start the tour",
+    "10_scan_orders.ipynb": "Move something",
+    "17_browser_model.ipynb": "Sample a digit here",
+    "paper.md": "From the paper to the code",
+    "results/index.md": "Results",
+}
+COPIED = (".png", ".gif", ".jpg", ".json", ".jsonl", ".py")  # files that a page may link to
+PLACES = re.compile(  # but not those of other papers, "equation 3 of …"
+    r"(?:supplement, )?(?:(?:equation|section) \d(?:\.\d)?|(?:Figure|Table|Algorithm) \d+)(?! of\b)"
+)
+
+
+class Site:
+    """The source of the site: what is on it, and how pages name each other."""
+
+    def __init__(self, source: Path, names: list[str], npm: Path):
+        self.source, self.names, self.npm = source, names, npm
+        self.static = source / "_static"
+        self.modules = [m for m in read_library(ROOT / "rar_nb") if m.notebook in names]
+        self.entries = every_entry(self.modules)
+        self.pages = {f"nbs/{name}.ipynb": f"{name}.ipynb" for name in names}
+        self.pages |= {path: path for path in TEXTS} | {"README.md": "index.md"}
+        self.pages["nbs/index.ipynb"] = "index.md"
+        self.on_site = {*self.pages.values(), "paper.md", "results/index.md"}
+        self.full = {e.full_name: e for e in self.entries}
+        self.short: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            self.short.setdefault(entry.name, []).append(entry)
+
+    # Links
+
+    def link(self, words: str, target: str, picture: bool, folder: str, page: str) -> str:
+        """A link of a file in `folder` of the repository, as it stands on `page` of the site."""
+        mark = "!" if picture else ""
+        if re.match(r"[a-z]+:", target) or target.startswith("#"):
+            return f"{mark}[{words}]({target})"
+        path, anchor = repository_path(target, folder)
+        anchor = f"#{anchor}" if anchor else ""
+        if path in self.pages:
+            return f"{mark}[{words}]({relative(self.pages[path], page)}{anchor})"
+        file = ROOT / path
+        if file.is_file() and file.suffix in COPIED:
+            self.put(path, file.read_bytes())
+            return f"{mark}[{words}]({relative(path, page)})"
+        return words if f"`{path}`" == words else f"{words} (`{path}`)"
+
+    def code(self, inside: str, module: str) -> str:
+        """Code in a line: a name of the library leads to the API."""
+        name = inside.removesuffix("()")
+        full = name if name in self.full else f"rar_nb.{name}"
+        if full in self.full:
+            return f"{{py:obj}}`{inside} <{full}>`"
+        candidates = self.short.get(name, [])
+        own = [e for e in candidates if e.module == module]
+        telling = "_" in name.strip("_") or re.search(r"[A-Z].*[a-z]|[a-z].*[A-Z]", name)
+        if own or len(candidates) == 1 and telling:
+            return f"{{py:obj}}`{inside} <{(own or candidates)[0].full_name}>`"
+        if name in {m.name for m in self.modules}:
+            return f"{{py:mod}}`{inside} <{name}>`"
+        return f"`{inside}`"
+
+    def words(self, text: str, folder: str, page: str, module: str = "") -> str:
+        return rewrite(
+            text,
+            lambda words, target, picture: self.link(words, target, picture, folder, page),
+            lambda inside: self.code(inside, module),
+        )
+
+    # Files
+
+    def put(self, path: str, content: bytes | str):
+        """Write a file of the source, unless it is there already: Sphinx reads what is new."""
+        file = self.source / path
+        content = content.encode() if isinstance(content, str) else content
+        if not file.exists() or file.read_bytes() != content:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+
+    def copy(self, folder: Path, to: str, *patterns: str):
+        for pattern in patterns:
+            for file in sorted(folder.glob(pattern)):
+                self.put(f"{to}/{file.relative_to(folder)}", file.read_bytes())
+
+    # Pages
+
+    def write_notebooks(self) -> set[str]:
+        """All notebooks but the index; those with panels that run in the page."""
+        cells: dict = {}
+        for e in self.entries:
+            if e.kind not in ("method", "property"):
+                cells.setdefault((e.notebook, e.cell), []).append((e.name, e.full_name))
+        owners = {m.notebook: m.name for m in self.modules}
+        stage = Stage(
+            cells,
+            lambda text, name: self.words(text, "nbs", f"{name}.ipynb", owners.get(name, "")),
+            self.static,
+            set(CHAPTERS),
+            {file.stem for file in (ROOT / "rar_nb/play/js").glob("*.js")},
+        )
+        for name in self.names:
+            notebook = stage.notebook(ROOT / "nbs" / f"{name}.ipynb")
+            self.put(f"{name}.ipynb", json.dumps(notebook, indent=1, ensure_ascii=False))
+        self.live_panels = stage.live_panels
+        return stage.live
+
+    def write_reference(self):
+        for module in self.modules:
+            page = f"api/{module.name}.md"
+
+            def names(text, module=module, page=page):
+                return self.words(text, "nbs", page, module.name)
+
+            self.put(page, module_page(module, set(self.names), names))
+        lines = ["# Reference", "", "> Every function and class, by module.", ""]
+        lines += ["| module | what it does | notebook |", "|---|---|---|"]
+        for m in self.modules:
+            notebook = f"[{m.notebook}](../{m.notebook}.ipynb)" if m.notebook in self.names else ""
+            lines += [f"| [`{m.name}`]({m.name}.md) | {escaped(m.doc)} | {notebook} |"]
+        lines += ["", "All names in one list: {ref}`genindex`.", ""]
+        tree = [f"{m.name} <{m.name}>" for m in self.modules]
+        self.put("api/index.md", "\n".join([*lines, toctree(tree)]))
+
+    def index(self) -> str:
+        cells = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
+        return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+    def parts(self) -> dict[str, list[str]]:
+        """The notebooks by the headings of the index under which they stand."""
+        found: dict[str, list[str]] = {}
+        contents = self.index().partition("## Contents")[2].partition("\n## ")[0]
+        for part in contents.split("\n### ")[1:]:
+            heading = part.partition("\n")[0]
+            links = re.findall(r"\]\((\w+)\.ipynb\)", part)
+            found[heading] = [name for name in self.names if name in links]
+        return found
+
+    def write_home(self):
+        """The README, whose map of the paper is a page of its own here."""
+        text = self.index()
+        the_map = re.search(r"\n## The paper's map\n(.*?)(?=\n## )", text, re.S)
+        home = text.replace(the_map[0], "\n")
+        nbs = ROOT / "nbs"
+        trees = [
+            toctree([f"{label(nbs, name)} <{name}>" for name in names], heading)
+            for heading, names in self.parts().items()
+            if names
+        ]
+        trees += [
+            toctree(["The paper's map <paper>", "Results <results/index>"], "Paper and results"),
+            toctree(["Reference <api/index>", *self.texts("data", "C", "S")], "Look it up"),
+        ]
+        home = self.words(home, "nbs", "index.md")
+        ways = [f"[{words}]({page})" for page, words in WAYS_IN.items() if page in self.on_site]
+        ways = "{.ways-in}\n" + " ".join(ways)
+        home = re.sub(r"(\n!\[[^\n]*rar\.gif\))", lambda m: f"{m[1]}\n\n{ways}", home, count=1)
+        self.put("index.md", "\n".join([home, *trees]))
+        self.write_map(the_map[1].strip())
+
+    def texts(self, *starts: str) -> list[str]:
+        chosen = [path for path in TEXTS if path.startswith(starts)]
+        return [f"{TEXTS[path]} <{path.removesuffix('.md')}>" for path in chosen]
+
+    def write_map(self, table: str):
+        """The paper's map: the table of the index, and every place that the reference names."""
+        table = re.sub(  # an equation leads to where it stands
+            r"\| (Equation (\d)[^|]*)\| \[(\w+)\]\((\w+\.ipynb)\)",
+            lambda m: (
+                f"| [{m[1].strip()}](#equation-{m[2]}) | [{m[3]}]({m[4]})"
+                if m[3] in self.names and m[3] in CHAPTERS
+                else m[0]
+            ),
+            table,
+        )
+        found: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            comments = [p.comment for p in entry.parameters]
+            for place in PLACES.findall(" ".join([entry.doc, *comments])):
+                if entry not in found.setdefault(place, []):
+                    found[place].append(entry)
+        lines = ["# The paper's map", "", self.words(table, "nbs", "paper.md"), ""]
+        lines += ["## Every place that the library names", ""]
+        lines += ["| in the paper | in the library |", "|---|---|"]
+        for place in sorted(found, key=place_key):
+            names = ", ".join(f"{{py:obj}}`{e.name} <{e.full_name}>`" for e in found[place])
+            lines += [f"| {place[0].upper()}{place[1:]} | {names} |"]
+        if "52_published" in self.names:
+            from rar_nb.reports.published import TABLES
+
+            lines += ["", "## The tables of numbers", "", "| in the paper | what it compares |"]
+            lines += ["|---|---|"]
+            lines += [f"| {t.source} | {t.title} |" for t in TABLES.values()]
+            lines += [
+                "",
+                "All are in [52_published](52_published.ipynb), in the terms of arXiv v1.",
+            ]
+        self.put("paper.md", "\n".join(lines) + "\n")
+
+    def write_texts(self):
+        for path in TEXTS:
+            text = (ROOT / path).read_text(encoding="utf-8")
+            folder = str(PurePosixPath(path).parent)
+            self.put(path, self.words(text, folder, path))
+        text = (HERE / "pages" / "results.md").read_text(encoding="utf-8")
+        text = self.words(text, "tests/site/pages", "results/index.md")
+        tree = [entry.replace("<results/", "<") for entry in self.texts("results")]
+        self.put("results/index.md", text + "\n" + toctree(tree))
+
+    def write_static(self):
+        self.copy(HERE / "static", "_static", "*.css", "*.js")
+        self.copy(ROOT / "rar_nb/play/js", "_static/js", "*.js")
+        self.copy(self.npm / "mathjax/es5", "_static/vendor/mathjax", "tex-svg.js")
+
+    def write_model(self):
+        """The bundled run for the panel that samples in the page, and what runs it there."""
+        from rar_nb.play.browser_model import export_browser_model, fetch_runtime
+
+        folder = self.static / "js" / "browser_model"
+        export_browser_model(ROOT / "data" / "digits_run", folder)
+        runtime = ROOT / "build" / "onnxruntime"  # kept for the next time
+        fetch_runtime(runtime)
+        self.copy(runtime, "_static/js/browser_model", "*")
+
+    def write(self) -> set[str]:
+        """Everything that Sphinx reads; the pages with panels that run."""
+        live = self.write_notebooks()
+        if "browser_model" in self.live_panels:
+            self.write_model()
+        self.write_reference()
+        self.write_home()
+        self.write_texts()
+        self.write_static()
+        return live
+
+
+def place_key(place: str) -> tuple:
+    kinds = ["section", "equation", "Algorithm", "Figure", "Table"]
+    kind = next(k for k, word in enumerate(kinds) if word in place)
+    numbers = [int(n) for n in re.findall(r"\d+", place)]
+    return place.startswith("supplement"), kind, numbers
+
+
+def label(nbs: Path, name: str) -> str:
+    number = re.match(r"(\d\d)_", name)
+    return f"{number[1]} {title(nbs, name)}" if number else title(nbs, name)
+
+
+def toctree(entries: list[str], caption: str = "") -> str:
+    lines = ["```{toctree}", ":hidden:", *([f":caption: {caption}"] if caption else []), ""]
+    return "\n".join([*lines, *entries, "```", ""])
+
+
+def run_sphinx(source: Path, out: Path, live: set[str]):
+    from sphinx.cmd.build import main as sphinx
+
+    options = ["-b", "html", "-c", str(HERE), "-d", str(source.parent / f"{source.name}.cache")]
+    options += ["-W", "--keep-going", "-q", "-j", "2"]
+    options += ["-D", f"html_static_path={source / '_static'}"]
+    options += ["-D", f"pages_with_panels={','.join(sorted(live))}"]
+    if sphinx([*options, str(source), str(out)]):
+        sys.exit("The site has faults: see the warnings above")
+    for pattern in ("*.map", "*webpack-macros.html"):  # what only the theme's makers need
+        for file in (out / "_static").rglob(pattern):
+            file.unlink()
+    for file in (out / "_images").glob("*.gif"):
+        with Image.open(file) as picture:
+            picture.seek(picture.n_frames - 1)
+            picture.convert("RGB").save(file.with_suffix(".still.png"))
+    for file in out.rglob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(mend(text), encoding="utf-8")
+
+
+def mend(text: str) -> str:
+    """A finished page with the marks that screen readers need, where the theme has wrong ones."""
+    for wrong, right in MENDED.items():
+        text = text.replace(wrong, right)
+
+    def signature(match: re.Match) -> str:  # a list of definitions without what is defined
+        inside = re.sub(r"<dl>|<dd>", '<span class="sig-line">', match[0])
+        return re.sub(r"</dl>|</dd>", "</span>", inside)
+
+    text = re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
+    return text if ".still.png" in text else MOVING.sub(STANDING, text)
+
+
+def build(out: Path, names: list[str], npm: Path) -> list[str]:
+    """Build the site of these notebooks into `out`; links of it that lead nowhere."""
+    out = out.resolve()
+    source = out.parent / f"{out.name}.source"
+    site = Site(source, names, npm)
+    run_sphinx(source, out, site.write())
+    return broken_links(out)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path, help="the folder of the site")
+    parser.add_argument("--only", default="", help="notebooks of a smaller site, as 00_tour,…")
+    parser.add_argument("--npm", type=Path, default=NPM, help="node_modules with MathJax")
+    parser.add_argument("--keep", action="store_true", help="make only what is new since last time")
+    args = parser.parse_args()
+    if not (args.npm / "mathjax").is_dir():
+        sys.exit(f"{args.npm / 'mathjax'} is missing: `make site` gets it from npm")
+    start = time.time()
+    if not args.keep:
+        for folder in (args.out, *args.out.parent.glob(f"{args.out.name}.*")):
+            shutil.rmtree(folder, ignore_errors=True)
+    names = args.only.split(",") if args.only else ORDER[1:]
+    if broken := build(args.out, [name for name in ORDER if name in names], args.npm):
+        sys.exit("Links that lead nowhere:\n" + "\n".join(broken))
+    files = [file for file in args.out.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    print(f"{args.out}: {len(files)} files, {size:.1f} MB, in {time.time() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The website: a small one is built, of three notebooks, and read as a browser would.
+
+The whole of it, in Chromium, is for `tests/browser/test_site.py`.
+"""
+
+import html
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fastcore.docments import docments
+
+from tests.site.links import broken_links, foreign_loads, read_site
+from tests.site.notebooks import Stage, directives, navigation_left, panel
+from tests.site.reference import every_entry, read_library
+from tests.site.text import rewrite
+
+ROOT = Path(__file__).parent.parent
+NAMES = ["02_orders", "05_trainer", "10_scan_orders"]
+MODULES = ["rar_nb.orders", "rar_nb.trainer", "rar_nb.play.scan_orders"]
+LIBRARY = read_library(ROOT / "rar_nb")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("myst_nb", reason="the website's packages: `make site` installs them")
+    folder = tmp_path_factory.mktemp("site")
+    script = folder / "npm" / "mathjax" / "es5" / "tex-svg.js"  # whatever it does
+    script.parent.mkdir(parents=True)
+    script.write_text("// in the place of MathJax\n")
+    command = [sys.executable, "-m", "tests.site.build", folder / "site"]
+    command += ["--only", ",".join(NAMES), "--npm", folder / "npm"]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
+    return folder / "site"
+
+
+def page(site: Path, name: str) -> str:
+    return (site / f"{name}.html").read_text(encoding="utf-8")
+
+
+def words(text: str) -> str:
+    """What a reader sees of HTML."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
+
+
+def cells(name: str) -> list[dict]:
+    notebook = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    return notebook["cells"]
+
+
+# The site as a whole
+
+
+def test_links(site):
+    assert broken_links(site) == []
+    assert len(read_site(site)) > len(NAMES) + len(MODULES)
+
+
+def test_nothing_comes_from_another_host(site):
+    assert foreign_loads(site) == []
+    for sheet in site.rglob("*.css"):
+        for url in re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')\s]+)", sheet.read_text()):
+            assert not re.match(r"(?:https?:)?//", url), f"{sheet.name} loads {url}"
+
+
+def test_faults_of_links_are_found(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top"></h1><a href="a.html#top"></a><a href="a.html#end"></a><a href="b.html"></a>'
+        '<img src="gone.png"><script src="https://cdn.example.org/x.js"></script>'
+        '<a href="https://arxiv.org/abs/2411.00776"></a>'
+    )
+    assert broken_links(tmp_path) == ["a.html: a.html#end", "a.html: b.html", "a.html: gone.png"]
+    assert foreign_loads(tmp_path) == ["a.html: https://cdn.example.org/x.js"]
+
+
+def test_previous_and_next(site):
+    """One walks from the first page through the notebooks in their order, and back."""
+    path = ["index"]
+    while found := re.search(
+        r'<a class="right-next"\s+href="([^"#]+)\.html"', page(site, path[-1])
+    ):
+        step = (site / path[-1]).parent / found[1]
+        path.append(str(step.resolve().relative_to(site.resolve())))
+    assert path[: len(NAMES) + 1] == ["index", *NAMES]
+    assert {"paper", "results/index", "api/index", "CONTRIBUTING"} < set(path)
+    back = re.search(r'<a class="left-prev"\s+href="([^"#]+)\.html"', page(site, NAMES[1]))
+    assert back[1] == NAMES[0]
+
+
+def test_search(site):
+    index = (site / "searchindex.js").read_text(encoding="utf-8")
+    assert all(f'"{name}"' in index for name in NAMES) and "sample_ord" in index
+
+
+def test_first_page_is_the_readme(site):
+    first = page(site, "index")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    picture = re.search(r'<img alt="([^"]+)"', first.partition("<article")[2])[1]
+    assert html.unescape(picture) == re.search(r"!\[([^\]]+)\]", readme)[1]
+    assert "Three ways in" in first and "2024randomized" in first
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_has_what_its_notebook_shows(site, name):
+    text = page(site, name)
+    seen = words(text)
+    for cell in cells(name):
+        for output in cell.get("outputs", []):
+            for line in "".join(output.get("text", "")).splitlines():
+                assert " ".join(line.split()) in seen
+    pictures = [
+        o for c in cells(name) for o in c.get("outputs", []) if "image/png" in o.get("data", {})
+    ]
+    article = text.partition("<article")[2].partition("</article>")[0]
+    assert len(re.findall(r"<img ", article)) == len(pictures)
+    assert not re.search(r'<img(?![^>]*alt="[^"]{8})', article), "a picture without words"
+    assert "#| " not in seen and "navigation" not in seen and "fastcore.test" not in seen
+
+
+def test_mathematics(site):
+    """Every formula that a notebook displays is on its page, for MathJax, with its number."""
+    text = html.unescape(page(site, "02_orders"))
+    assert 'src="_static/vendor/mathjax/tex-svg.js' in text
+    sources = ["".join(c["source"]) for c in cells("02_orders") if c["cell_type"] == "markdown"]
+    displays = [d for s in sources for d in re.findall(r"\$\$(.*?)\$\$", s, re.S)]
+    found = re.findall(r'<div class="math notranslate nohighlight"[^>]*>(.*?)</div>', text, re.S)
+    assert len(displays) == len(found) >= 4
+    for display, formula in zip(displays, found):
+        assert "".join(display.split()) in "".join(formula.split())
+
+
+def test_paper_map(site):
+    """An equation leads to the place where it stands."""
+    text = page(site, "paper")
+    links = dict(re.findall(r'href="02_orders\.html#(equation-\d)".*?>(Equation \d)', text))
+    assert sorted(links.values()) == ["Equation 1", "Equation 2", "Equation 3", "Equation 5"]
+    for anchor in links:
+        after = page(site, "02_orders").partition(f'id="{anchor}"')[2][:1500]
+        assert rf"\tag{{{anchor[-1]}}}" in after
+    assert re.search(r"Section 3\.2.*?rar_nb\.orders\.sample_orders", text, re.S)
+
+
+# The reference
+
+
+def test_docments_stand_beside_the_parameters(site):
+    """What fastcore reads of the living functions is on the page, behind the parameter's name."""
+    module = importlib.import_module("rar_nb.orders")
+    text = page(site, "api/rar_nb.orders")
+    checked = 0
+    for name in module.__all__:
+        function = inspect.unwrap(getattr(module, name))
+        if not inspect.isfunction(function):
+            continue
+        entry = words(text.partition(f'id="rar_nb.orders.{name}"')[2].partition("defined-in")[0])
+        for parameter, comment in docments(function).items():
+            if comment:
+                comment = " ".join(comment.replace("`", "").split())
+                before = "Returns: " if parameter == "return" else f"{parameter} ("
+                assert comment in entry.partition(before)[2], (name, parameter)
+                checked += 1
+    assert checked > 20
+
+
+def test_reference_and_notebook_lead_to_each_other(site):
+    """An entry leads to the cell that defines it, and the cell to the entry."""
+    notebook = page(site, "02_orders")
+    for entry in every_entry([m for m in LIBRARY if m.name == "rar_nb.orders"]):
+        reference = page(site, "api/rar_nb.orders").partition(f'id="{entry.full_name}"')[2]
+        anchor = re.search(r'href="\.\./02_orders\.html#([\w-]+)"', reference)[1]
+        cell = notebook.partition(f'id="{anchor}"')[2].partition("</pre>")[0]
+        assert re.search(rf"(def )?\b{entry.name}\b", words(cell))
+        assert f'href="api/rar_nb.orders.html#{entry.full_name}"' in cell
+    assert f'href="api/{MODULES[1]}.html' in page(site, NAMES[1])
+
+
+def has_docments(function) -> bool:
+    """Whether fastcore reads all comments: not those of parameters before a `/`, and of options
+    that are annotated with `Param`."""
+    kinds = {p.kind for p in inspect.signature(function).parameters.values()}
+    positional = inspect.Parameter.POSITIONAL_ONLY in kinds
+    return not positional and "Param(" not in inspect.getsource(function)
+
+
+@pytest.mark.parametrize("module", LIBRARY, ids=lambda module: module.name)
+def test_reference_is_complete(module):
+    """Every exported name has its entry; parameters and comments are those that fastcore finds."""
+    living = importlib.import_module(module.name)
+    entries = {entry.name: entry for entry in module.entries}
+    assert set(living.__all__) <= set(entries)
+    for entry in entries.values():
+        if entry.kind != "function":
+            continue
+        function = inspect.unwrap(getattr(living, entry.name))
+        names = [p.name for p in entry.parameters]
+        assert names == list(inspect.signature(function).parameters)
+        if has_docments(function):
+            theirs = docments(function, args_kwargs=True)
+            for parameter in entry.parameters:
+                expected = " ".join((theirs.get(parameter.name) or "").split())
+                assert parameter.comment == expected, (entry.full_name, parameter.name)
+
+
+# Pieces
+
+
+def test_directives():
+    assert directives("#| export\n@checked\ndef f(): ...") == ({"export"}, "@checked\ndef f(): ...")
+    assert directives("x = 1  # | export") == (set(), "x = 1  # | export")
+
+
+def test_links_and_code_in_markdown():
+    text = "[a `b`](x.ipynb) `name` ``two`` $$[c](d)$$\n\n```\n[e](f) `g`\n```\n![h](i.png)"
+    got = rewrite(text, lambda w, t, picture: f"<{w}|{t}|{picture}>", lambda code: f"«{code}»")
+    assert got == (
+        "<a `b`|x.ipynb|False> «name» ``two`` $$[c](d)$$\n\n```\n[e](f) `g`\n```\n<h|i.png|True>"
+    )
+
+
+def test_navigation():
+    line = "[← A](a.ipynb) · [contents](index.ipynb) · see it move: [P](p.ipynb) · [B →](b.ipynb)"
+    assert navigation_left(line) == "See it move: [P](p.ipynb)"
+
+
+def test_panels(tmp_path):
+    """The div has the state unchanged, and the saved picture in it."""
+    state = {"words": "a <b> & \"c\" 'd'", "cells": [1, 2]}
+    output = dict(output_type="display_data", metadata={}, data={"image/png": "aGVsbG8="})
+    cell = dict(id="x1", cell_type="code", metadata={}, source="walk", outputs=[output])
+    cell["metadata"]["rar_live"] = live = dict(panel="scan_orders", state=state)
+    div = panel(cell, live, "a 'grid'", "10_scan_orders", tmp_path)["data"]["text/html"]
+    assert json.loads(html.unescape(re.search(r'data-state="([^"]*)"', div)[1])) == state
+    assert 'class="rar-live" data-panel="scan_orders"' in div
+    assert (tmp_path / "panels" / "10_scan_orders-x1.png").read_bytes() == b"hello"
+
+    def stage(panels):
+        made = Stage({}, lambda text, name: text, tmp_path, set(), panels)
+        output["data"]["text/plain"] = "A panel: run this cell"
+        return made, made.code(cell, "10_scan_orders", "Title")
+
+    made, (code,) = stage({"scan_orders"})
+    assert made.live == {"10_scan_orders"} and "text/html" in code["outputs"][0]["data"]
+    made, (code, line) = stage(set())
+    assert not made.live and "needs Python" in line["source"] and code["outputs"] == [output]
