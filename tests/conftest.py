@@ -7,6 +7,7 @@ import torch
 LONG = [
     "test_jupyterlab",
     "test_voila",
+    "test_site",
     "test_runs",
     "test_runs_evaluate",
     "test_commands",
