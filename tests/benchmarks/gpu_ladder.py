@@ -28,7 +28,6 @@ from tests.benchmarks.machine import PRECISIONS, chosen_device, finish, machine,
 from tests.benchmarks.pairs import in_turn, ratio, seconds, shown, spread
 from tests.benchmarks.sampling import fast_from, made_up_model, made_up_request, textbook_from
 
-
 COUNTED = 8  # steps in which kernels are counted, as the profiler is slow
 
 
