@@ -45,7 +45,7 @@ export const STYLES = `
 .rar-app p {margin: 0; color: inherit}
 .rar-row {display: flex; flex-wrap: wrap; gap: 6px 14px; align-items: center; margin: 6px 0}
 .rar-app label {display: inline-flex; gap: 8px; align-items: center; margin: 0; max-width: 100%}
-.rar-app select {min-width: 0; flex: 0 1 auto}
+.rar-app select {max-width: 100%; flex: 0 1 auto}
 .rar-app .rar-slider {flex: 1 1 220px; min-width: 0}
 .rar-app .rar-slider input {flex: 1; min-width: 60px; height: 24px; margin: 0;
   accent-color: var(--rar-known-ink)}
