@@ -317,9 +317,9 @@ def test_the_kernel_samples_in_jupyterlab(driver, lab):
 
     lab.end_kernels()
     run_all(driver, lab, "17_browser_model")
+    panel = Watched(driver, live_panel(driver, "17_browser_model"))  # it waits until it is seen
     whole = ".rar-views[data-known='49']"
     wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
-    panel = Watched(driver, driver.find_element("css selector", ".rar-app"))
     panel.become(digit())
     panel.button("class 8").click()
     panel.become(digit(8))

@@ -514,7 +514,8 @@ class Panel {
     this.head.show(show.head);
     set(this.clear, {disabled: !hole.size});
     set(this.hint, {text: hole.size
-      ? `Known tokens are read first, then ${hole.size} cells are filled, from the rim inwards.`
+      ? `Known tokens are read first, then the hole is filled, from the rim inwards: ${hole.size} `
+        + (hole.size > 1 ? 'cells.' : 'cell.')
       : 'Drag over the picture to cut a hole into it; or focus it, and use arrow keys and space.'});
   }
 }
