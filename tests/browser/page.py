@@ -35,7 +35,7 @@ class Server:
     """A Jupyter program in a process of its own, once it says where it listens."""
 
     def __init__(self, folder: Path, *command: str):
-        self.log = folder / "server.log"
+        self.log = folder / f"{command[0]}.log"  # one folder may have two servers
         env = {
             **os.environ,
             "PYTHONPATH": str(folder),
