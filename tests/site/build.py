@@ -49,7 +49,7 @@ STANDING = (  # for those who have asked their system for less motion
 )
 WAYS_IN = {  # from the first page, under its picture
     "00_tour.ipynb": "Start the tour",
-    "10_scan_orders.ipynb": "Move something",
+    "10_scan_orders.ipynb": "Play with the panels",
     "17_browser_model.ipynb": "Sample a digit here",
     "paper.md": "From the paper to the code",
     "results/index.md": "Results",

@@ -11,8 +11,11 @@ import {entropy, fillOrder, imageNoise, randomOrder, sampleSteps} from './sampli
 
 const CANDIDATES = 6;  // tokens that are shown at each step
 const STYLE = `
-.rar-views {display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr));
+.rar-views {display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr));
   gap: 10px 22px; margin: 8px 0}
+.rar-pair.rar-compared {display: grid; gap: 0 22px;
+  grid-template-columns: repeat(auto-fit, minmax(240px, 1fr))}
+.rar-compared .rar-views {grid-template-columns: minmax(0, 1fr); align-content: start}
 .rar-views .rar-title {font-weight: 600; margin: 0 0 4px; min-height: 21px}
 .rar-picture {position: relative; aspect-ratio: 1; max-width: 340px; touch-action: none}
 .rar-picture canvas {width: 100%; height: 100%; image-rendering: pixelated;
@@ -333,11 +336,12 @@ function samplingControls(model, settings) {
 
 /** Steps: play, one back, one forth, a slider, and how unsure the model was at each of them. */
 function stepControls(model, length) {
-  const now = () => Math.min(model.get('step'), length);
-  const go = step => change(model, {step: Math.min(length, Math.max(0, step))});
+  let first = 0;  // the step at which something is to be sampled: before it, all is known
+  const now = () => Math.min(length, Math.max(first, model.get('step')));
+  const go = step => change(model, {step: Math.min(length, Math.max(first, step))});
   const play = player('the steps', {
     start: () => {
-      if (now() === length) go(0);
+      if (now() === length) go(first);
     },
     tick: () => {
       go(now() + 1);
@@ -363,7 +367,8 @@ function stepControls(model, length) {
     steps.element), html('p', {class: 'rar-faint', text: 'how unsure the model is at each step'}),
     strip);
   function show(course, known, highest) {
-    steps.show({min: course.request.first, value: known, spoken: `${known} of ${length} tokens`});
+    first = course.request.first;
+    steps.show({min: first, value: known, spoken: `${known} of ${length} tokens`});
     const heights = course.steps.map(step => 1 - entropy(step.probabilities) / highest);
     const points = heights.flatMap((y, k) => [`${k},${y.toFixed(3)}`, `${k + 1},${y.toFixed(3)}`]);
     set(area, {points: [`0,1`, ...points, `${heights.length},1`].join(' ')});
@@ -454,9 +459,10 @@ class Panel {
     set(this.head.select, {'aria-label': 'head'});
     this.clear = button('close the hole', () => change(model, {hole: [], base: []}));
     this.hint = html('p', {class: 'rar-faint'});
+    this.pair = html('div', {class: 'rar-pair'}, ...this.views.map(view => view.element));
     const row = html('div', {class: 'rar-row'}, this.layer.element, this.head.element, this.clear);
     root.append(this.controls.element, this.steps.element,
-      ...this.views.map(view => view.element), this.hint, row, voice);
+      this.pair, this.hint, row, voice);
     const ends = [follow(model, SAMPLED, () => this.sample()),
       follow(model, ['step', 'layer', 'head'], this.draw), whenSeen(root, () => this.sample())];
     this.end = () => {
@@ -505,6 +511,7 @@ class Panel {
     const show = {layer: model.get('layer'), head: model.get('head'), hole};
     courses.forEach((course, i) => views[i].draw(course, wanted, show));
     set(views[1].element, {hidden: courses.length < 2});
+    this.pair.classList.toggle('rar-compared', courses.length > 1);
     const problem = courses.map(course => course.problem).find(one => one);
     set(this.status, {hidden: first.steps.length > 0 && !problem, ...problem && {
       text: `The model can't go on: ${problem.message}`}});
