@@ -213,7 +213,8 @@ class Annealing(LivePanel):
     def refuse(self, proposal) -> Any:
         "`InvalidValue` for what the panel can't show."
         name, value = proposal['trait'].name, proposal['value']
-        known = dict(setting=self.runs, schedule=ANNEAL_SCHEDULES, final_order=SCAN_ORDERS)
+        known: dict[str, Mapping] = dict(setting=self.runs, schedule=ANNEAL_SCHEDULES,
+                                         final_order=SCAN_ORDERS)
         if name in known:
             require(value in known[name], name, value, "one of " + ", ".join(known[name]))
         elif name == 'batch_size':
