@@ -7,6 +7,7 @@ __all__ = ['constexpr', 'compiled', 'normalised', 'norm_row', 'modulated_norm', 
            'differences', 'GPUKernels', 'load_gpu_kernels']
 
 # %% ../nbs/60_gpu_kernels.ipynb #bef62b5f
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import torch
 
 from .kernels import attend_step as torch_attend_step
 from .kernels import modulated_norm as torch_modulated_norm
+from .support import require, require_int, usable_device
 
 try:
     import triton
@@ -131,9 +133,15 @@ def attend_step(qkv, norms, keys, values, position, span=None) -> torch.Tensor:
 def differences(
     device: torch.device | str,
     dtype: torch.dtype = torch.float32,  # of the products
-    known: int = 70,  # keys in the cache
+    known: int = 70,  # keys in the cache, 0 to 99
 ) -> list[float]:  # of norm, residual stream, attention and keys, as shares of the largest number
     "How far the kernels are from their definitions, for made-up numbers."
+    require_int('known', known, 0, 99)
+    require(dtype in (torch.float32, torch.bfloat16, torch.float16), 'dtype', dtype,
+            "torch.float32, torch.bfloat16 or torch.float16")
+    kinds = ['cpu', 'cuda'] if os.environ.get('TRITON_INTERPRET') == '1' else ['cuda']
+    fits = triton is not None and usable_device(device).type in kinds
+    require(fits, 'device', str(device), "an NVIDIA GPU, on a machine with Triton")
     generator = torch.Generator().manual_seed(0)
 
     def numbers(*shape):

@@ -692,6 +692,7 @@ def usable_device(name: torch.device | str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InvalidValue(f"device = {show(str(name))} is not allowed ({reason}): "
                            "it must be one that this machine has, such as 'cpu'") from None
+    require(device.type != 'meta', 'device', str(name), "one that computes, such as 'cpu'")
     return device
 
 # %% ../nbs/09_support.ipynb #chktens2

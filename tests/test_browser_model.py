@@ -528,3 +528,33 @@ def test_a_panel_of_nothing_is_refused(state, message):
 def test_the_picture_follows_the_state():
     pictures = {BrowserModel(seed=seed, label=label).png() for seed in (0, 1) for label in (0, 1)}
     assert len(pictures) == 4 and all(png.startswith(b"\x89PNG") for png in pictures)
+
+
+def own_run(folder, **changes):
+    """A run with another model, of random weights."""
+    run = cached_run(str(BUNDLED))[0]
+    model = replace(run.model, num_layers=1, **changes)
+    folder.mkdir()
+    save_run_config(replace(run, model=model), folder / "config.json")
+    shutil.copy(BUNDLED / "tokenizer.safetensors", folder)
+    save_weights(RAR(model), folder / "model.safetensors")
+    return folder
+
+
+def test_a_run_of_one_class_can_be_watched(tmp_path):
+    panel = BrowserModel(own_run(tmp_path / "run", num_classes=1))
+    assert panel.label == 0 and panel.png().startswith(b"\x89PNG")
+
+
+def test_a_model_of_another_grid_than_the_tokenizer_is_refused(tmp_path):
+    run = own_run(tmp_path / "run", num_tokens=64)
+    for call in (lambda: BrowserModel(run), lambda: export_browser_model(run, tmp_path / "out")):
+        refuses(call, "image_size of the tokenizer = 28 is not allowed: it must be 32")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_model_is_named_before_anything_is_written(tmp_path):
+    shutil.copytree(BUNDLED, tmp_path / "run")
+    (tmp_path / "run" / "any_order.safetensors").write_bytes(b"xx")
+    refuses(lambda: export_browser_model(tmp_path / "run", tmp_path / "out"), "any_order")
+    assert not (tmp_path / "out").exists()

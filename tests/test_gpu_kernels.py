@@ -15,7 +15,9 @@ import torch
 
 from rar_nb import gpu_kernels
 from rar_nb.fast_sampling import DEFAULT_PLAN, choose_kernels, span_step
+from rar_nb.gpu_kernels import differences
 from tests.benchmarks.machine import ROOT
+from tests.doors import refuses
 
 PROGRAM = """
 import json, torch
@@ -68,3 +70,17 @@ def test_which_kernels_and_how_many_recordings():
     assert span_step(DEFAULT_PLAN, cuda, True) == 0  # one recording for all steps
     assert span_step(DEFAULT_PLAN, cuda, False) == 64
     assert span_step(DEFAULT_PLAN._replace(span=7), cuda, True) == 7
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("known", [-1, 100, 1.5]),
+        ("dtype", [torch.int64, torch.float64]),
+        ("device", ["cpu", "nonsense"]),
+    ],
+)
+def test_kernels_are_compared_on_a_gpu_and_within_their_memory(name, values):
+    """A key too many would be written into the memory of others."""
+    for value in values:
+        refuses(lambda value=value: differences(**dict(device="cuda") | {name: value}), f"{name} =")

@@ -24,6 +24,7 @@ from rar_nb.play.scan_orders import ScanOrders, jumps, known_neighbours, named_o
 from rar_nb.play.target_aware import TargetAware
 from rar_nb.play.widgets import JS, LIVE, module_text
 from rar_nb.style import COLORS
+from rar_nb.support import InvalidValue
 from rar_nb.trainer import learning_rate_at, random_ratio_at
 from tests.doors import refuses
 from tests.tools.static_outputs import WIDGET, strip
@@ -305,3 +306,49 @@ def test_text_can_be_read_in_both_themes(theme, at):
         assert contrast(name, "cell") >= 4.5
     assert contrast("ink", "known-cell") >= 4.5
     assert contrast("control", "paper") >= 3  # edges of controls
+
+
+# Nonsense
+
+
+@pytest.mark.parametrize(
+    "kind, trait, values",
+    [
+        (ScanOrders, "grid_size", [0, 1, 33, -1]),
+        (ScanOrders, "order", ["", "nope"]),
+        (ScanOrders, "step", [-5]),
+        (ScanOrders, "seed", [-1, 2**32]),
+        (ScanOrders, "cells", [{"7": [1, 1]}, {"7": [49]}, {"7": 3}, {"x": []}, {"33": []}]),
+        (Annealing, "epoch", [math.nan, math.inf, -3.0]),
+        (Annealing, "anneal_start", [math.nan, -1.0]),
+        (Annealing, "anneal_end", [math.inf]),
+        (Annealing, "batch_size", [0, -4, 10**12]),
+        (Annealing, "setting", ["nope"]),
+        (Annealing, "schedule", ["nope"]),
+        (Annealing, "final_order", ["random", "nope"]),
+        (TargetAware, "road", ["nope"]),
+        (TargetAware, "known", [-1, 9]),
+        (TargetAware, "first", [-1, 99]),
+        (TargetAware, "second", [-2, 9]),
+        (BrowserModel, "generator", ["", "nope"]),
+        (BrowserModel, "compare", ["nope"]),
+        (BrowserModel, "label", [10]),
+        (BrowserModel, "layer", [99]),
+        (BrowserModel, "head", [99]),
+        (BrowserModel, "guidance_scale", [math.nan, math.inf]),
+        (BrowserModel, "temperature", [math.nan]),
+        (BrowserModel, "hole", [[49], [1, 1], ["x"]]),
+        (BrowserModel, "base", [[1, 2], [128] * 49, ["x"] * 49]),
+    ],
+)
+def test_a_panel_keeps_its_state_when_it_is_given_nonsense(kind, trait, values):
+    panel = kind()
+    before = panel.live_state()
+    for value in values:
+        with pytest.raises(InvalidValue, match="is not allowed: it must be"):
+            setattr(panel, trait, value)
+        assert panel.live_state() == before
+
+
+def test_a_state_that_a_panel_does_not_have_is_refused():
+    refuses(lambda: BrowserModel(guidence_scale=2.0), "state = 'guidence_scale'")

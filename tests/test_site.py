@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from fastcore.docments import docments
 
+from rar_nb.support import InvalidValue
+from tests.site.build import MARK, beside, chosen, prepare
 from tests.site.links import broken_links, foreign_loads, read_site
 from tests.site.notebooks import Stage, directives, navigation_left, panel
 from tests.site.reference import every_entry, read_library
@@ -251,3 +253,65 @@ def test_panels(tmp_path):
     assert made.live == {"10_scan_orders"} and "text/html" in code["outputs"][0]["data"]
     made, (code, line) = stage(set())
     assert not made.live and "needs Python" in line["source"] and code["outputs"] == [output]
+
+
+# What would be lost
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_folder_with_other_files_is_left_alone(tmp_path, keep):
+    """Neither the target nor what only has a name like it."""
+    mine, like = tmp_path / "thesis" / "chapter.tex", tmp_path / "thesis.backup" / "chapter.tex"
+    source = tmp_path / "poems.source" / "poem"
+    for file in (mine, like, source):
+        file.parent.mkdir()
+        file.write_text("years of work")
+    for out in (mine.parent, source.parent.parent / "poems", tmp_path):
+        with pytest.raises(InvalidValue, match="has other files, which would be lost"):
+            prepare(out, keep)
+    with pytest.raises(InvalidValue, match="the path of a folder, but .* is something else"):
+        prepare(mine, keep)
+    with pytest.raises(InvalidValue, match="part of this path is a file"):
+        prepare(mine / "site", keep)
+    assert prepare(tmp_path / "new" / "thesis", keep).is_dir()
+    mine.unlink()
+    prepare(mine.parent, keep)  # it is empty now
+    assert like.read_text() == source.read_text() == "years of work"
+
+
+def test_an_earlier_site_is_replaced_or_kept(tmp_path):
+    out = prepare(tmp_path / "site", keep=False)
+    for folder in (out, *beside(out)):
+        (folder / "old").write_text("")
+    prepare(out, keep=True)
+    assert all((folder / "old").exists() for folder in (out, *beside(out)))
+    prepare(out, keep=False)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == 3 * [MARK]
+
+
+def test_the_current_folder_is_no_target(tmp_path, monkeypatch):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidValue, match="has other files"):
+        prepare(Path("."), keep=False)
+    assert (tmp_path / ".git").is_dir()
+
+
+def test_unknown_notebooks_are_named():
+    assert chosen("05_trainer,02_orders") == ["02_orders", "05_trainer"]
+    for only in ("02_order", "02_orders,", "index", "02_orders, 05_trainer"):
+        with pytest.raises(InvalidValue, match="only = .* names of 00_tour"):
+            chosen(only)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [(["--only", "nope"], "only = 'nope'"), (["--npm", "nowhere"], "npm = 'nowhere'")],
+)
+def test_one_line_says_what_is_wrong(tmp_path, words, message):
+    (tmp_path / "npm" / "mathjax").mkdir(parents=True)
+    command = [sys.executable, "-m", "tests.site.build", tmp_path / "site"]
+    command += ["--npm", tmp_path / "npm"]
+    done = subprocess.run([*map(str, command), *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {message}")
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "site").exists()

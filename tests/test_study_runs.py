@@ -4,6 +4,8 @@ be stopped and continued without a trace in its numbers, and a driver that does 
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import asdict
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from rar_nb.data.images import open_data
 from rar_nb.data.tokens import TokenData
@@ -673,3 +676,94 @@ def test_the_shared_tokenizer_comes_out_the_same(tmp_path, monkeypatch):
         )
         made.append((folder / "tokenizer.safetensors").read_bytes())
     assert made[0] == made[1]
+
+
+# Images of one's own
+
+
+@pytest.mark.parametrize("which", ["training", "validation"])
+def test_classes_of_unequal_size_are_dealt_out_equally(labels, which):
+    """Each part has as many images of each class as the smallest one gives; none is there twice."""
+    less = np.flatnonzero(labels[:4500] == 3)[:60]
+    if which == "validation":
+        less = 4500 + np.flatnonzero(labels[4500:] == 3)[:7]
+    fewer = np.delete(labels, less)
+    split = study.split_images(fewer, 4500 - len(less) * (which == "training"), 2000)
+    for rows in split.values():
+        assert set(np.bincount(fewer[rows], minlength=10)) == {len(rows) // 10}
+    assert len(split["validation"]) == (430 if which == "validation" else 500)
+    together = np.concatenate(list(split.values()))
+    assert len(set(together)) == len(together)
+
+
+def test_a_class_smaller_than_the_tuning_images_is_dealt_out_once():
+    labels = np.repeat(np.arange(10), 60)[np.random.default_rng(0).permutation(600)]
+    split = study.split_images(labels, 500, 200, tuning=700)
+    together = np.concatenate(list(split.values()))
+    assert len(set(together)) == len(together)
+    everything = study.split_images(np.tile(np.arange(10), 60), 500, 500)
+    with pytest.raises(InvalidValue, match="tuning images = 0 .* one a class besides the 500"):
+        study.judges(everything, True)
+
+
+def folder_of(path, classes=10, size=32, each=4):
+    for part in ("train", "val"):
+        for c in range(classes):
+            (path / part / f"c{c}").mkdir(parents=True)
+            for k in range(each):
+                pixels = np.random.default_rng(k).integers(0, 255, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(path / part / f"c{c}" / f"{k}.png")
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(classes=3), r"classes of '.*' = 3 .* 10, each a subfolder"),
+        (dict(size=48), r"= \(3, 48\) is not allowed: it must be \(3, 32\): convert and scale"),
+        (dict(), "images = 10000 .* at least 10 and at most 40"),
+    ],
+)
+def test_images_of_no_use_are_refused_before_any_work(tmp_path, monkeypatch, changes, message):
+    scale = study.choose_scale(str(folder_of(tmp_path / "images", **changes)))
+    place = study.find_place(tmp_path / "results", tmp_path / "work", scale)
+    monkeypatch.setattr(study, "train_tokenizer", None)
+    for call in (lambda: run_cell("raster_dropout_0", 100, place, scale),
+                 lambda: run_study(["tuning"], place, scale=scale)):  # fmt: skip
+        with pytest.raises(InvalidValue, match=message):
+            call()
+    assert not list((tmp_path / "work").rglob("*.safetensors"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_tokens_of_other_images_are_refused(tmp_path):
+    images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4)
+    path = tmp_path / "shared" / "tokens.safetensors"
+    path.parent.mkdir()
+    of = study.content_hash(dict(images=images, labels=labels))
+    save_file(dict(tokens=labels[:, None]), path, dict(images=of))
+    study.check_tokens_of(path, labels, images, labels)
+    for other in (images + 1, images[:3]):
+        with pytest.raises(InvalidValue, match="they are of other images; choose another `work`"):
+            study.check_tokens_of(path, labels, other, labels[: len(other)])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--data", "/nowhere"], "data = '/nowhere'"),
+        (["--data", "/nowhere", "--tiny"], "tiny = True"),
+        (["--tiny", "--device", "nonsense"], "device = 'nonsense'"),
+        (["--tiny", "--device", "cuda:99"], "device = 'cuda:99'"),
+        (["--tiny", "--jobs", "0"], "jobs = 0"),
+        (["--tiny", "--minutes", "-1"], "minutes = -1"),
+        (["--tiny", "--part", "tunning"], "part = 'tunning'"),
+        (["--tiny", "--part", "headline"], "make study"),
+    ],
+)
+def test_the_pool_says_in_one_line_what_is_wrong(tmp_path, words, message):
+    command = [sys.executable, "-m", "tests.tools.study_pool", *words]
+    command += ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
+    done = subprocess.run(command, cwd=study.PROJECT, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")

@@ -10,6 +10,7 @@ __all__ = ['IMAGES', 'run_of', 'schedules', 'seeded_orders', 'batch_orders', 'ar
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ from .widgets import LivePanel, module_text, new_figure
 from ..pretrained.presets import PRESETS, RunConfig, load_run_config, override
 from ..runs.run_folders import read_metrics
 from ..style import COLORS
-from ..support import Length, Orders, Seed, checked, require_int, require_key
+from ..support import (
+    Length, Orders, Seed, checked, require, require_int, require_key, require_number)
 from ..tokenizer import grid_side
 from ..trainer import learning_rate_at, random_ratio_at, step_generator
 
@@ -205,6 +207,21 @@ class Annealing(LivePanel):
             anneal_start=run.train.anneal_start, anneal_end=run.train.anneal_end,
             epoch=0.6 * run.train.epochs if epoch is None else min(epoch, run.train.epochs),
             batch_size=run.train.batch_size, final_order=final_order)
+
+    @traitlets.validate('setting', 'schedule', 'final_order', 'anneal_start', 'anneal_end',
+                        'epoch', 'batch_size')
+    def refuse(self, proposal) -> Any:
+        "`InvalidValue` for what the panel can't show."
+        name, value = proposal['trait'].name, proposal['value']
+        known: dict[str, Mapping] = dict(setting=self.runs, schedule=ANNEAL_SCHEDULES,
+                                         final_order=SCAN_ORDERS)
+        if name in known:
+            require(value in known[name], name, value, "one of " + ", ".join(known[name]))
+        elif name == 'batch_size':
+            require_int(name, value, 1, IMAGES)
+        else:
+            require_number(name, value, 0)
+        return value
 
     def run(self) -> RunConfig:
         "The run that the panel shows."

@@ -21,7 +21,7 @@ import warnings
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ from ..pretrained.presets import RunConfig
 from ..sampler import final_orders
 from ..style import image_grid
 from ..support import (
-    InvalidValue, check_codebook, checked, make_folder, require, require_int, require_key,
-    usable_path, write_beside, write_json)
+    InvalidValue, check_codebook, check_path, checked, make_folder, require, require_int,
+    require_key, require_number, usable_path, write_beside, write_json)
 from ..tokenizer import Tokenizer, VQTokenizer
 from ..transformer import RAR, Conditioning
 
@@ -218,6 +218,10 @@ def browser_settings(
 ) -> dict:
     "What a page has to know of a run; JSON can hold it."
     model, (low, high) = run.model, tokenizer.value_range
+    side = model.grid_size * tokenizer.stride
+    require(side == run.tokenizer.image_size, 'image_size of the tokenizer',
+            run.tokenizer.image_size, f"{side}, {tokenizer.stride} pixels for each of the model's "
+            f"{model.grid_size} rows of tokens")
     fixed = model.final_order != 'random'
     black = torch.full((1, tokenizer.channels, run.tokenizer.image_size,
                         run.tokenizer.image_size), float(low), device=tokenizer.device)
@@ -254,9 +258,10 @@ def export_browser_model(
             f"at most {LARGEST}, as a page has to load them")
     names = list(models_of(run_dir))
     settings = browser_settings(run, tokenizer, names)
+    models = {name: cached_model(name, str(run_dir)) for name in names}  # raises before any work
     make_folder(folder)
     for name in names:
-        export_step(cached_model(name, str(run_dir)), folder / settings['models'][name])
+        export_step(models[name], folder / settings['models'][name])
     export_decoder(tokenizer, run.model.num_tokens, folder / settings['decoder'])
     write_json(settings, folder / 'settings.json')
     return settings
@@ -381,12 +386,34 @@ class BrowserModel(LivePanel):
         settings = browser_settings(run, tokenizer, list(models_of(Path(self.run_dir))))
         given = {name: getattr(run.sample, name)
                  for name in ('guidance_scale', 'guidance_power', 'temperature')}
+        given['label'] = min(3, run.model.num_classes - 1)
+        known = sorted(self.trait_names(sync=True))
+        for name in state:
+            require(name in known, 'state', name, "one of " + ", ".join(known))
         super().__init__(settings=settings, **given | state)
-        require_int('label', self.label, 0, run.model.num_classes - 1)
-        for name in [self.generator, self.compare or self.generator]:
-            require_key('model', name, settings['models'], "the run's folder")
         self.server = StepServer(self.run_dir)
         self.on_msg(self.answer)
+
+    @traitlets.validate('generator', 'compare', 'label', 'guidance_scale', 'guidance_power',
+                        'temperature', 'layer', 'head', 'hole', 'base')
+    def refuse(self, proposal) -> Any:
+        "`InvalidValue` for what the run doesn't have."
+        name, value, run = proposal['trait'].name, proposal['value'], self.settings
+        count = dict(label='num_classes', layer='num_layers', head='num_heads').get(name)
+        if count is not None:
+            require_int(name, value, -1 if name == 'head' else 0, run[count] - 1)
+        elif name in ('generator', 'compare') and (value or name == 'generator'):
+            require_key('model', value, run['models'], "the run's folder")
+        elif name == 'hole':
+            check_path(value, run['grid_size'])
+        elif name == 'base' and value:
+            require(len(value) == run['num_tokens'], 'length of base', len(value),
+                    f"{run['num_tokens']}, the tokens of a whole image, or 0")
+            for token in value:
+                require_int('token of base', token, 0, run['codebook_size'] - 1)
+        elif isinstance(value, float):
+            require_number(name, value, 0)
+        return value
 
     def answer(self, widget, request: dict, buffers):
         "Answer the browser: results as buffers, or the problem as text."

@@ -9,7 +9,7 @@ __all__ = ['SmallGrid', 'SIZES', 'KNOWN_TO_JS', 'PanelGrid', 'BEGUN', 'order_nam
 
 # %% ../../nbs/10_scan_orders.ipynb #fabf432b
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from ..orders import (SCAN_ORDERS, alternate, inverse, raster, sample_orders, sc
                            spiral_in, spiral_out, subsample, z_curve)
 from .widgets import LivePanel, draw_cells, module_text, new_figure, write_texts
 from ..style import COLORS
-from ..support import Count, GridSize, Permutations, Seed, check_path, checked, require
+from ..support import (
+    Count, GridSize, Permutations, Seed, check_path, checked, require, require_int)
 
 SmallGrid = Annotated[int, Field(ge=1, le=64)]  # whose cells can be told apart in a picture
 
@@ -223,6 +224,23 @@ class ScanOrders(LivePanel):
         super().__init__(
             names=list(SCAN_ORDERS), registered=registered_orders(), order=order,
             grid_size=grid_size, step=step, seed=seed, cells=BEGUN | own)
+
+    @traitlets.validate('order', 'grid_size', 'step', 'seed', 'cells')
+    def refuse(self, proposal) -> Any:
+        "`InvalidValue` for what the panel can't show."
+        name, value = proposal['trait'].name, proposal['value']
+        highest = dict(grid_size=SIZES.stop - 1, step=2**20, seed=2**32 - 1)
+        if name == 'order':
+            names = [*order_names(), 'yours']
+            require(value in names, name, value, "one of " + ", ".join(names))
+        elif name == 'cells':
+            for side, cells in value.items():
+                require(side in map(str, SIZES), 'grid size in cells', side,
+                        f"the text of a number from {SIZES.start} to {SIZES.stop - 1}")
+                check_path(cells, int(side))
+        else:
+            require_int(name, value, SIZES.start if name == 'grid_size' else 0, highest[name])
+        return value
 
     def path(self) -> list[int]:
         "The chosen order, or the beginning of yours."

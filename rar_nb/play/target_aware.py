@@ -10,6 +10,7 @@ import copy
 import json
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 import traitlets
@@ -121,12 +122,20 @@ class TargetAware(LivePanel):
     ):
         orders = {name: list(named_order(name, 3)) for name in SCAN_ORDERS}
         orders |= {f'random {seed}': list(named_order('random', 3, seed)) for seed in range(1, 5)}
-        require_key('road', road, orders)
-        for name, value in dict(known=known, first=first, second=second).items():
-            require_int(name, value, 0, 8)
+        require_key('road', road, orders)  # before the models are trained
         self.roads = {name: all_predictions(order) for name, order in orders.items()}
         super().__init__(predictions=json.dumps(self.roads), road=road, known=known,
                          first=first, second=second)
+
+    @traitlets.validate('road', 'known', 'first', 'second')
+    def refuse(self, proposal) -> Any:
+        "`InvalidValue` for what the panel can't show."
+        name, value = proposal['trait'].name, proposal['value']
+        if name == 'road':
+            require(value in self.roads, name, value, "one of " + ", ".join(self.roads))
+        else:
+            require_int(name, value, 0, 8)
+        return value
 
     def targets(self) -> tuple[int, int]:
         "The cells to which both orders go."

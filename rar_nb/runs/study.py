@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Share', 'STRATEGIES', 'ORDERS', 'WINDOWS', 'CELLS', 'PARTS', 'SEEDS', 'OTHER_SEEDS', 'FULL', 'TINY', 'COLOUR',
            'Tuned', 'Split', 'GRIDS', 'Cell', 'make_cells', 'seeds_of', 'Scale', 'choose_scale', 'Choice', 'run_of',
-           'split_images', 'first_of_each', 'judges', 'Shared', 'tokenizer_of', 'make_shared', 'open_shared',
-           'own_orders', 'loss_by_cell', 'Cloud', 'make_cloud', 'compare', 'measure_set', 'Judge', 'make_judge',
-           'measure', 'BestWeights', 'one_thread', 'processor', 'commit', 'machine', 'Place', 'find_place',
-           'read_tuned', 'begin', 'train_cell', 'curves', 'training_seconds', 'keep_grid', 'parameters_of',
-           'factors_of', 'describe', 'measure_run', 'Numbers', 'Raw', 'read_raw', 'find_raw', 'run_cell', 'mean_by',
-           'choose_tuned', 'write_tuned', 'runs_of', 'one_line', 'list_cells', 'Job', 'stop_all', 'run_all',
-           'numbers_in', 'names_in', 'run_study', 'main']
+           'split_images', 'first_of_each', 'judges', 'open_parts', 'labels_of', 'split_of', 'check_images_of',
+           'Shared', 'tokenizer_of', 'make_shared', 'check_tokens_of', 'open_shared', 'own_orders', 'loss_by_cell',
+           'Cloud', 'make_cloud', 'compare', 'measure_set', 'Judge', 'make_judge', 'measure', 'BestWeights',
+           'one_thread', 'processor', 'commit', 'machine', 'Place', 'find_place', 'read_tuned', 'begin', 'train_cell',
+           'curves', 'training_seconds', 'keep_grid', 'parameters_of', 'factors_of', 'describe', 'measure_run',
+           'Numbers', 'Raw', 'read_raw', 'find_raw', 'run_cell', 'mean_by', 'choose_tuned', 'write_tuned', 'runs_of',
+           'one_line', 'list_cells', 'Job', 'stop_all', 'run_all', 'numbers_in', 'names_in', 'run_study', 'main']
 
 # %% ../../nbs/49_study_runs.ipynb #strun003
 import os
@@ -263,19 +263,20 @@ def split_images(
     "Deal the images of each class out to the parts; the smaller `seen` lies in the larger one."
     classes, rng = np.unique(labels), np.random.default_rng(0)
     each, kept = images // len(classes), tuning // shrink // len(classes)
+    is_training = np.arange(len(labels)) < num_training
+    most, judging = (min(np.count_nonzero(labels[rows] == c) for c in classes) // shrink
+                     for rows in (is_training, ~is_training))  # what every class has
+    require(0 < each <= most, 'images', images, f"at least {len(classes)} and at most "
+            f"{most * len(classes)}, as each class needs as many training images as the others")
+    cut = max(0, most - kept)
     parts: dict[str, list] = dict(seen=[], tuning=[], unseen=[], validation=[])
     for c in classes:
         members = np.flatnonzero(labels == c)
-        training = rng.permutation(members[members < num_training])
-        validation = members[members >= num_training]
-        training = training[:len(training) // shrink]
-        cut = len(training) - kept
-        require(0 < each <= len(training), 'images', images,
-                f"at least {len(classes)} and at most {len(training) * len(classes)}")
+        training = rng.permutation(members[members < num_training])[:most]
         parts['seen'].append(training[:each])
         parts['unseen'].append(training[each:cut])
         parts['tuning'].append(training[max(each, cut):])
-        parts['validation'].append(validation[:len(validation) // shrink])
+        parts['validation'].append(members[members >= num_training][:judging])
     return {name: np.concatenate(rows) for name, rows in parts.items()}
 
 
@@ -292,12 +293,48 @@ def judges(
     unseen, validation = split['unseen'], split['validation']
     if is_tuning:
         unseen = split['tuning']
+        require(len(unseen) > 0, 'tuning images', 0,
+                f"at least one a class besides the {len(split['seen'])} to be seen: give more")
         validation = first_of_each(unseen, len(validation))
     elif len(unseen) == 0:
         unseen = validation
     count = min(len(split['seen']), len(unseen))
     return dict(seen=first_of_each(split['seen'], count),
                 unseen=first_of_each(unseen, count), validation=validation)
+
+# %% ../../nbs/49_study_runs.ipynb #strun060
+def open_parts(scale: Scale) -> tuple:  # training and validation images
+    "The images of a study; `InvalidValue` unless they are what its tokenizer reads."
+    run, parts = get_preset(scale.preset, dict(scale.changes)), open_data(scale.data)
+    training, kind = parts[0], run.tokenizer
+    require(len(training.classes) == run.model.num_classes, f'classes of {scale.data!r}',
+            len(training.classes), f"{run.model.num_classes}, each a subfolder with images")
+    found, wanted = ((x.channels, size) for x, size in (
+        (training, training.size), (kind, kind.image_size)))
+    require(found == wanted, f'channels and side of the images of {scale.data!r}', found,
+            f"{wanted}: convert and scale the images first")
+    return parts
+
+
+def labels_of(parts) -> np.ndarray:  # int64 [N]
+    "The classes of all images, those for training first."
+    return np.concatenate([part.targets for part in parts])
+
+
+def split_of(cell: Cell, scale: Scale, parts) -> Split:  # `cell` at that scale
+    "The images of a cell; `InvalidValue` if there are too few."
+    split = split_images(labels_of(parts), len(parts[0]), cell.images, scale.shrink)
+    judges(split, cell.is_tuning)
+    return split
+
+
+def check_images_of(scale: Scale, runs: list[tuple[str, int]]):
+    "Raise `InvalidValue`, before any work is done, if a run would lack images."
+    parts = open_parts(scale)
+    cells = {(cell.images, cell.is_tuning): cell for cell in (scale(CELLS[name])
+                                                             for name, _ in runs)}
+    for cell in cells.values():
+        split_of(cell, scale, parts)
 
 # %% ../../nbs/49_study_runs.ipynb #strun022
 class Shared(NamedTuple):
@@ -345,8 +382,19 @@ def make_shared(
     if not (folder / 'tokens.safetensors').exists():
         load_weights(tokenizer, folder / 'tokenizer.safetensors').to(device).eval()
         tokens = torch.cat([pretokenize(tokenizer, part).tokens[:, 0] for part in parts])
+        of = content_hash(dict(images=images, labels=labels))
         with write_beside(folder / 'tokens.safetensors') as beside:
-            save_file(dict(tokens=tokens), beside)
+            save_file(dict(tokens=tokens), beside, dict(images=of))
+
+
+def check_tokens_of(path: Path, tokens: torch.Tensor, images: torch.Tensor, labels: torch.Tensor):
+    "Raise `InvalidValue` if these are the tokens of other images."
+    with safe_open(path, 'pt') as file:
+        of = (file.metadata() or {}).get('images')  # older files don't have it
+    same = of is None or of == content_hash(dict(images=images, labels=labels))
+    require(same and len(tokens) == len(images), f'number of tokens in {path}', len(tokens),
+            f"those of the {len(images)} images in `data`, but they are of other images; choose "
+            f"another `work` and `results`, or remove {path.parent.parent}")
 
 
 def open_shared(
@@ -356,15 +404,16 @@ def open_shared(
 ) -> Shared:
     "Tokenizer, classifier, images and tokens; what is missing is made, by one process only."
     folder, device = make_folder(folder), usable_device(device)
-    parts = open_data(scale.data)
+    parts = open_parts(scale)
     images = torch.cat([stack_images(part) for part in parts])
-    labels = torch.from_numpy(np.concatenate([part.targets for part in parts]))
+    labels = torch.from_numpy(labels_of(parts))
     with hold(folder, 'shared', patience=1800):
         make_shared(folder, scale, images, labels, parts, device)
     tokenizer = load_pretrained(partial(tokenizer_of, scale), folder, 'tokenizer.safetensors')
     classifier = load_pretrained(lambda: SmallCNN(images.shape[1], len(parts[0].classes)), folder,
                                  'classifier.safetensors')
     tokens = read_weights(folder / 'tokens.safetensors')['tokens']
+    check_tokens_of(folder / 'tokens.safetensors', tokens, images, labels)
     hashes = dict(tokenizer=content_hash(tokenizer.state_dict()),
                   classifier=content_hash(classifier.state_dict()),
                   tokens=content_hash(dict(tokens=tokens)))
@@ -778,9 +827,8 @@ def run_cell(
     run = run_of(cell, seed, tuned, scale)
     scales = scale.sweep if cell.is_tuning else (0.0, run.sample.guidance_scale)
     with one_thread(), hold(folder, 'study', patience=30):
+        split = split_of(cell, scale, open_parts(scale))  # raises before any work
         shared = open_shared(place.work / 'shared', scale, device)
-        split = split_images(shared.labels.numpy(), shared.num_training, cell.images,
-                             scale.shrink)
         judge = make_judge(shared, split, cell.is_tuning, scales)
         trained = train_cell(run, folder, judge, progress, device)
         numbers, images = measure_run(run, trained, judge)
@@ -996,6 +1044,7 @@ def run_study(
     "Do what is left of some parts. Raises `Stopped` if a run is left at the end."
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     failed, runs = [], runs_of(parts, seeds, cells)
+    check_images_of(scale, runs)
     make_folder(place.results / 'raw')
     for part in parts:
         left = [run for run in runs

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from rar_nb.support import InvalidValue, make_folder, require, usable_path
 from tests.site.links import broken_links
 from tests.site.notebooks import Stage
 from tests.site.reference import Entry, escaped, every_entry, module_page, read_library
@@ -54,6 +55,7 @@ WAYS_IN = {  # from the first page, under its picture
     "paper.md": "From the paper to the code",
     "results/index.md": "Results",
 }
+MARK = ".rar-site"  # a file in each folder that a site was built into: it may be emptied
 COPIED = (".png", ".gif", ".jpg", ".json", ".jsonl", ".py")  # files that a page may link to
 PLACES = re.compile(  # but not those of other papers, "equation 3 of …"
     r"(?:supplement, )?(?:(?:equation|section) \d(?:\.\d)?|(?:Figure|Table|Algorithm) \d+)(?! of\b)"
@@ -302,7 +304,7 @@ def toctree(entries: list[str], caption: str = "") -> str:
 def run_sphinx(source: Path, out: Path, live: set[str]):
     from sphinx.cmd.build import main as sphinx
 
-    options = ["-b", "html", "-c", str(HERE), "-d", str(source.parent / f"{source.name}.cache")]
+    options = ["-b", "html", "-c", str(HERE), "-d", str(beside(out)[1])]
     options += ["-W", "--keep-going", "-q", "-j", "2"]
     options += ["-D", f"html_static_path={source / '_static'}"]
     options += ["-D", f"pages_with_panels={','.join(sorted(live))}"]
@@ -333,10 +335,41 @@ def mend(text: str) -> str:
     return text if ".still.png" in text else MOVING.sub(STANDING, text)
 
 
+def beside(out: Path) -> tuple[Path, Path]:
+    """What Sphinx reads, and what it remembers."""
+    source = out.parent / f"{out.name}.source"
+    return source, out.parent / f"{source.name}.cache"
+
+
+def chosen(only: str) -> list[str]:
+    """The notebooks of a site, in their order; `InvalidValue` for unknown ones."""
+    names = only.split(",") if only else ORDER[1:]
+    for name in names:
+        require(name in ORDER[1:], "only", name, "names of " + ", ".join(ORDER[1:]))
+    return [name for name in ORDER if name in names]
+
+
+def prepare(out: Path, keep: bool) -> Path:
+    """The folder of the site, empty or with the last one; raises rather than lose other files."""
+    out = usable_path(out, "out").resolve()
+    for folder in (out, *beside(out)):
+        other = f"{folder} is something else; choose another one"
+        usable = folder.is_dir() or not folder.exists()
+        require(usable, "out", str(out), f"the path of a folder, but {other}")
+        ours = not folder.exists() or (folder / MARK).is_file() or not any(folder.iterdir())
+        loss = f"{folder} has other files, which would be lost; remove it or choose another one"
+        require(ours, "out", str(out), f"a new folder, an empty one, or an earlier site: {loss}")
+    for folder in (out, *beside(out)):
+        if folder.exists() and not keep:
+            shutil.rmtree(folder)
+        (make_folder(folder) / MARK).touch()
+    return out
+
+
 def build(out: Path, names: list[str], npm: Path) -> list[str]:
     """Build the site of these notebooks into `out`; links of it that lead nowhere."""
     out = out.resolve()
-    source = out.parent / f"{out.name}.source"
+    source = beside(out)[0]
     site = Site(source, names, npm)
     run_sphinx(source, out, site.write())
     return broken_links(out)
@@ -349,16 +382,19 @@ def main():
     parser.add_argument("--npm", type=Path, default=NPM, help="node_modules with MathJax")
     parser.add_argument("--keep", action="store_true", help="make only what is new since last time")
     args = parser.parse_args()
-    if not (args.npm / "mathjax").is_dir():
-        sys.exit(f"{args.npm / 'mathjax'} is missing: `make site` gets it from npm")
     start = time.time()
-    if not args.keep:
-        for folder in (args.out, *args.out.parent.glob(f"{args.out.name}.*")):
-            shutil.rmtree(folder, ignore_errors=True)
-    names = args.only.split(",") if args.only else ORDER[1:]
-    if broken := build(args.out, [name for name in ORDER if name in names], args.npm):
+    try:
+        require((args.npm / "mathjax").is_dir(), "npm", str(args.npm),
+                "a folder with mathjax in it, which `make site` gets from npm")  # fmt: skip
+        names = chosen(args.only)
+        out = prepare(args.out, args.keep)
+        broken = build(out, names, args.npm)
+    except InvalidValue as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if broken:
         sys.exit("Links that lead nowhere:\n" + "\n".join(broken))
-    files = [file for file in args.out.rglob("*") if file.is_file()]
+    files = [file for file in out.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 1e6
     print(f"{args.out}: {len(files)} files, {size:.1f} MB, in {time.time() - start:.0f} s")
 

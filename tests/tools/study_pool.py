@@ -18,7 +18,10 @@ import traceback
 
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a fork must be the first to use CUDA
 
+import torch  # noqa: E402
+
 from rar_nb.runs import study  # noqa: E402
+from rar_nb.support import InvalidValue, require, require_int, require_number  # noqa: E402
 
 FORKS = multiprocessing.get_context("fork")
 
@@ -82,14 +85,41 @@ def order_of(cell: study.Cell, seed: int) -> tuple[int, int, int]:
     return study.PARTS.index(cell.part), -cell.steps, seed
 
 
+def check(args: argparse.Namespace):
+    """The device is looked up without use of CUDA, which a fork must be the first to do."""
+    if args.device.startswith("cuda"):
+        known = ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+        fits = torch.cuda.is_available() and args.device in known
+        require(fits, "device", args.device, "one that this machine has, such as 'cpu'")
+    else:
+        study.usable_device(args.device)
+    require_int("jobs", args.jobs, 1)
+    if args.minutes is not None:
+        require_number("minutes", args.minutes, 0)
+
+
 def main(words: list[str] | None = None) -> int:
-    args, began = arguments_of(words), time.monotonic()
+    try:
+        return work(arguments_of(words))
+    except InvalidValue as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def work(args: argparse.Namespace) -> int:
+    began = time.monotonic()
+    check(args)
     scale = study.choose_scale(args.data, args.tiny)
     place = study.find_place(args.results, args.work, scale)
     parts = study.names_in(args.part, study.PARTS, "part")
     cells = study.names_in(args.cell, study.CELLS, "cell") if args.cell else None
     runs = study.runs_of(parts, study.numbers_in(args.seeds), cells)
     deadline = None if args.minutes is None else began + 60 * args.minutes
+    if "tuning" not in parts:
+        study.write_tuned(place)
+        for name, _ in runs:
+            study.read_tuned(place, study.CELLS[name])  # raises, and names the remedy
+    study.check_images_of(scale, runs)
     study.make_folder(place.results / "raw")
     study.Job = ForkedJob
     for chosen in ("tuning", None):  # first what all others need
@@ -98,8 +128,8 @@ def main(words: list[str] | None = None) -> int:
                 and study.find_raw(name, seed, place, scale) is None]  # fmt: skip
         left.sort(key=lambda run: order_of(study.CELLS[run[0]], run[1]))
         study.run_all(left, place, args.jobs, deadline, scale, args.device)
-        if chosen == "tuning" and study.write_tuned(place) is None and "tuning" not in parts:
-            print("nothing is tuned yet: add the part tuning")
+        if chosen == "tuning":
+            study.write_tuned(place)
     left = [run for run in runs if not place.raw(*run).exists()]
     print(f"{len(runs) - len(left)} of {len(runs)} runs are done, {time.monotonic() - began:.0f} s")
     return min(len(left), 1)
