@@ -1117,8 +1117,7 @@ def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
         cells = {share: find_cell(runs, 'long_dropout', strategy=strategy, dropout=share)
                  for share in shares}
         others += cells.values()
-        if cells:
-            cells |= {run['factors']['dropout']: tuned for run in tuned.values()}
+        cells |= {run['factors']['dropout']: tuned for run in tuned.values()}
         for share in sorted(cells):
             values = [by_seed(cells[share], name, when) for name, when in (
                 ('validation_loss', 'final'), ('validation_loss', 'best'),
@@ -1128,7 +1127,7 @@ def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
                         + [with_interval(numbers) for numbers in values])
     head = ['strategy', 'dropout', 'seeds', 'validation loss, finished',
             'validation loss, early-stopped', 'proxy FID, unseen images']
-    return table(head, rows, 'long_dropout', others)
+    return table(head, rows if others else [], 'long_dropout', others)
 
 # %% ../../nbs/54_study_figures.ipynb #st-claims
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ SEE_IT_MOVE = {  # a notebook about an idea: the panel in which it moves
     "05_trainer": "11_annealing",
     "06_sampler": "13_watch",
 }
+PANELS = ("10_scan_orders", "11_annealing", "12_target_aware", "13_watch", "14_inpainting",
+          "17_browser_model")  # fmt: skip
 MARK = "<!-- navigation -->"
 
 
@@ -51,7 +53,7 @@ def navigation(folder: Path, name: str) -> str:
     if name in SEE_IT_MOVE:
         panel = SEE_IT_MOVE[name]
         links.append(f"see it move: [{title(folder, panel)}]({panel}.ipynb)")
-    if name in SEE_IT_MOVE.values():
+    if name in PANELS:
         links.append("[all panels](explore.ipynb)")
     if at + 1 < len(ORDER):
         after = ORDER[at + 1]
