@@ -245,7 +245,10 @@ def no_errors(driver):
     """Nothing severe in the browser's console."""
     # Voilà's icons need a network. It refuses a page that is left to end its kernel (for want of
     # an XSRF token), which is why `make explore` ends idle kernels itself.
-    harmless = re.compile(r"favicon|cdn.jsdelivr.net/npm/@fortawesome|voila/api/shutdown")
+    # And no browser that nobody touches asks whether a changed notebook may be left.
+    harmless = re.compile(
+        r"favicon|cdn.jsdelivr.net/npm/@fortawesome|voila/api/shutdown|beforeunload"
+    )
     log = [e["message"] for e in driver.get_log("browser") if e["level"] == "SEVERE"]
     severe = [message for message in log if not harmless.search(message)]
     assert not severe, severe

@@ -113,10 +113,10 @@ def in_kernel(driver, code: str) -> str:
 @pytest.mark.parametrize("name", LIVE)
 @once_more
 def test_live_panels(driver, lab, name):
-    driver.get_log("browser")
     lab.end_kernels()
     run_all(driver, lab, name)
     panel = live_panel(driver, name)
+    driver.get_log("browser")  # what JupyterLab says when one notebook is left for another
     use_live(driver, panel, name)
     keep(driver, panel, name)
     set_theme(driver, "JupyterLab Dark")
