@@ -6,7 +6,9 @@ import {SCAN_ORDERS, jumps, knownNeighbours, neighbours, randomOrder, statistics
 
 const STYLES = `
 .rar-walk {display: grid; gap: 4px 22px; align-items: start}
-@container (min-width: 760px) {.rar-walk {grid-template-columns: minmax(340px, 1fr) minmax(0, 480px)}}
+@container (min-width: 760px) {
+  .rar-walk {grid-template-columns: minmax(340px, 1fr) minmax(0, 480px)}
+}
 .rar-app .rar-orders {border: 0; padding: 0; margin: 0; min-width: 0}
 .rar-app .rar-orders table {border-collapse: collapse; width: 100%; margin: 0; font-size: 14px;
   color: inherit; display: table}
