@@ -24,7 +24,7 @@ LONG = [
 
 SLOW = [*LONG, "test_devices", "test_vq_models", "test_kernels", "test_algorithm1", "test_watch",
         "test_inpainting", "test_cost", "test_commands", "test_images", "test_report",
-        "test_study_runs", "test_browser_model"]  # fmt: skip
+        "test_study_runs", "test_browser_model", "test_browser_model_lab"]  # fmt: skip
 
 
 def pytest_configure(config):

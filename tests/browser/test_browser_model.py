@@ -308,22 +308,3 @@ def test_the_kernel_samples_in_voila(driver, voila):
     panel.field("step").send_keys("\ue012")
     panel.become([*digit()[:48], -1])
     assert "How it is made" not in driver.find_element("tag name", "body").text
-
-
-@once_more
-def test_the_kernel_samples_in_jupyterlab(driver, lab):
-    """The same panel in the notebook, with PyTorch."""
-    from tests.browser.test_jupyterlab import run_all
-
-    lab.end_kernels()
-    run_all(driver, lab, "17_browser_model")
-    panel = Watched(driver, live_panel(driver, "17_browser_model"))  # it waits until it is seen
-    whole = ".rar-views[data-known='49']"
-    wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
-    panel.become(digit())
-    panel.button("class 8").click()
-    panel.become(digit(8))
-    panel.find(".rar-picture").send_keys(" ")
-    panel.become(filled(digit(8), [24], label=8))
-    if SCREENSHOTS:
-        panel.root.screenshot(str(KEPT / "lab_browser_model.png"))
