@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
 import tarfile
 from dataclasses import replace
 
@@ -30,7 +29,6 @@ from rar_nb.play.browser_model import (
 )
 from rar_nb.play.inpainting import cached_model, fill_hole, fill_order
 from rar_nb.play.watch import BUNDLED, attention_maps, cached_run
-from rar_nb.play.widgets import JS
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import save_run_config
 from rar_nb.sampler import (
@@ -46,25 +44,15 @@ from rar_nb.sampler import (
 from rar_nb.support import InvalidValue
 from rar_nb.tokenizer import to_uint8
 from rar_nb.transformer import RAR, ModelConfig
+from tests import node
 from tests.doors import refuses
-
-NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="no node on this machine to run JavaScript")
+from tests.node import needs_node
 
 
 def run_js(code: str):
     """What JavaScript prints as JSON; all of `sampling.js` is at hand."""
     start = "import * as js from './sampling.js'; const show = x => console.log(JSON.stringify(x));"
-    done = subprocess.run(
-        [NODE, "--input-type=module"],
-        input=start + code,
-        cwd=JS,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return node.run_js(start + code)
 
 
 # The same numbers in JavaScript

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import shutil
-import subprocess
 from html import unescape
 
 import numpy as np
@@ -27,21 +25,12 @@ from rar_nb.style import COLORS
 from rar_nb.support import InvalidValue
 from rar_nb.trainer import learning_rate_at, random_ratio_at
 from tests.doors import refuses
+from tests.node import needs_node, run_js
 from tests.tools.static_outputs import WIDGET, strip
 
-NODE = shutil.which("node")
-needs_node = pytest.mark.skipif(NODE is None, reason="no node on this machine to run JavaScript")
 MODULES = sorted(path.name[:-3] for path in JS.iterdir())
 PANELS = [ScanOrders, Annealing, TargetAware, BrowserModel]
 PAPER = ["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate"]
-
-
-def run_js(code: str):
-    """What a module prints as JSON, run by node in the folder of the panels."""
-    command = [NODE, "--input-type=module", "--eval", code]
-    done = subprocess.run(command, cwd=JS, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 # Modules

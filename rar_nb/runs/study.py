@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -401,10 +402,11 @@ def open_shared(
     folder: Path | str,  # made if needed
     scale: Scale = FULL,
     device: torch.device | str = 'cpu',  # of tokenizer and classifier
+    parts=None,  # what `open_parts` gives, if it was called before
 ) -> Shared:
     "Tokenizer, classifier, images and tokens; what is missing is made, by one process only."
     folder, device = make_folder(folder), usable_device(device)
-    parts = open_parts(scale)
+    parts = open_parts(scale) if parts is None else parts
     images = torch.cat([stack_images(part) for part in parts])
     labels = torch.from_numpy(labels_of(parts))
     with hold(folder, 'shared', patience=1800):
@@ -827,8 +829,9 @@ def run_cell(
     run = run_of(cell, seed, tuned, scale)
     scales = scale.sweep if cell.is_tuning else (0.0, run.sample.guidance_scale)
     with one_thread(), hold(folder, 'study', patience=30):
-        split = split_of(cell, scale, open_parts(scale))  # raises before any work
-        shared = open_shared(place.work / 'shared', scale, device)
+        parts = open_parts(scale)
+        split = split_of(cell, scale, parts)  # raises before any work
+        shared = open_shared(place.work / 'shared', scale, device, parts)
         judge = make_judge(shared, split, cell.is_tuning, scales)
         trained = train_cell(run, folder, judge, progress, device)
         numbers, images = measure_run(run, trained, judge)
@@ -987,6 +990,7 @@ def run_all(
     deadline: float | None,  # of `time.monotonic`
     scale: Scale,
     device: str,
+    start: Callable[..., Job] | None = None,  # begins a run; None: `Job`
 ) -> list[tuple[str, int]]:  # runs that have failed
     "Do runs in processes of their own until all are done, or a signal or the deadline comes."
     waiting, active, failed = list(runs), [], []
@@ -996,7 +1000,7 @@ def run_all(
                 if deadline is not None and time.monotonic() > deadline:
                     break
                 while waiting and len(active) < jobs:
-                    active.append(Job(*waiting.pop(0), place, scale, device))
+                    active.append((start or Job)(*waiting.pop(0), place, scale, device))
                 time.sleep(0.2)
                 for job in [job for job in active if job.ended()]:
                     active.remove(job)

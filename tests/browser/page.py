@@ -28,7 +28,6 @@ KEPT = ROOT / "results" / "widgets"
 # Notebooks with panels, and how many each shows; those that the browser draws itself first.
 LIVE = ["10_scan_orders", "11_annealing", "12_target_aware"]
 PANELS = {"13_watch": 2, "14_inpainting": 1}
-GALLERY = [*LIVE, *PANELS, "17_browser_model"]  # all that `explore` shows
 
 
 class Server:
@@ -177,6 +176,21 @@ def slider_of(panel, name: str):
 def button_of(panel, name: str):
     path = f".//button[normalize-space()='{name}' or @aria-label='{name}']"
     return panel.find_element("xpath", path)
+
+
+def drag_over(driver, grid, path: list[int], side: int):
+    """Press on the first cell of a grid, pass over the others as fast as can be, and let go."""
+    from selenium.webdriver import ActionChains
+
+    chain = ActionChains(driver, duration=0)
+    for k, cell in enumerate(path):
+        x, y = (cell % side + 0.5) / side - 0.5, (cell // side + 0.5) / side - 0.5
+        chain.move_to_element_with_offset(
+            grid, round(x * grid.size["width"]), round(y * grid.size["height"])
+        )
+        if k == 0:
+            chain.click_and_hold()
+    chain.release().perform()
 
 
 def choose(panel, order: str):

@@ -16,6 +16,7 @@ from tests.browser.page import (
     changed,
     choose,
     click,
+    drag_over,
     ground,
     is_back,
     keep,
@@ -147,8 +148,6 @@ def test_the_browser_and_python_have_one_state(driver, lab):
 def test_a_drag_arrives_in_order(driver, lab):
     """In Python, too: every cell in the order in which the pointer came over it, however fast.
     (`DRAGS=100` for as many drags.)"""
-    from selenium.webdriver import ActionChains
-
     lab.end_kernels()
     run_all(driver, lab, "10_scan_orders")
     panel = live_panel(driver, "10_scan_orders")
@@ -158,15 +157,8 @@ def test_a_drag_arrives_in_order(driver, lab):
     rng, wrong = random.Random(0), []
     for _ in range(int(os.environ.get("DRAGS", 5))):
         click(button_of(panel, "clear"))
-        path, chain = snake(rng, 12, 7), ActionChains(driver, duration=0)
-        for k, cell in enumerate(path):
-            x, y = (cell % 7 + 0.5) / 7 - 0.5, (cell // 7 + 0.5) / 7 - 0.5
-            chain.move_to_element_with_offset(
-                grid, round(x * grid.size["width"]), round(y * grid.size["height"])
-            )
-            if k == 0:
-                chain.click_and_hold()
-        chain.release().perform()
+        path = snake(rng, 12, 7)
+        drag_over(driver, grid, path, 7)
         try:
             wait(
                 lambda path=path: in_kernel(driver, "print(walk.cells['7'])") == str(path),

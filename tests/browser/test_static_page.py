@@ -30,6 +30,7 @@ from tests.browser.page import (
     SCREENSHOTS,
     button_of,
     choose,
+    drag_over,
     ground,
     no_errors,
     slider_of,
@@ -279,22 +280,13 @@ def test_an_order_of_ones_own_by_keyboard(show):
 def test_a_drag_arrives_in_order(show, driver):
     """Every cell in the order in which the pointer came over it, however fast. (`DRAGS=100` for
     as many drags.)"""
-    from selenium.webdriver import ActionChains
-
     panel = show("scan_orders")
     choose(panel, "yours")
     grid, rng, wrong = panel.find_element("css selector", ".rar-grid"), random.Random(0), []
     for _ in range(int(os.environ.get("DRAGS", 5))):
         button_of(panel, "clear").click()
-        path, chain = snake(rng, 12, 7), ActionChains(driver, duration=0)
-        for k, cell in enumerate(path):
-            x, y = (cell % 7 + 0.5) / 7 - 0.5, (cell // 7 + 0.5) / 7 - 0.5
-            chain.move_to_element_with_offset(
-                grid, round(x * grid.size["width"]), round(y * grid.size["height"])
-            )
-            if k == 0:
-                chain.click_and_hold()
-        chain.release().perform()
+        path = snake(rng, 12, 7)
+        drag_over(driver, grid, path, 7)
         if own_order(panel) != path:
             wrong.append((path, own_order(panel)))
     assert not wrong

@@ -4,7 +4,6 @@ import pytest
 
 from tests.browser.page import (
     DARK,
-    GALLERY,
     LIVE,
     PANELS,
     changed,
@@ -21,6 +20,7 @@ from tests.browser.page import (
     use_live,
     wait,
 )
+from tests.tools.reading_order import PANELS as GALLERY  # all that `explore` shows
 
 LINKS = "return [...document.querySelectorAll('a[href]')].map(a => a.href)"
 CODE = ".jp-InputArea-editor, .jp-Cell-inputWrapper .highlight"

@@ -121,13 +121,12 @@ def work(args: argparse.Namespace) -> int:
             study.read_tuned(place, study.CELLS[name])  # raises, and names the remedy
     study.check_images_of(scale, runs)
     study.make_folder(place.results / "raw")
-    study.Job = ForkedJob
     for chosen in ("tuning", None):  # first what all others need
         left = [(name, seed) for name, seed in runs
                 if (study.CELLS[name].part == "tuning") == (chosen == "tuning")
                 and study.find_raw(name, seed, place, scale) is None]  # fmt: skip
         left.sort(key=lambda run: order_of(study.CELLS[run[0]], run[1]))
-        study.run_all(left, place, args.jobs, deadline, scale, args.device)
+        study.run_all(left, place, args.jobs, deadline, scale, args.device, start=ForkedJob)
         if chosen == "tuning":
             study.write_tuned(place)
     left = [run for run in runs if not place.raw(*run).exists()]

@@ -1,7 +1,7 @@
 /** Annealing: the share r of random orders over a training, and the orders of a batch. */
 import {change, choice, draggable, follow, frame, html, keys, onWidth, player, set, slider, svg,
   tick} from './common.js';
-import {SCAN_ORDERS, stepsOf} from './orders.js';
+import {SCAN_ORDERS, namedOrder, stepsOf} from './orders.js';
 import {batchNumbers, learningRateAt, randomRatioAt, stepAt} from './schedules.js';
 import {tilePixels} from './tiles.js';
 
@@ -10,7 +10,6 @@ const STYLES = `
 @container (min-width: 760px) {.rar-anneal {grid-template-columns: minmax(0, 1fr) 453px}}
 .rar-anneal > div {min-width: 0}
 .rar-app figure {margin: 0 0 6px; padding: 0; min-width: 0}
-.rar-app figcaption {font-size: 13px; color: inherit; margin: 0; text-align: left}
 .rar-plot {width: 100%; overflow: visible; touch-action: none; user-select: none}
 .rar-app .rar-plot text {font-size: 12.5px}
 .rar-plot .band {fill: var(--rar-random); opacity: .16}
@@ -308,9 +307,8 @@ function makeSettings(model, hand) {
 /** The order in which the annealing ends: the paper's, or a registered one, or what is wrong. */
 function finalOrder(model, side) {
   const name = model.get('final_order');
-  const given = model.get('registered')[name]?.[side] ?? SCAN_ORDERS[name](side);
-  return typeof given === 'string' ? {problem: `${name}: ${given}`, order: SCAN_ORDERS.raster(side)}
-    : {order: given};
+  const {order, problem} = namedOrder(name, side, model.get('registered'));
+  return problem ? {problem: `${name}: ${problem}`, order: SCAN_ORDERS.raster(side)} : {order};
 }
 
 const key = (color, text) => html('span', {}, html('i', {style: `background: var(--rar-${color})`}),

@@ -59,6 +59,7 @@ export const STYLES = `
 .rar-app button:disabled {opacity: .55; cursor: default}
 .rar-app .rar-play {min-width: 6.2em}
 .rar-faint {color: var(--rar-faint)}
+.rar-app figcaption {font-size: 13px; color: inherit; margin: 0; text-align: left}
 .rar-app .rar-hidden {position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap}
 `;

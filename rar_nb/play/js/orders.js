@@ -57,6 +57,12 @@ export const SCAN_ORDERS = {
   alternate,
 };
 
+/** A registered order, else the paper's; `{order: [], problem}` if a registered one has none. */
+export function namedOrder(name, g, registered) {
+  const given = registered[name]?.[g] ?? SCAN_ORDERS[name](g);
+  return typeof given === 'string' ? {order: [], problem: given} : {order: given};
+}
+
 /**
  * The Mersenne Twister: the same numbers as a `torch.Generator` on the CPU.
  * @param {number} seed a whole number from 0 to below 2³²

@@ -1,8 +1,8 @@
 /** Scan orders: walk through a grid step by step, and compare orders, your own among them. */
 import {button, change, draggable, follow, frame, html, keys, onWidth, player, set, slider,
   speaker, svg} from './common.js';
-import {SCAN_ORDERS, jumps, knownNeighbours, neighbours, randomOrder, statistics, stepsOf}
-  from './orders.js';
+import {SCAN_ORDERS, jumps, knownNeighbours, namedOrder, neighbours, randomOrder, statistics,
+  stepsOf} from './orders.js';
 
 const STYLES = `
 .rar-walk {display: grid; gap: 4px 22px; align-items: start}
@@ -51,7 +51,6 @@ const STYLES = `
 .rar-charts {display: grid; gap: 4px 22px}
 @container (min-width: 760px) {.rar-charts {grid-template-columns: 1fr 1fr}}
 .rar-app figure {margin: 0; padding: 0; min-width: 0}
-.rar-app figcaption {font-size: 13px; color: inherit; margin: 0; text-align: left}
 .rar-chart {position: relative; padding-left: 30px; height: 86px}
 .rar-chart svg {width: 100%; height: 100%; cursor: ew-resize; touch-action: none; overflow: visible}
 .rar-chart span {position: absolute; left: 0; width: 25px; text-align: right; font-size: 12px;
@@ -67,12 +66,11 @@ const COPY = {raster: 'rows, left to right', random: 'a shuffle, decided by its 
 const middle = (cell, g) => [cell % g + 0.5, Math.floor(cell / g) + 0.5];
 const pointsOf = (order, g) => order.map(cell => middle(cell, g).join()).join(' ');
 
-/** An order by name, or `{order: [], problem}` where a registered function gave none. */
+/** The order that is chosen by its name; see `namedOrder`. */
 function orderOf(model, name, g) {
   if (name === 'random') return {order: randomOrder(g, model.get('seed'))};
   if (name === 'yours') return {order: model.get('cells')[g] ?? []};
-  const given = model.get('registered')[name]?.[g] ?? SCAN_ORDERS[name](g);
-  return typeof given === 'string' ? {order: [], problem: given} : {order: given};
+  return namedOrder(name, g, model.get('registered'));
 }
 
 /** All that follows from the state but for the step. */
@@ -289,7 +287,6 @@ function makeTable(names, onchoice) {
   }
   return {element, show};
 }
-
 
 /** Cells that a straight line between two points passes, from its start on. */
 function cellsBetween([x0, y0], [x1, y1], g) {
