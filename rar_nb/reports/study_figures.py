@@ -717,6 +717,7 @@ def plot_length_and_data(runs: Sequence[StudyRun]) -> plt.Figure | None:
                 ax.set_xlabel(words)
             if part in missing:
                 ax.text(0.5, 0.5, 'not measured yet', ha='center', transform=ax.transAxes)
+                ax.set_xticks([])  # there are no values to be read
                 continue
             for when in WHEN:
                 plot_along(ax, differences_along(runs, part, factor, measure, when), when)
