@@ -891,6 +891,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.differences_along': ( 'study_figures.html#differences_along',
                                                                                                   'rar_nb/reports/study_figures.py'),
+                                              'rar_nb.reports.study_figures.differences_table': ( 'study_figures.html#differences_table',
+                                                                                                  'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.fid_range': ( 'study_figures.html#fid_range',
                                                                                           'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.find_cell': ( 'study_figures.html#find_cell',

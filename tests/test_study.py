@@ -4,6 +4,7 @@ and all of it where files are missing."""
 import itertools
 import json
 import math
+import re
 import statistics
 
 import matplotlib.pyplot as plt
@@ -367,6 +368,17 @@ def test_headline_sentence_has_the_numbers_of_the_files(folder, runs):
     assert f"{base.passes:g} passes over {base.images:,} digits" in sentence
     assert "always-random training*" in sentence
     assert "*" not in headline_sentence(runs, "proxy_fid_unseen")
+
+
+def test_differences_table_agrees_with_the_headline_sentence(runs):
+    rows = [line for line in str(study.differences_table(runs)).splitlines() if line[:2] == "| "]
+    first, others = rows[2].split(" | "), rows[3:]  # rows 0 and 1 are the head
+    low, high = re.search("difference (.*?) to (.*?);", headline_sentence(runs)).groups()
+    assert first[0] == "| validation loss, finished" and f"({low} to {high})" in first[1]
+    assert first[1].startswith("−" + re.search(r"loss (\S+) nats", headline_sentence(runs))[1])
+    assert len(others) == 5 and [row.count("*") for row in rows[2:]] == [1, 1, 0, 0, 0, 0]
+    only_raster = [run for run in runs if run["factors"]["strategy"] == "raster"]
+    assert str(study.differences_table(only_raster)).startswith("not measured yet")
 
 
 def test_headline_sentence_goes_either_way(runs):

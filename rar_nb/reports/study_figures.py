@@ -8,15 +8,16 @@ __all__ = ['STUDY', 'Finite', 'Share', 'Window', 'Cell', 'PARTS', 'CURVE_FIELDS'
            'Factors', 'Settings', 'StudyRun', 'check_run', 'setting_of', 'check_equal', 'check_settings', 'read_runs',
            'find_cell', 'values_of', 'measured', 'by_seed', 'how_to_measure', 'not_measured', 'commands', 'table',
            'overview', 'title_of', 'number', 'p_text', 'interval_text', 'headline_cells', 'is_clear', 'statistics_text',
-           'in_words', 'headline_sentence', 'with_interval', 'headline_table', 'plot_seeds', 'plot_interval',
-           'plot_headline', 'mean_curve', 'plot_curve', 'shade_annealing', 'plot_training_curves', 'limit_to_the_end',
-           'gap_curve', 'plot_gap', 'plot_twice', 'twice_table', 'loss_by_cell', 'plot_loss_map', 'along',
-           'differences_along', 'plot_along', 'plot_length_and_data', 'along_table', 'advantage', 'predictions',
-           'predictions_table', 'window_name', 'windows', 'plot_differences', 'plot_windows', 'windows_table',
-           'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table', 'target_pairs', 'plot_target',
-           'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning', 'no_dropout_table',
-           'long_dropout_table', 'Claim', 'fid_range', 'all_windows', 'all_orders', 'orders_and_baseline',
-           'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row', 'claims_table']
+           'in_words', 'headline_sentence', 'with_interval', 'headline_table', 'differences_table', 'plot_seeds',
+           'plot_interval', 'plot_headline', 'mean_curve', 'plot_curve', 'shade_annealing', 'plot_training_curves',
+           'limit_to_the_end', 'gap_curve', 'plot_gap', 'plot_twice', 'twice_table', 'loss_by_cell', 'plot_loss_map',
+           'along', 'differences_along', 'plot_along', 'plot_length_and_data', 'along_table', 'advantage',
+           'predictions', 'predictions_table', 'window_name', 'windows', 'plot_differences', 'plot_windows',
+           'windows_table', 'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table', 'target_pairs',
+           'plot_target', 'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning',
+           'no_dropout_table', 'long_dropout_table', 'Claim', 'fid_range', 'all_windows', 'all_orders',
+           'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row',
+           'claims_table']
 
 # %% ../../nbs/54_study_figures.ipynb #sf-imports
 import itertools
@@ -425,6 +426,25 @@ def headline_table(runs: Sequence[StudyRun]) -> Text:
                             + [f'{sum(steps) / len(steps):,.0f}'])
     return table(['strategy', 'seeds', 'validation loss', 'proxy FID, unseen', 'proxy FID, seen',
                   'class agreement', 'steps'], rows, 'headline', cells.values())
+
+
+def differences_table(runs: Sequence[StudyRun]) -> Text:
+    "Annealed orders minus each of the other two strategies, with intervals and paired t tests."
+    cells, rows = headline_cells(runs), []
+    if not all(cells.values()):
+        return table([], [], 'headline')
+    for measure, name in HEADLINE.items():
+        for when, model in WHEN.items():
+            values = {key: by_seed(cell, measure, when) for key, cell in cells.items()}
+            row = [f'{name}, {model}']
+            for other in ('raster', 'random'):
+                pair = Comparison(values['annealed'], values[other])
+                star = '*' if measure == 'validation_loss' and other == 'random' else ''
+                row += [f'{number(pair.mean, True)} ({interval_text(pair)}){star}',
+                        p_text(pair.p_value)]
+            rows.append(row)
+    return table(['measure, models', 'annealed − raster', 't test', 'annealed − always random',
+                  't test'], rows, 'headline', cells.values())
 
 # %% ../../nbs/54_study_figures.ipynb #st-hfig
 def plot_seeds(ax, columns: Mapping[str, Seeds], colors: Mapping[str, str]):
