@@ -15,7 +15,8 @@ __all__ = ['STUDY', 'Finite', 'Share', 'Window', 'Cell', 'PARTS', 'CURVE_FIELDS'
            'predictions', 'predictions_table', 'window_name', 'windows', 'plot_differences', 'plot_windows',
            'windows_table', 'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table', 'target_pairs',
            'plot_target', 'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning',
-           'no_dropout_table', 'long_dropout_table', 'Claim', 'fid_range', 'all_windows', 'all_orders',
+           'no_dropout_table', 'by_dropout', 'added_cells', 'long_dropout_table', 'plot_long_dropout',
+           'best_dropout_pairs', 'best_dropout_table', 'Claim', 'fid_range', 'all_windows', 'all_orders',
            'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row',
            'claims_table']
 
@@ -123,7 +124,7 @@ PARTS = {  # of the study, and what they vary
     'target': 'target-aware embedding',
     'sizes': 'size of the model',
     'no_dropout': 'no dropout for either strategy',
-    'long_dropout': 'other dropout, for twice as many passes',
+    'long_dropout': 'other dropout, for more passes',
     'length': 'passes over the data',
     'data': 'amount of data',
 }
@@ -1127,28 +1128,105 @@ def no_dropout_table(runs: Sequence[StudyRun]) -> Text:
             'paired t test']
     return table(head, rows, 'no_dropout', bare)
 
+# %% ../../nbs/54_study_figures.ipynb #st-longdrop
+def by_dropout(runs: Sequence[StudyRun], strategy: str) -> dict[tuple[int, float], Cell]:
+    "The cells of 50 passes and more by passes and dropout, whichever part they belong to."
+    cells: dict[tuple[int, float], Cell] = {}
+    for run in runs:
+        factors, part = run['factors'], run['part']
+        if (factors['strategy'] == strategy and factors['passes'] >= 50
+                and part in ('headline', 'length', 'long_dropout')):
+            key = round(factors['passes']), factors['dropout']
+            cells.setdefault(key, {})[run['seed']] = run
+    return dict(sorted(cells.items()))
+
+
+def added_cells(runs: Sequence[StudyRun]) -> list[Cell]:
+    "The cells of the part 'long_dropout'."
+    names = dict.fromkeys(run['cell'] for run in runs if run['part'] == 'long_dropout')
+    return [{run['seed']: run for run in runs if run['cell'] == name} for name in names]
+
 
 def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
-    "Both strategies after 100 passes, with the dropout that was chosen for 50 and with others."
+    "Both strategies after 50 passes and more, with the dropout chosen for 50 and with others."
     rows: list[list[str]] = []
-    others: list[Cell] = []
+    added = added_cells(runs)
     for strategy in ('raster', 'annealed'):
-        tuned = find_cell(runs, 'length', strategy=strategy, passes=100)
-        shares = values_of(runs, 'long_dropout', 'dropout', strategy)
-        cells = {share: find_cell(runs, 'long_dropout', strategy=strategy, dropout=share)
-                 for share in shares}
-        others += cells.values()
-        cells |= {run['factors']['dropout']: tuned for run in tuned.values()}
-        for share in sorted(cells):
-            values = [by_seed(cells[share], name, when) for name, when in (
+        for (passes, dropout), cell in by_dropout(runs, strategy).items():
+            values = [by_seed(cell, name, when) for name, when in (
                 ('validation_loss', 'final'), ('validation_loss', 'best'),
                 ('proxy_fid_unseen', 'final'))]
-            words = f'{share:g}' + (', chosen for 50 passes' if cells[share] is tuned else '')
-            rows.append([strategy, words, str(len(cells[share]))]
+            words = f'{dropout:g}' + ('' if cell in added else ', chosen for 50 passes')
+            rows.append([f'{strategy}, {passes:,} passes', words, str(len(cell))]
                         + [with_interval(numbers) for numbers in values])
     head = ['strategy', 'dropout', 'seeds', 'validation loss, finished',
             'validation loss, early-stopped', 'proxy FID, unseen images']
-    return table(head, rows if others else [], 'long_dropout', others)
+    return table(head, rows if added else [], 'long_dropout', added)
+
+# %% ../../nbs/54_study_figures.ipynb #st-longfig
+def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
+    "Validation loss and proxy FID of both strategies over the passes, a line for each dropout."
+    if not added_cells(runs):
+        not_measured('long_dropout')
+        return None
+    styles = {0.0: ('o', ':'), 0.1: ('s', '-'), 0.3: ('^', '--'), 0.5: ('D', '-.')}
+    measures = {'validation_loss': 'validation loss', 'proxy_fid_unseen': 'proxy FID, unseen images'}
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
+    for strategy in ('raster', 'annealed'):
+        cells = by_dropout(runs, strategy)
+        for dropout in sorted({dropout for _, dropout in cells}):
+            marker, line = styles[dropout]
+            own = {passes: cell for (passes, other), cell in cells.items() if other == dropout}
+            for ax, measure in zip(axes, measures):
+                found = [mean_interval(by_seed(cell, measure)) for cell in own.values()]
+                means = [mean for mean, *_ in found]
+                ax.plot(list(own), means, marker=marker, ls=line,
+                        color=COLORS[STRATEGIES[strategy]], label=f'{strategy}, {dropout:g}')
+                for passes, (_, low, high) in zip(own, found):
+                    ax.plot([passes] * 2, [low, high], color=COLORS[STRATEGIES[strategy]], lw=1)
+    for ax, title in zip(axes, measures.values()):
+        passes = sorted({passes for name in ('raster', 'annealed')
+                         for passes, _ in by_dropout(runs, name)})
+        ax.set(title=title, xlabel='passes over the data', xscale='log')
+        ax.set_xticks(passes, [str(number) for number in passes])
+        ax.minorticks_off()
+    axes[1].legend(title='strategy, dropout', fontsize=11)
+    return fig
+
+# %% ../../nbs/54_study_figures.ipynb #st-longbest
+def best_dropout_pairs(
+    runs: Sequence[StudyRun],
+    measure: str = 'validation_loss',
+) -> dict[int, tuple[float, float, Comparison]]:  # passes: dropout of raster, of annealed, pair
+    "Annealed minus raster at each length, each with the dropout that ends at its lowest loss."
+    sides = [by_dropout(runs, name) for name in ('raster', 'annealed')]
+    pairs = {}
+    for length in sorted({passes for passes, _ in sides[0]} & {passes for passes, _ in sides[1]}):
+        chosen = []
+        for cells in sides:
+            tried = {dropout: cell for (passes, dropout), cell in cells.items() if passes == length}
+            losses = {dropout: mean_interval(by_seed(cell, 'validation_loss'))[0]
+                      for dropout, cell in tried.items()}
+            chosen.append(min(losses, key=losses.__getitem__))
+        raster, annealed = (by_seed(cells[length, dropout], measure)
+                            for cells, dropout in zip(sides, chosen))
+        pairs[length] = *chosen, Comparison(annealed, raster)
+    return pairs
+
+
+def best_dropout_table(runs: Sequence[StudyRun]) -> Text:
+    "By the number of passes, annealed minus raster, each with its best dropout of those tried."
+    added, rows = added_cells(runs), []
+    losses, fids = (best_dropout_pairs(runs, name)
+                    for name in ('validation_loss', 'proxy_fid_unseen'))
+    for passes, (raster, annealed, pair) in losses.items():
+        fid = fids[passes][2]
+        rows.append([f'{passes:,}', f'{raster:g}', f'{annealed:g}', str(len(pair.seeds)),
+                     f'{number(pair.mean, True)} ({interval_text(pair)})', p_text(pair.p_value),
+                     f'{number(fid.mean, True)} ({interval_text(fid)})', p_text(fid.p_value)])
+    head = ['passes', 'dropout, raster', 'dropout, annealed', 'seeds',
+            'validation loss, annealed − raster', 't test', 'proxy FID, unseen', 't test']
+    return table(head, rows if added else [], 'long_dropout', added)
 
 # %% ../../nbs/54_study_figures.ipynb #st-claims
 @dataclass(frozen=True)
