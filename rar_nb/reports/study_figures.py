@@ -900,20 +900,13 @@ def plot_orders(runs: Sequence[StudyRun]) -> plt.Figure | None:
     if not any(run['part'] == 'orders' for run in runs):
         not_measured('orders')
         return None
+    colors = dict.fromkeys(cells, 'quiet') | dict(raster='raster')
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.9))
     for ax, measure in zip(axes, ('validation_loss', 'proxy_fid_unseen')):
-        for k, (name, cell) in enumerate(cells.items()):
-            values = by_seed(cell, measure)
-            color = COLORS['raster' if name == 'raster' else 'quiet']
-            ax.bar(k, mean_interval(values)[0], 0.7, color=color)
-            plot_interval(ax, k, mean_interval(values))
-            ax.plot([k + 0.2] * len(values), list(values.values()), 'k.', ms=5)
+        plot_seeds(ax, {name: by_seed(cell, measure) for name, cell in cells.items()}, colors)
         ax.set_title(title_of(measure), fontsize=12)
         ax.set_xticks(range(len(cells)), cells, rotation=30)
-        ax.grid(axis='x', visible=False)
-    lows = [measured(run, 'validation_loss') for cell in cells.values() for run in cell.values()]
-    axes[0].set_ylim(min(lows) - 0.6 * (max(lows) - min(lows)) - 0.02, None)  # bars cut off
-    axes[0].set_ylabel('nats a token (the bars are cut off)')
+    axes[0].set_ylabel('nats a token')
     return fig
 
 # %% ../../nbs/54_study_figures.ipynb #st-ord-samples
@@ -928,7 +921,7 @@ def plot_order_samples(
     if not paths:
         not_measured('orders')
         return None
-    columns = min(3, len(paths))
+    columns = min(2, len(paths))
     rows = math.ceil(len(paths) / columns)
     pictures = {name: np.asarray(Image.open(path, formats=['PNG'])) for name, path in paths.items()}
     height = max(picture.shape[0] / picture.shape[1] for picture in pictures.values())
