@@ -336,7 +336,7 @@ function samplingControls(model, settings) {
   const run = runControl(model);
   const element = html('div', {}, label.element,
     html('div', {class: 'rar-row'}, ...sliders.map(one => one.element)),
-    html('div', {class: 'rar-row'}, html('label', {}, 'seed', seed), more, run.element,
+    html('div', {class: 'rar-row'}, html('label', {}, 'seed', seed), more, ...run.elements,
       ...choices));
   return {element, show() {
     label.show();
@@ -487,8 +487,8 @@ async function render({model, el}) {
 function runControl(model) {
   const runs = model.get('runs');
   const list = choice('run', runs, run => change(model, {run}));
-  set(list.element, {hidden: !model.send || runs.length < 2});
-  return {element: list.element, show: () => list.show(model.get('run'))};
+  const elements = model.send && runs.length > 1 ? [list.element] : [];
+  return {elements, show: () => list.show(model.get('run'))};
 }
 
 class Panel {
