@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs"
-KINDS = ["Panel", "ScanOrders", "Annealing", "TargetAware"]
+KINDS = ["Panel", "ScanOrders", "Annealing", "TargetAware", "Inpainting"]
 
 
 def collapsed_cells(name: str) -> list[str]:
