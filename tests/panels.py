@@ -11,7 +11,7 @@ from rar_nb.pretrained.presets import save_run_config
 from rar_nb.transformer import RAR
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs"
-KINDS = ["Panel", "ScanOrders", "Annealing", "TargetAware", "Watch"]
+KINDS = ["Panel", "ScanOrders", "Annealing", "TargetAware", "Watch", "Inpainting"]
 
 
 def collapsed_cells(name: str) -> list[str]:

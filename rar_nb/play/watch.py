@@ -26,7 +26,7 @@ from matplotlib.patches import Rectangle
 from torch import nn
 
 from ..data.images import DATA
-from .widgets import LivePanel, module_text
+from .widgets import KernelPanel, module_text
 from ..pretrained.checkpoints import load_weights
 from ..pretrained.presets import RunConfig
 from ..runs.run_folders import RUNS, open_run
@@ -484,14 +484,13 @@ class StepServer:
         "Pixels of images, [N, C, S, S] in the tokenizer's range."
         return [self.tokenizer.decode(torch.tensor(tokens, device=self.tokenizer.device))]
 
-    def answer(self, kind: str, **request) -> list[bytes]:
-        "What a request asks for, 'step' or 'decode', as bytes of float32."
+    def serve(self, kind: str, **request) -> list[np.ndarray]:
+        "What a request asks for, 'step' or 'decode'."
         require(kind in ('step', 'decode'), 'kind', kind, "'step' or 'decode'")
-        results = getattr(self, kind)(**request)
-        return [result.float().cpu().contiguous().numpy().tobytes() for result in results]
+        return [result.float().cpu().numpy() for result in getattr(self, kind)(**request)]
 
 # %% ../../nbs/13_watch.ipynb #wtwatch1
-class Watch(LivePanel):
+class Watch(KernelPanel):
     "Watch a model sample, token by token, and fill holes; on a page without a kernel, too."
 
     panel = 'watch'
@@ -534,7 +533,6 @@ class Watch(LivePanel):
         self.folders[run] = folder
         super().__init__(**self.begin_with(run) | dict(runs=list(self.folders), run=run) | state)
         self.observe(self.change_run, 'run')
-        self.on_msg(self.answer)
 
     def begin_with(self, name: str) -> dict:
         "Let a run answer from now on; returns the state that it begins with."
@@ -584,18 +582,9 @@ class Watch(LivePanel):
             require_number(name, value, 0)
         return value
 
-    def answer(self, widget, request: dict, buffers):
-        "Answer the browser: results as buffers, or the problem as text."
-        request = dict(request)
-        number = request.pop('number', None)
-        try:
-            results = self.server.answer(**request)
-        except Exception as problem:
-            self.send(dict(number=number, problem=f'{type(problem).__name__}: {problem}'))
-            if not isinstance(problem, ValueError):
-                raise  # into the log
-        else:
-            self.send(dict(number=number), results)
+    def serve(self, kind: str, **request) -> list:
+        "A step, or decoded pictures."
+        return self.server.serve(kind, **request)
 
     def live_state(self) -> dict:
         "The state for a page, which has no runs to choose from."

@@ -6,7 +6,7 @@
 __all__ = ['CAPITAL', 'LINE', 'BEFORE', 'PAGE', 'STEPS', 'LOOK', 'JS', 'IMPORT', 'EXPORT', 'LIVE', 'new_figure', 'new_canvas',
            'letter_outline', 'text_outline', 'write', 'write_texts', 'to_rgb_pixels', 'figure_png', 'Pixels', 'darken',
            'image_mask', 'color_of', 'draw_cells', 'Canvas', 'Cells', 'cell_at', 'cell_box', 'step_to', 'Panel',
-           'slider', 'choice', 'player', 'module_text', 'module_object', 'LivePanel']
+           'slider', 'choice', 'player', 'module_text', 'module_object', 'LivePanel', 'KernelPanel']
 
 # %% ../../nbs/15_widgets.ipynb #89cbb36e
 import base64
@@ -643,3 +643,28 @@ class LivePanel(anywidget.AnyWidget):
         data, metadata = super()._repr_mimebundle_(**kwargs)
         shown = data | {'image/png': self.png(), 'text/plain': text, LIVE: live}
         return shown, metadata
+
+# %% ../../nbs/15_widgets.ipynb #kernask1
+class KernelPanel(LivePanel):
+    "A panel whose module asks the kernel; a subclass answers in `serve`."
+
+    def __init__(self, **state):
+        super().__init__(**state)
+        self.on_msg(self.answer)
+
+    def serve(self, kind: str, **request) -> list:
+        "Arrays of numbers, the answer to a request."
+        raise NotImplementedError(f"{type(self).__name__} answers nothing")
+
+    def answer(self, widget, request: dict, buffers):
+        "Send the browser an answer as buffers of float32, or the problem as text."
+        request = dict(request)
+        number = request.pop('number', None)
+        try:
+            results = [np.asarray(array, np.float32) for array in self.serve(**request)]
+        except Exception as problem:
+            self.send(dict(number=number, problem=f'{type(problem).__name__}: {problem}'))
+            if not isinstance(problem, ValueError):
+                raise  # into the log
+        else:
+            self.send(dict(number=number), [array.tobytes() for array in results])

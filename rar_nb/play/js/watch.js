@@ -4,13 +4,13 @@
  * The numbers come from `sampling.js`, the predictions from one of the engines of `engines.js`.
  */
 import {
-  button, change, choice, draggable, follow, frame, html, keys, player, set, slider, speaker, svg,
-  tick,
+  button, change, choice, follow, frame, html, paint, player, seedField, set, slider, speaker, svg,
+  tick, whenSeen,
 } from './common.js';
 import {openFolder, openKernel} from './engines.js';
-import {
-  entropy, fillOrder, guidanceWeight, imageNoise, randomOrder, sampleSteps,
-} from './sampling.js';
+import {fillOrder} from './filling.js';
+import {cutHoles} from './holes.js';
+import {entropy, guidanceWeight, imageNoise, randomOrder, sampleSteps} from './sampling.js';
 
 const CANDIDATES = 6;  // tokens that are shown at each step
 const SMALL_GRID = 8;  // cells along a side up to which ids of tokens can be read
@@ -21,11 +21,6 @@ const STYLE = `
   grid-template-columns: repeat(auto-fit, minmax(240px, 1fr))}
 .rar-compared .rar-views {grid-template-columns: minmax(0, 1fr); align-content: start}
 .rar-views .rar-title {font-weight: 600; margin: 0 0 4px; min-height: 21px}
-.rar-picture {position: relative; aspect-ratio: 1; max-width: 340px; touch-action: none}
-.rar-picture canvas {width: 100%; height: 100%; image-rendering: pixelated;
-  background: var(--rar-cell)}
-.rar-picture svg {position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible}
-.rar-picture.rar-drawn {cursor: crosshair}
 .rar-attention {max-width: 340px}
 .rar-candidates {display: grid; grid-template-columns: max-content 34px 1fr; gap: 7px 8px;
   align-items: center; margin: 0 0 6px; max-width: 340px}
@@ -146,22 +141,6 @@ class Course {
       }
     }
   }
-}
-
-/** Decoded pixels as a canvas shows them: one image of several, or a box of it. */
-function paint(canvas, pixels, image, index = 0, box = [0, 0, image.size]) {
-  const {size, channels, low, high} = image, [left, top, side] = box;
-  if (canvas.width !== side) canvas.width = canvas.height = side;
-  const shown = new ImageData(side, side), plane = size * size;
-  for (let i = 0; i < side * side; i++) {
-    const at = (top + Math.floor(i / side)) * size + left + i % side;
-    for (let c = 0; c < 3; c++) {
-      const value = (pixels[(index * channels + c % channels) * plane + at] - low) / (high - low);
-      shown.data[4 * i + c] = Math.floor(255 * Math.min(1, Math.max(0, value)));
-    }
-    shown.data[4 * i + 3] = 255;
-  }
-  canvas.getContext('2d').putImageData(shown, 0, 0);
 }
 
 /* ---- what is seen of it ------------------------------------------------------------------ */
@@ -324,11 +303,7 @@ function samplingControls(model, settings) {
   const most = Math.max(8, settings.sample.guidance_scale);
   const sliders = [real('guidance scale', 'guidance_scale', 0, most, .25),
     real('power', 'guidance_power', .25, 4, .25), real('temperature', 'temperature', .1, 2, .05)];
-  const seed = html('input', {type: 'number', min: 0, max: 2 ** 32 - 1, onchange: () => {
-    change(model, {seed: Math.min(2 ** 32 - 1, Math.max(0, Math.round(seed.value)))});
-  }});
-  const more = button('other noise', () => change(model, {
-    seed: (model.get('seed') + 1) % 2 ** 32}));
+  const seed = seedField(model);
   const generator = choice('model', names, value => change(model, {generator: value}));
   const others = [['', 'none'], ...names.map(name => [name, name])];
   const compare = choice('compare with', others, value => change(model, {compare: value}));
@@ -336,13 +311,12 @@ function samplingControls(model, settings) {
   const run = runControl(model);
   const element = html('div', {}, label.element,
     html('div', {class: 'rar-row'}, ...sliders.map(one => one.element)),
-    html('div', {class: 'rar-row'}, html('label', {}, 'seed', seed), more, ...run.elements,
-      ...choices));
+    html('div', {class: 'rar-row'}, ...seed.elements, ...run.elements, ...choices));
   return {element, show() {
     label.show();
     run.show();
     for (const one of sliders) one.refresh();
-    seed.value = model.get('seed');
+    seed.show();
     generator.show(model.get('generator'));
     compare.show(model.get('compare'));
   }};
@@ -413,58 +387,6 @@ function stepControls(model, settings) {
   return {element, show, stop: play.stop};
 }
 
-/** A hole that is cut with mouse, finger or keys; `base` gives the tokens around it. */
-function cutHoles(model, view, grid, base, speak) {
-  let cursor = Math.floor(grid * grid / 2), adding = true;
-  const inside = cell => model.get('hole').includes(cell);
-  function cut(cell) {
-    const tokens = model.get('base').length ? model.get('base') : base();
-    if (!tokens || inside(cell) === adding) return;
-    const hole = adding ? [...model.get('hole'), cell]
-      : model.get('hole').filter(other => other !== cell);
-    change(model, {base: hole.length ? tokens : [], hole, step: grid * grid});
-  }
-  function move(rows, columns) {
-    const [row, column] = [Math.floor(cursor / grid) + rows, cursor % grid + columns];
-    if (row < 0 || row >= grid || column < 0 || column >= grid) return;
-    cursor = row * grid + column;
-    set(view.cursor, {x: column, y: row});
-    speak(`row ${row + 1}, column ${column + 1}${inside(cursor) ? ', in the hole' : ''}`);
-  }
-  set(view.picture, {tabindex: 0, role: 'application', class: 'rar-picture rar-drawn',
-    'data-lm-suppress-shortcuts': 'true'});
-  draggable(view.picture, (x, y, first) => {
-    const [column, row] = [x, y].map(share => Math.floor(share * grid));
-    if (row < 0 || row >= grid || column < 0 || column >= grid) return;
-    if (first) adding = !inside(row * grid + column);
-    cut(row * grid + column);
-  });
-  keys(view.picture, {ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0),
-    ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1), ' ': () => {
-      adding = !inside(cursor);
-      cut(cursor);
-    }});
-  view.picture.addEventListener('focus', () => {
-    set(view.cursor, {visibility: view.picture.matches(':focus-visible') ? 'visible' : 'hidden'});
-    move(0, 0);
-  });
-  view.picture.addEventListener('blur', () => set(view.cursor, {visibility: 'hidden'}));
-}
-
-/** Call `start` once an element is seen; returns the function that ends this. */
-function whenSeen(element, start) {
-  const watcher = new IntersectionObserver(entries => {
-    if (!entries.some(entry => entry.isIntersecting)) return;
-    watcher.disconnect();
-    start();
-  });
-  watcher.observe(element);
-  return () => watcher.disconnect();
-}
-
-/** The folder of the exported files: as the state says, or beside this module. */
-const folderOf = model => model.get('folder') || new URL('browser_model', import.meta.url).href;
-
 async function render({model, el}) {
   const root = frame(el, 'a model that samples an image', STYLE);
   const status = html('p', {class: 'rar-faint', role: 'status', text: 'Loading the model …'});
@@ -472,7 +394,7 @@ async function render({model, el}) {
   async function open() {
     panel?.end();
     try {
-      const engine = model.send ? openKernel(model) : await openFolder(folderOf(model));
+      const engine = model.send ? openKernel(model) : await openFolder(model.get('folder'));
       panel = new Panel(model, root, status, engine, open);
     } catch (problem) {
       status.textContent = `The model can't be loaded: ${problem.message}`;
@@ -501,7 +423,7 @@ class Panel {
     this.steps = stepControls(model, settings);
     this.views = [0, 1].map(() => new View(settings));
     const {element: voice, say} = speaker();
-    cutHoles(model, this.views[0], grid_size, () => this.finished(), say);
+    cutHoles(this.views[0], grid_size, () => model.get('hole'), hole => this.cut(hole), say);
     const range = (count, text) => Array.from({length: count}, (_, i) => [i, `${text} ${i}`]);
     this.layer = choice('attention of', range(num_layers, 'layer'),
       layer => change(model, {layer}));
@@ -561,6 +483,13 @@ class Panel {
   finished() {
     const [course] = this.courses, length = this.settings.num_tokens;
     return course?.steps.length === length ? course.tokens(length) : null;
+  }
+
+  /** Fill another hole of the same image, which is whole before the first cut. */
+  cut(hole) {
+    const base = this.model.get('base'), tokens = base.length ? base : this.finished();
+    if (!tokens) return;
+    change(this.model, {base: hole.length ? tokens : [], hole, step: this.settings.num_tokens});
   }
 
   draw() {
