@@ -18,7 +18,6 @@ from ipywidgets import widgets
 NBS = Path(__file__).parent.parent.parent / "nbs"
 NAMES = [
     "13_watch",
-    "14_inpainting",
     "15_widgets",
 ]
 

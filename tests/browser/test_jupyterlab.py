@@ -5,6 +5,8 @@ import random
 
 import pytest
 
+from rar_nb.play.inpainting import BAND
+from tests.browser.holes import HolePanel
 from tests.browser.page import (
     DARK,
     LIGHT,
@@ -125,6 +127,30 @@ def test_live_panels(driver, lab, name):
     keep(driver, panel, f"{name}_dark")
     set_theme(driver, "JupyterLab Light")
     wait(lambda: ground(driver, panel) == LIGHT, 60, "a light panel")
+    no_errors(driver)
+
+
+@once_more
+def test_the_kernel_fills_holes(driver, lab):
+    """What is cut by mouse and by keys; and what Python sets is filled, too."""
+    from selenium.webdriver.common.keys import Keys
+
+    lab.end_kernels()
+    run_all(driver, lab, "14_inpainting")
+    panel = HolePanel(driver, live_panel(driver, "14_inpainting"))  # it waits until it is seen
+    driver.get_log("browser")  # what JupyterLab says when one notebook is left for another
+    panel.shows()
+    keep(driver, panel.root, "14_inpainting")
+    panel.drag([3, 10, 9])
+    panel.shows(hole=[*BAND, 3, 10, 9])
+    panel.picture.send_keys(Keys.UP, Keys.SPACE)  # from the middle
+    panel.shows(hole=[i for i in (*BAND, 3, 10, 9) if i != 17])
+    assert in_kernel(driver, "inpainting.hole, inpainting.how = [40, 41], 'random'") == ""
+    panel.shows(hole=[40, 41], how="random")
+    set_theme(driver, "JupyterLab Dark")
+    wait(lambda: ground(driver, panel.root) == DARK, 60, "a dark panel")
+    keep(driver, panel.root, "14_inpainting_dark")
+    set_theme(driver, "JupyterLab Light")
     no_errors(driver)
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from rar_nb.play.inpainting import BAND
+from tests.browser.holes import HolePanel
 from tests.browser.page import (
     DARK,
     LIVE,
@@ -16,7 +18,6 @@ from tests.browser.page import (
     picture,
     press_play,
     settled,
-    use,
     use_live,
     wait,
 )
@@ -88,10 +89,17 @@ def moves_a_slider_or_a_cell(driver, panel):
 
 
 @once_more
-def test_everything_that_a_hand_can_do(driver, voila):
+def test_the_kernel_fills_holes(driver, voila):
+    driver.get_log("browser")
     driver.get(f"{voila.address}/voila/render/14_inpainting.ipynb")
-    panel = wait(lambda: panels(driver), 120, "a panel")[0]
-    use(driver, panel, "voila")
+    panel = HolePanel(driver, live_panel(driver, "14_inpainting"))
+    panel.shows()
+    keep(driver, panel.root, "voila")
+    panel.drag([24, 23, 22])  # cells that come back
+    panel.shows(hole=[i for i in BAND if i not in (22, 23, 24)])
+    assert not code_shown(driver)
+    assert "How it is made" not in driver.find_element("tag name", "body").text
+    no_errors(driver)
 
 
 @once_more

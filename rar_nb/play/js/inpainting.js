@@ -34,7 +34,7 @@ const STYLE = `
   max-width: 460px}
 .rar-fillings {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 5px}
 .rar-fillings canvas {width: 100%}
-.rar-filled .rar-old {opacity: .3}
+.rar-fillings .rar-old, .rar-old i {opacity: .3}
 @container (max-width: 820px) {
   .rar-filled {grid-template-columns: minmax(0, 312px) 1fr}
   .rar-methods {grid-column: 1 / -1}
@@ -165,7 +165,8 @@ class KnownView {
     this.bars = Array.from({length: num_classes}, () => html('i'));
     const names = this.bars.map((_, label) => html('span', {text: label}));
     this.title = html('p');
-    this.chart = html('div', {class: 'rar-classes', role: 'img'}, ...this.bars, ...names);
+    this.chart = html('div', {class: 'rar-classes', role: 'img',
+      'aria-label': 'how probable each class is'}, ...this.bars, ...names);
     this.element = html('div', {class: 'rar-known'},
       html('div', {}, html('p', {text: 'original'}), this.canvas),
       html('div', {}, this.title, this.chart));
