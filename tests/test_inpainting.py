@@ -13,10 +13,8 @@ from rar_nb.play import inpainting
 from rar_nb.play.inpainting import (
     HOW,
     METHODS,
-    MODELS,
     Inpainting,
     as_mask,
-    cached_model,
     class_probabilities,
     export_digits,
     fill_digit,
@@ -26,7 +24,7 @@ from rar_nb.play.inpainting import (
     step_losses,
     validation_digits,
 )
-from rar_nb.play.watch import BUNDLED, cached_run
+from rar_nb.play.watch import BUNDLED, MODELS, cached_model, cached_run
 from rar_nb.sampler import SampleConfig, final_orders, image_noise, sample_tokens
 from rar_nb.transformer import RAR
 from tests.doors import refuses

@@ -17,11 +17,9 @@ from rar_nb.play.annealing import (
     run_settings,
     tile_orders,
 )
-from rar_nb.play.browser_model import BrowserModel
 from rar_nb.play.inpainting import (
     HOW,
     Inpainting,
-    cached_model,
     class_probabilities,
     fill_order,
     hole_loss,
@@ -29,6 +27,7 @@ from rar_nb.play.inpainting import (
 )
 from rar_nb.play.scan_orders import ScanOrders, jumps, known_neighbours, named_order, statistics
 from rar_nb.play.target_aware import TargetAware
+from rar_nb.play.watch import Watch, cached_model
 from rar_nb.play.widgets import JS, LIVE, module_text
 from rar_nb.style import COLORS
 from rar_nb.support import InvalidValue
@@ -38,7 +37,7 @@ from tests.node import needs_node, run_js
 from tests.tools.static_outputs import WIDGET, strip
 
 MODULES = sorted(path.name[:-3] for path in JS.iterdir())
-PANELS = [ScanOrders, Annealing, TargetAware, BrowserModel, Inpainting]
+PANELS = [ScanOrders, Annealing, TargetAware, Watch, Inpainting]
 PAPER = ["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate"]
 
 
@@ -444,15 +443,15 @@ def test_text_can_be_read_in_both_themes(theme, at):
         (TargetAware, "known", [-1, 9]),
         (TargetAware, "first", [-1, 99]),
         (TargetAware, "second", [-2, 9]),
-        (BrowserModel, "generator", ["", "nope"]),
-        (BrowserModel, "compare", ["nope"]),
-        (BrowserModel, "label", [10]),
-        (BrowserModel, "layer", [99]),
-        (BrowserModel, "head", [99]),
-        (BrowserModel, "guidance_scale", [math.nan, math.inf]),
-        (BrowserModel, "temperature", [math.nan]),
-        (BrowserModel, "hole", [[49], [1, 1], ["x"]]),
-        (BrowserModel, "base", [[1, 2], [128] * 49, ["x"] * 49]),
+        (Watch, "generator", ["", "nope"]),
+        (Watch, "compare", ["nope"]),
+        (Watch, "label", [10]),
+        (Watch, "layer", [99]),
+        (Watch, "head", [99]),
+        (Watch, "guidance_scale", [math.nan, math.inf]),
+        (Watch, "temperature", [math.nan]),
+        (Watch, "hole", [[49], [1, 1], ["x"]]),
+        (Watch, "base", [[1, 2], [128] * 49, ["x"] * 49]),
         (Inpainting, "digit", [-1, 500]),
         (Inpainting, "hole", [[49], [1, 1], ["x"]]),
         (Inpainting, "how", ["", "zigzag"]),
@@ -470,4 +469,4 @@ def test_a_panel_keeps_its_state_when_it_is_given_nonsense(kind, trait, values):
 
 
 def test_a_state_that_a_panel_does_not_have_is_refused():
-    refuses(lambda: BrowserModel(guidence_scale=2.0), "state = 'guidence_scale'")
+    refuses(lambda: Watch(guidence_scale=2.0), "state = 'guidence_scale'")

@@ -27,7 +27,7 @@ SCREENSHOTS = os.environ.get("SCREENSHOTS")
 KEPT = ROOT / "results" / "widgets"
 # Notebooks with panels, and how many each shows; those that the browser draws itself first.
 LIVE = ["10_scan_orders", "11_annealing", "12_target_aware"]
-PANELS = {"13_watch": 2}
+PANELS: dict[str, int] = {}
 
 
 class Server:

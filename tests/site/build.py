@@ -51,7 +51,7 @@ STANDING = (  # for those who have asked their system for less motion
 WAYS_IN = {  # from the first page, under its picture
     "00_tour.ipynb": "Start the tour",
     "10_scan_orders.ipynb": "Play with the panels",
-    "17_browser_model.ipynb": "Sample a digit here",
+    "13_watch.ipynb": "Sample a digit here",
     "paper.md": "From the paper to the code",
     "results/index.md": "Results",
 }
@@ -277,7 +277,7 @@ class Site:
     def write(self) -> set[str]:
         """Everything that Sphinx reads; the pages with panels that run."""
         live = self.write_notebooks()
-        if self.live_panels & {"browser_model", "inpainting"}:
+        if self.live_panels & {"watch", "inpainting"}:
             self.write_model()
         self.write_reference()
         self.write_home()

@@ -1,5 +1,5 @@
 /**
- * Two engines that run a model for `browser_model.js`: a page's own, and the kernel of JupyterLab.
+ * Two engines that run a model for `watch.js`: a page's own, and the kernel of JupyterLab.
  *
  * An engine is `{settings, sequence, decode, isFast}`. `sequence(name)` gives a function that reads
  * one entry after the other (see `entryAt` of `sampling.js`) and promises `{logits, attention}`; a
