@@ -56,12 +56,14 @@ def answers(panel, **request):
     return answer
 
 
-def own_run(folder, **changes):
-    """A run with another model, of random weights."""
+def own_run(folder, tokenizer=None, **changes):
+    """A run with another model, of random weights; with another tokenizer, if its `TokenizerConfig`
+    is given."""
     run = cached_run(str(BUNDLED))[0]
     model = replace(run.model, num_layers=1, **changes)
     folder.mkdir()
-    save_run_config(replace(run, model=model), folder / "config.json")
+    run = replace(run, model=model, tokenizer=tokenizer or run.tokenizer)
+    save_run_config(run, folder / "config.json")
     shutil.copy(BUNDLED / "tokenizer.safetensors", folder)
     save_weights(RAR(model), folder / "model.safetensors")
     return folder

@@ -18,8 +18,7 @@ import {imageNoise} from './sampling.js';
 
 const COUNT = 4;  // fillings by each method
 const WISH = ['digit', 'hole', 'how', 'seed', 'guidance_scale', 'guess'];
-const HINT = 'Drag over the large digit to erase cells or to bring them back; '
-  + 'or focus it, and use arrow keys and space.';
+const HINT = 'To erase cells or bring them back, drag over the digit, or use arrow keys and space.';
 const COLOR = {'any order': 'random', 'annealed': 'raster'};  // of a model, in `common.js`
 const STYLE = `
 .rar-filled {display: grid; gap: 12px 22px; margin: 8px 0 4px;
