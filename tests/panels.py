@@ -13,6 +13,7 @@ from rar_nb.play.watch import BUNDLED, cached_run
 from rar_nb.play.widgets import figure_png
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import save_run_config
+from rar_nb.tokenizer import make_tokenizer
 from rar_nb.transformer import RAR
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs"
@@ -64,6 +65,9 @@ def own_run(folder, tokenizer=None, **changes):
     folder.mkdir()
     run = replace(run, model=model, tokenizer=tokenizer or run.tokenizer)
     save_run_config(run, folder / "config.json")
-    shutil.copy(BUNDLED / "tokenizer.safetensors", folder)
+    if tokenizer is None:
+        shutil.copy(BUNDLED / "tokenizer.safetensors", folder)
+    else:
+        save_weights(make_tokenizer(tokenizer), folder / "tokenizer.safetensors")
     save_weights(RAR(model), folder / "model.safetensors")
     return folder
