@@ -155,7 +155,7 @@ def attention_maps(
     model = seen_model(model)
     empty = empty_cache(model, len(tokens))
     caches = [StepCache(layer, layer) for layer in empty]
-    model.features = partial(model.features, cache=caches)
+    model.features = partial(model.features, cache=caches)  # type: ignore[method-assign]
     model(tokens, condition, orders)
     return torch.stack([cache.attention for cache in caches])
 
