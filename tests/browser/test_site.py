@@ -22,6 +22,7 @@ from selenium.webdriver.common.keys import Keys
 from rar_nb.play.inpainting import BAND
 from tests.browser.holes import HolePanel
 from tests.browser.page import ROOT, SCREENSHOTS, button_of, slider_of
+from tests.browser.test_static_page import SMALL
 from tests.site.build import NPM
 from tests.tools.reading_order import ORDER
 
@@ -30,7 +31,7 @@ NAMES = ["02_orders", "04_transformer", *PANELS, "53_study"]
 OTHERS = ["index", "paper", "results/index", "api/rar_nb.transformer"]
 PAGES = [*OTHERS, *NAMES]
 KEPT = ROOT / "results" / "site"  # receives pictures of these pages
-SHOWN = ["index", "02_orders", "10_scan_orders", "14_inpainting", "17_browser_model", "53_study"]
+SHOWN = ["index", "02_orders", "10_scan_orders", "17_browser_model", "53_study"]
 SHOWN += ["api/rar_nb.transformer"]
 
 
@@ -233,11 +234,14 @@ def holes(reader):
     panel = HolePanel(reader.driver, reader.driver.find_element(By.CSS_SELECTOR, ".rar-app"))
     reader.run("arguments[0].scrollIntoView()", panel.root)  # it waits until it is seen
     panel.shows()
+    if SCREENSHOTS:
+        keep(reader, "14_inpainting")
     return panel
 
 
 def test_holes_by_mouse(holes):
     """They are filled as in Python, whichever was cut before the last one was filled."""
+    assert holes.driver.execute_script(SMALL, holes.root) == []
     holes.drag([16, 17, 18])  # cells that come back
     holes.drag([2, 9, 10])
     hole = [i for i in BAND if i not in (16, 17, 18)] + [2, 9, 10]

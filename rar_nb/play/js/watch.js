@@ -327,8 +327,8 @@ function stepChart(color, length) {
   const area = svg('polygon', {fill: `var(--rar-${color})`, 'fill-opacity': .45});
   const mark = svg('rect', {y: 0, width: 1, height: 1, fill: 'var(--rar-next)',
     'fill-opacity': .8});
-  const strip = svg('svg', {viewBox: `0 0 ${length} 1`, preserveAspectRatio: 'none', role: 'img'},
-    area, mark);
+  const strip = svg('svg', {viewBox: `0 0 ${length} 1`, preserveAspectRatio: 'none', role: 'img',
+    'aria-label': 'no step yet'}, area, mark);
   const title = html('figcaption', {class: 'rar-faint'});
   function show(values, highest, now, text) {
     const heights = values.map(value => (1 - value / highest).toFixed(3));
