@@ -1,4 +1,4 @@
-"""A folder with the panel of `17_browser_model`, its model and what runs it, served from here."""
+"""A folder with the panel of `13_watch`, its model and what runs it, served from here."""
 
 import functools
 import shutil
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from rar_nb.play.browser_model import BrowserModel, export_browser_model, fetch_runtime
-from rar_nb.play.watch import BUNDLED
+from rar_nb.play.browser_model import export_browser_model, fetch_runtime
+from rar_nb.play.watch import BUNDLED, Watch
 from rar_nb.play.widgets import JS
 
 PAGE = """<!doctype html>
@@ -38,7 +38,7 @@ def write_site(folder: Path):
     shutil.copytree(JS, folder / "js")
     export_browser_model(BUNDLED, folder / "js" / "browser_model")
     fetch_runtime(folder / "js" / "browser_model")
-    panels = dict(light=BrowserModel(), dark=BrowserModel(), broken=BrowserModel(folder="nowhere"))
+    panels = dict(light=Watch(), dark=Watch(), broken=Watch(folder="nowhere"))
     for name, panel in panels.items():
         theme = "dark" if name == "dark" else "light"
         (folder / f"{name}.html").write_text(PAGE.format(theme=theme, panel=panel.static_html()))

@@ -5,30 +5,26 @@ import random
 
 import pytest
 
+from rar_nb.play.inpainting import BAND
+from tests.browser.holes import HolePanel
 from tests.browser.page import (
     DARK,
     LIGHT,
     LIVE,
-    PANELS,
     STATUS,
     Stuck,
     button_of,
-    changed,
     choose,
     click,
     drag_over,
     ground,
-    is_back,
     keep,
     live_panel,
     no_errors,
     once_more,
-    panels,
-    settled,
     slider_of,
     snake,
     text_of,
-    use,
     use_live,
     wait,
 )
@@ -64,37 +60,9 @@ def run_all(driver, lab, name: str):
     assert not errors, errors
 
 
-@pytest.mark.parametrize("name", [*PANELS, "15_widgets"])
-@once_more
-def test_panels(driver, lab, name):
-    driver.get_log("browser")
-    lab.end_kernels()  # of the notebook before
-    run_all(driver, lab, name)
-    shown = wait(lambda: panels(driver), 60, "a panel")
-    assert len(shown) == PANELS.get(name, 1)
-    for i, panel in enumerate(shown):
-        use(driver, panel, f"{name}_{i}")
-    no_errors(driver)
-
-
 def set_theme(driver, name: str):
     code = "window.jupyterapp.commands.execute('apputils:change-theme', {theme: arguments[0]})"
     driver.execute_script(code, name)
-
-
-@once_more
-def test_pictures_follow_the_theme(driver, lab):
-    lab.end_kernels()
-    run_all(driver, lab, "13_watch")
-    panel = wait(lambda: panels(driver), 60, "a panel")[0]
-    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
-    light = settled(driver, panel)
-    set_theme(driver, "JupyterLab Dark")
-    dark = changed(driver, panel, light, "a dark theme")
-    assert light[0, 0].min() == 255 and dark[0, 0].max() < 40
-    keep(driver, panel, "13_watch_dark")
-    set_theme(driver, "JupyterLab Light")
-    is_back(driver, panel, light, "the light theme")
 
 
 EXECUTE = """
@@ -111,7 +79,7 @@ def in_kernel(driver, code: str) -> str:
     return driver.execute_async_script(EXECUTE, code).strip()
 
 
-@pytest.mark.parametrize("name", LIVE)
+@pytest.mark.parametrize("name", [*LIVE, "15_widgets"])
 @once_more
 def test_live_panels(driver, lab, name):
     lab.end_kernels()
@@ -125,6 +93,30 @@ def test_live_panels(driver, lab, name):
     keep(driver, panel, f"{name}_dark")
     set_theme(driver, "JupyterLab Light")
     wait(lambda: ground(driver, panel) == LIGHT, 60, "a light panel")
+    no_errors(driver)
+
+
+@once_more
+def test_the_kernel_fills_holes(driver, lab):
+    """What is cut by mouse and by keys; and what Python sets is filled, too."""
+    from selenium.webdriver.common.keys import Keys
+
+    lab.end_kernels()
+    run_all(driver, lab, "14_inpainting")
+    panel = HolePanel(driver, live_panel(driver, "14_inpainting"))  # it waits until it is seen
+    driver.get_log("browser")  # what JupyterLab says when one notebook is left for another
+    panel.shows()
+    keep(driver, panel.root, "14_inpainting")
+    panel.drag([3, 10, 9])
+    panel.shows(hole=[*BAND, 3, 10, 9])
+    panel.picture.send_keys(Keys.UP, Keys.SPACE)  # from the middle
+    panel.shows(hole=[i for i in (*BAND, 3, 10, 9) if i != 17])
+    assert in_kernel(driver, "inpainting.hole, inpainting.how = [40, 41], 'random'") == ""
+    panel.shows(hole=[40, 41], how="random")
+    set_theme(driver, "JupyterLab Dark")
+    wait(lambda: ground(driver, panel.root) == DARK, 60, "a dark panel")
+    keep(driver, panel.root, "14_inpainting_dark")
+    set_theme(driver, "JupyterLab Light")
     no_errors(driver)
 
 

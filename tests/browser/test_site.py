@@ -19,7 +19,10 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.page import ROOT, SCREENSHOTS
+from rar_nb.play.inpainting import BAND
+from tests.browser.holes import HolePanel
+from tests.browser.page import ROOT, SCREENSHOTS, button_of, slider_of
+from tests.browser.test_static_page import SMALL
 from tests.site.build import NPM
 from tests.tools.reading_order import ORDER
 
@@ -222,6 +225,45 @@ def test_panels_in_the_gallery(reader):
         "return [...document.querySelectorAll('.rar-live')].map(d => d.dataset.panel)"
     )
     assert {"scan_orders", "annealing"} <= set(live)
+
+
+@pytest.fixture
+def holes(reader):
+    """The panel that fills holes, once it has filled the first one."""
+    reader.open("14_inpainting")
+    panel = HolePanel(reader.driver, reader.driver.find_element(By.CSS_SELECTOR, ".rar-app"))
+    reader.run("arguments[0].scrollIntoView()", panel.root)  # it waits until it is seen
+    panel.shows()
+    if SCREENSHOTS:
+        keep(reader, "14_inpainting")
+    return panel
+
+
+def test_holes_by_mouse(holes):
+    """They are filled as in Python, whichever was cut before the last one was filled."""
+    assert holes.driver.execute_script(SMALL, holes.root) == []
+    holes.drag([16, 17, 18])  # cells that come back
+    holes.drag([2, 9, 10])
+    hole = [i for i in BAND if i not in (16, 17, 18)] + [2, 9, 10]
+    holes.shows(hole=hole)
+    holes.choose("order", "spiral")
+    holes.shows(how="spiral")
+    holes.choose("class", "guessed from what is left")
+    holes.shows(guess=True)
+    button_of(holes.root, "close the hole").click()
+    assert not holes.root.find_element(By.CSS_SELECTOR, ".rar-methods").is_displayed()
+    holes.drag([24])
+    holes.shows(hole=[24])
+
+
+def test_holes_by_keyboard(holes):
+    holes.picture.send_keys(Keys.SPACE, Keys.UP, Keys.UP, Keys.SPACE)  # from the middle
+    holes.shows(hole=[i for i in BAND if i != 24] + [10])
+    slider_of(holes.root, "digit").send_keys(Keys.RIGHT, Keys.RIGHT)
+    slider_of(holes.root, "guidance scale").send_keys(Keys.HOME)
+    button_of(holes.root, "other noise").send_keys(Keys.ENTER)
+    holes.choose("order", "random")
+    holes.shows(digit=112, guidance_scale=0.0, seed=1, how="random")
 
 
 def test_without_scripts(reader):

@@ -2,21 +2,16 @@
 
 import pytest
 
+from rar_nb.play.inpainting import BAND
+from tests.browser.holes import HolePanel
 from tests.browser.page import (
     DARK,
     LIVE,
-    PANELS,
-    changed,
     ground,
     keep,
     live_panel,
     no_errors,
     once_more,
-    panels,
-    picture,
-    press_play,
-    settled,
-    use,
     use_live,
     wait,
 )
@@ -48,21 +43,6 @@ def test_gallery(driver, voila):
     no_errors(driver)
 
 
-@pytest.mark.parametrize("name", PANELS)
-@once_more
-def test_panels(driver, voila, name):
-    driver.get_log("browser")
-    driver.get(f"{voila.address}/voila/render/{name}.ipynb")
-    shown = wait(lambda: len(panels(driver)) == PANELS[name] and panels(driver), 120, "the panels")
-    assert not code_shown(driver)
-    assert "How it is made" not in driver.find_element("tag name", "body").text
-    assert f"{voila.address}/voila/render/explore.ipynb" in driver.execute_script(LINKS)
-    for panel in shown:
-        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
-        moves_a_slider_or_a_cell(driver, panel)
-    no_errors(driver)
-
-
 @pytest.mark.parametrize("name", LIVE)
 @once_more
 def test_live_panels(driver, voila, name):
@@ -71,34 +51,27 @@ def test_live_panels(driver, voila, name):
     panel = live_panel(driver, name)
     assert not code_shown(driver)
     assert "How it is made" not in driver.find_element("tag name", "body").text
+    assert f"{voila.address}/voila/render/explore.ipynb" in driver.execute_script(LINKS)
     use_live(driver, panel, name)
     no_errors(driver)
 
 
-def moves_a_slider_or_a_cell(driver, panel):
-    from selenium.webdriver.common.keys import Keys
-
-    before = settled(driver, panel)
-    assert before.std() > 5, "an empty picture"
-    handles = panel.find_elements("css selector", ".noUi-handle")
-    target = handles[0] if handles else panel.find_element("css selector", ".rar-canvas.clickable")
-    target.send_keys(Keys.RIGHT if handles else Keys.SPACE)
-    changed(driver, panel, before, "a key")
-    press_play(driver, panel)
-
-
 @once_more
-def test_everything_that_a_hand_can_do(driver, voila):
+def test_the_kernel_fills_holes(driver, voila):
+    driver.get_log("browser")
     driver.get(f"{voila.address}/voila/render/14_inpainting.ipynb")
-    panel = wait(lambda: panels(driver), 120, "a panel")[0]
-    use(driver, panel, "voila")
+    panel = HolePanel(driver, live_panel(driver, "14_inpainting"))
+    panel.shows()
+    keep(driver, panel.root, "voila")
+    panel.drag([24, 23, 22])  # cells that come back
+    panel.shows(hole=[i for i in BAND if i not in (22, 23, 24)])
+    assert not code_shown(driver)
+    assert "How it is made" not in driver.find_element("tag name", "body").text
+    no_errors(driver)
 
 
 @once_more
-def test_a_dark_page_has_dark_pictures(driver, voila):
-    driver.get(f"{voila.address}/voila/render/13_watch.ipynb?theme=dark")
-    panel = wait(lambda: panels(driver), 120, "a panel")[0]
-    wait(lambda: picture(driver, panel)[0, 0].max() < 40, 60, "a dark picture")
+def test_a_dark_page_has_dark_panels(driver, voila):
     driver.get(f"{voila.address}/voila/render/10_scan_orders.ipynb?theme=dark")
     panel = live_panel(driver, "10_scan_orders")
     wait(lambda: ground(driver, panel) == DARK, 60, "a dark panel")

@@ -51,7 +51,7 @@ STANDING = (  # for those who have asked their system for less motion
 WAYS_IN = {  # from the first page, under its picture
     "00_tour.ipynb": "Start the tour",
     "10_scan_orders.ipynb": "Play with the panels",
-    "17_browser_model.ipynb": "Sample a digit here",
+    "13_watch.ipynb": "Sample a digit here",
     "paper.md": "From the paper to the code",
     "results/index.md": "Results",
 }
@@ -263,11 +263,13 @@ class Site:
         self.copy(self.npm / "mathjax/es5", "_static/vendor/mathjax", "tex-svg.js")
 
     def write_model(self):
-        """The bundled run for the panel that samples in the page, and what runs it there."""
+        """The bundled run for panels that sample in the page, digits, and what runs it there."""
         from rar_nb.play.browser_model import export_browser_model, fetch_runtime
+        from rar_nb.play.inpainting import export_digits
 
         folder = self.static / "js" / "browser_model"
         export_browser_model(ROOT / "data" / "digits_run", folder)
+        export_digits(folder)
         runtime = ROOT / "build" / "onnxruntime"  # kept for the next time
         fetch_runtime(runtime)
         self.copy(runtime, "_static/js/browser_model", "*")
@@ -275,7 +277,7 @@ class Site:
     def write(self) -> set[str]:
         """Everything that Sphinx reads; the pages with panels that run."""
         live = self.write_notebooks()
-        if "browser_model" in self.live_panels:
+        if self.live_panels & {"watch", "inpainting"}:
             self.write_model()
         self.write_reference()
         self.write_home()
