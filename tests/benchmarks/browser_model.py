@@ -3,10 +3,9 @@
     python -m tests.benchmarks.browser_model --digits 20 --json FILE
 
 A digit is 50 steps of the network, one after the other, each drawn when the browser finds time;
-it is there when its last picture is. Measured within the page, from the press of a button, once on
-one thread, as on any page, and once on a page that is isolated from others and may use several.
-Then the time from a key on the slider of steps until the picture of that step is there. The model
-that is compared with is off. The first digit, which waits for 17 MB of runtime and weights from
+it is there when its last picture is. Measured within the page, from the press of a button. Then the
+time from a key on the slider of steps until the picture of that step is there. The model that is
+compared with is off. The first digit, which waits for 17 MB of runtime and weights from
 this machine, is counted apart.
 """
 
@@ -60,7 +59,6 @@ function next(k) {
 next(0);
 """
 FIRST = "return performance.now()"
-THREADS = "return crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1"
 
 
 def summary(milliseconds: list[float]) -> dict:
@@ -73,10 +71,9 @@ def measure(driver, address: str, digits: int) -> dict:
     whole = ".rar-views[data-pictured='49']"
     wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
     first = driver.execute_script(FIRST)  # at most 50 ms late
-    threads = driver.execute_script(THREADS)
     sampled = driver.execute_async_script(DIGITS, digits)
     keys = driver.execute_async_script(KEYS, digits)
-    return dict(threads=threads, first=first, digit=summary(sampled), key=summary(keys))
+    return dict(first=first, digit=summary(sampled), key=summary(keys))
 
 
 def main():
@@ -89,21 +86,16 @@ def main():
     try:
         with tempfile.TemporaryDirectory() as folder:
             write_site(Path(folder))
-            with served(Path(folder)) as addresses:
-                found = {
-                    name: measure(driver, address, args.digits)
-                    for name, address in addresses.items()
-                }
+            with served(Path(folder)) as address:
+                times = measure(driver, address, args.digits)
     finally:
         driver.quit()
-    for name, times in found.items():
-        print(
-            f"{name}, {times['threads']} threads: a digit in {times['digit']['median']:.0f} ms "
-            f"(at most {times['digit']['highest']:.0f}), the first {times['first']:.0f} ms after "
-            f"the page, from a key to its picture {times['key']['median']:.1f} ms "
-            f"(at most {times['key']['highest']:.1f})"
-        )
-    output(args.json, dict(machine=machine(torch.device("cpu")), browser=found))
+    print(
+        f"a digit in {times['digit']['median']:.0f} ms (at most {times['digit']['highest']:.0f}), "
+        f"the first {times['first']:.0f} ms after the page, from a key to its picture "
+        f"{times['key']['median']:.1f} ms (at most {times['key']['highest']:.1f})"
+    )
+    output(args.json, dict(machine=machine(torch.device("cpu")), browser=times))
 
 
 if __name__ == "__main__":

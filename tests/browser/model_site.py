@@ -24,15 +24,6 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-class Isolated(Quiet):
-    """Pages that share nothing with others, as browsers demand before they allow threads."""
-
-    def end_headers(self):
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        super().end_headers()
-
-
 def write_site(folder: Path):
     """Pages `light`, `dark`, and `broken`, whose model is not there."""
     shutil.copytree(JS, folder / "js")
@@ -46,14 +37,9 @@ def write_site(folder: Path):
 
 @contextmanager
 def served(folder: Path):
-    """Its addresses: as any server would serve it, and isolated."""
-    servers = [
-        ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(kind, directory=folder))
-        for kind in (Quiet, Isolated)
-    ]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    usual, isolated = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    yield dict(usual=usual, isolated=isolated)
-    for server in servers:
-        server.shutdown()
+    """The address at which a folder is served."""
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()

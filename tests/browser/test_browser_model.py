@@ -18,13 +18,13 @@ SAMPLE = SampleConfig(guidance_scale=4.0, guidance_power=0.5, sample_precision="
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The addresses of a site."""
+    """The address of a site."""
     if not shutil.which("npm"):
         pytest.skip("no npm on this machine to fetch ONNX Runtime Web with")
     folder = tmp_path_factory.mktemp("site")
     write_site(folder)
-    with served(folder) as addresses:
-        yield addresses
+    with served(folder) as address:
+        yield address
 
 
 class Watched:
@@ -71,11 +71,11 @@ def show(driver, site):
     """Open a page once its digit is there; at the end nothing is in the console, and no other host
     was asked."""
 
-    def open_page(name="light", width=1000, height=1300, server="usual"):
+    def open_page(name="light", width=1000, height=1300):
         driver.get_log("browser")
         metrics = dict(width=width, height=height, deviceScaleFactor=1, mobile=False)
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        driver.get(f"{site[server]}/{name}.html")
+        driver.get(f"{site}/{name}.html")
         whole = ".rar-views[data-known='49']"
         wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
         return Watched(driver, driver.find_element("css selector", ".rar-app"))
@@ -83,7 +83,7 @@ def show(driver, site):
     yield open_page
     names = "return performance.getEntriesByType('resource').map(e => e.name)"
     loaded = driver.execute_script(names)
-    assert not [url for url in loaded if not url.startswith((*site.values(), "data:", "blob:"))]
+    assert not [url for url in loaded if not url.startswith((site, "data:", "blob:"))]
     assert any(url.endswith(".onnx") for url in loaded)
     driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     no_errors(driver)
@@ -132,15 +132,6 @@ def test_the_page_samples_what_python_samples(show):
     panel.become(digit(8, 2**32 - 1, sample))
     panel.choose("model", "any order")
     panel.become(digit(8, 2**32 - 1, sample, "any order"))
-
-
-def test_threads_change_nothing(show, driver):
-    """A page that is isolated from others may use several."""
-    panel = show(server="isolated")
-    assert driver.execute_script("return crossOriginIsolated")
-    panel.become(digit())
-    panel.button("class 5").click()
-    panel.become(digit(5))
 
 
 def test_steps_back_and_forth(show):
@@ -259,7 +250,7 @@ def test_nothing_is_too_wide(show, driver, page, width):
 
 
 def test_files_that_are_not_there_are_told_of(driver, site):
-    driver.get(f"{site['usual']}/broken.html")
+    driver.get(f"{site}/broken.html")
     said = wait(
         lambda: driver.find_elements("css selector", ".rar-app [role=status]"), 30, "a sentence"
     )[0]
