@@ -7,13 +7,14 @@ OMP_NUM_THREADS=1 python tests/benchmarks/drawings.py [--out results/widgets/dra
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
 from ipywidgets import widgets
+
+from rar_nb.runs.run_folders import processor
 
 NBS = Path(__file__).parent.parent.parent / "nbs"
 NAMES = [
@@ -72,7 +73,7 @@ def main():
         args.out.write_text(
             json.dumps(
                 {
-                    "machine": f"{os.cpu_count()} × {platform.processor() or platform.machine()}",
+                    "machine": f"{os.cpu_count()} × {processor()}",
                     "milliseconds": found,
                 },
                 indent=1,
