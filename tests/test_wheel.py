@@ -30,8 +30,8 @@ def wheel(tmp_path_factory):
 
 
 def test_a_wheel_has_every_module(wheel):
-    library = (PROJECT / "rar_nb").rglob("*")
-    files = [path.relative_to(PROJECT).as_posix() for path in library if path.suffix in (".py", ".js")]
+    library = [p for p in (PROJECT / "rar_nb").rglob("*") if p.suffix in (".py", ".js")]
+    files = [path.relative_to(PROJECT).as_posix() for path in library]
     assert "rar_nb/play/js/scan_orders.js" in files
     assert sorted(files) == sorted(name for name in wheel if name.startswith("rar_nb/"))
 

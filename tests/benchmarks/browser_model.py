@@ -16,10 +16,12 @@ from pathlib import Path
 
 import torch
 
+from rar_nb.play.browser_model import export_browser_model
+from rar_nb.play.watch import BUNDLED
 from tests.benchmarks.machine import machine, output
 from tests.browser.conftest import start_browser
-from tests.browser.model_site import served, write_site
-from tests.browser.page import wait
+from tests.browser.model_site import write_site
+from tests.browser.page import served, wait
 
 DIGITS = """
 const [count, done] = arguments, view = document.querySelector('.rar-views');
@@ -85,8 +87,10 @@ def main():
     driver.set_script_timeout(600)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            write_site(Path(folder))
-            with served(Path(folder)) as address:
+            site, model = Path(folder) / "site", Path(folder) / "model"
+            export_browser_model(BUNDLED, model)
+            write_site(site, model)
+            with served(site) as address:
                 times = measure(driver, address, args.digits)
     finally:
         driver.quit()

@@ -1,15 +1,11 @@
-"""A folder with the panel of `17_browser_model`, its model and what runs it, served from here."""
+"""A folder with the panel of `17_browser_model`, its model and what runs it."""
 
-import functools
 import shutil
-import threading
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from rar_nb.play.browser_model import BrowserModel, export_browser_model, fetch_runtime
-from rar_nb.play.watch import BUNDLED
+from rar_nb.play.browser_model import BrowserModel, fetch_runtime
 from rar_nb.play.widgets import JS
+from tests.site.build import RUNTIME
 
 PAGE = """<!doctype html>
 <html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>A model</title>
@@ -19,27 +15,14 @@ PAGE = """<!doctype html>
 """
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-def write_site(folder: Path):
-    """Pages `light`, `dark`, and `broken`, whose model is not there."""
+def write_site(folder: Path, model: Path):
+    """Pages `light`, `dark`, and `broken`, whose model is not there; `model` is one that
+    `export_browser_model` has made."""
     shutil.copytree(JS, folder / "js")
-    export_browser_model(BUNDLED, folder / "js" / "browser_model")
-    fetch_runtime(folder / "js" / "browser_model")
+    fetch_runtime(RUNTIME)
+    for files in (model, RUNTIME):
+        shutil.copytree(files, folder / "js" / "browser_model", dirs_exist_ok=True)
     panels = dict(light=BrowserModel(), dark=BrowserModel(), broken=BrowserModel(folder="nowhere"))
     for name, panel in panels.items():
         theme = "dark" if name == "dark" else "light"
         (folder / f"{name}.html").write_text(PAGE.format(theme=theme, panel=panel.static_html()))
-
-
-@contextmanager
-def served(folder: Path):
-    """The address at which a folder is served."""
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()

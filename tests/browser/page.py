@@ -11,15 +11,20 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import warnings
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.site.build import NPM, ROOT
+
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 DRIVER = shutil.which("chromedriver")
@@ -76,6 +81,31 @@ class Server:
     def stop(self):
         self.process.terminate()
         self.process.wait(30)
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Files of a folder, as any web server gives them."""
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def served(folder: Path):
+    """The address at which a folder can be read."""
+    handler = functools.partial(Files, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def axe_core() -> str:
+    """The text of axe-core, at the version and with the checksum of package-lock.json."""
+    path = NPM / "axe-core" / "axe.min.js"
+    if not path.is_file():
+        pytest.skip("no axe-core in build/npm: `make site` gets it from npm")
+    return path.read_text(encoding="utf-8")
 
 
 def free_port() -> int:

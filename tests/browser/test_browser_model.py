@@ -1,7 +1,5 @@
 """The model on a page without a kernel, and in JupyterLab: the tokens are those of the library."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -9,9 +7,19 @@ import torch
 from rar_nb.play.inpainting import cached_model, fill_hole, fill_order
 from rar_nb.play.watch import BUNDLED, cached_run, make_trace
 from rar_nb.sampler import SampleConfig, image_noise, textbook_tokens
-from tests.browser.model_site import served, write_site
-from tests.browser.page import KEPT, SCREENSHOTS, live_panel, no_errors, once_more, wait
-from tests.browser.test_static_page import SMALL, axe  # noqa: F401
+from tests.browser.model_site import write_site
+from tests.browser.page import (
+    KEPT,
+    SCREENSHOTS,
+    axe_core,
+    live_panel,
+    no_errors,
+    once_more,
+    served,
+    wait,
+)
+from tests.browser.test_static_page import SMALL
+from tests.once import exported_model, need_runtime
 
 SAMPLE = SampleConfig(guidance_scale=4.0, guidance_power=0.5, sample_precision="no")
 
@@ -19,10 +27,9 @@ SAMPLE = SampleConfig(guidance_scale=4.0, guidance_power=0.5, sample_precision="
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The address of a site."""
-    if not shutil.which("npm"):
-        pytest.skip("no npm on this machine to fetch ONNX Runtime Web with")
+    need_runtime()
     folder = tmp_path_factory.mktemp("site")
-    write_site(folder)
+    write_site(folder, exported_model(tmp_path_factory))
     with served(folder) as address:
         yield address
 
@@ -259,12 +266,12 @@ def test_files_that_are_not_there_are_told_of(driver, site):
 
 
 @pytest.mark.parametrize("page", ["light", "dark"])
-def test_accessibility(show, driver, axe, page):  # noqa: F811
+def test_accessibility(show, driver, page):
     """axe-core finds nothing wrong, every control has a name, and no letter is small."""
     panel = show(page)
     panel.choose("compare with", "any order")
     panel.become(digit(name="any order"), view=1)
-    driver.execute_script(axe)
+    driver.execute_script(axe_core())
     found = driver.execute_async_script(
         "const done = arguments[0]; axe.run(document.querySelector('.rar-app')).then(done)"
     )

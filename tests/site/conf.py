@@ -39,6 +39,7 @@ mathjax3_config = {
 html_theme = "sphinx_book_theme"
 html_css_files = ["site.css"]
 html_js_files = [("site.js", {"type": "module"})]
+html_search_scorer = "static/ranking.js"
 html_favicon = "static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False
