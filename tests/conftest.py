@@ -13,7 +13,6 @@ LONG = [
     "browser/test_site",
     "test_runs",
     "test_runs_evaluate",
-    "browser/test_browser_model_lab",
     "browser/test_static_page",
     "test_commands",
     "test_training",

@@ -154,6 +154,7 @@ def once_more(test):
             notes = getattr(problem, "__notes__", [])
             first = f"{test.__name__} {kwargs.get('name')}: {problem}; trying once more"
             warnings.warn("\n".join([first, *notes]), stacklevel=1)
+            kwargs["driver"].get("about:blank")
             test(*args, **kwargs)
 
     return run
@@ -277,6 +278,7 @@ def settled(driver, panel) -> np.ndarray:
         after = picture(driver, panel)
         if not same(after, now) or driver.execute_script(BUSY):
             now, since = after, time.time()
+        time.sleep(0.1)
     return now
 
 

@@ -12,9 +12,7 @@ from tests.browser.page import (
     KEPT,
     SCREENSHOTS,
     axe_core,
-    live_panel,
     no_errors,
-    once_more,
     served,
     wait,
 )
@@ -294,15 +292,3 @@ def test_everything_is_reached_by_the_tab_key(show, driver):
     focusable = "button:not(:disabled), select, input, [tabindex]"
     assert all(names) and len(set(names)) == len(names)
     assert len(names) == len(panel.root.find_elements("css selector", focusable))
-
-
-@once_more
-def test_the_kernel_samples_in_voila(driver, voila):
-    driver.get(f"{voila.address}/voila/render/17_browser_model.ipynb")
-    panel = Watched(driver, live_panel(driver, "17_browser_model"))
-    whole = ".rar-views[data-known='49']"
-    wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
-    panel.become(digit())
-    panel.field("step").send_keys("\ue012")
-    panel.become([*digit()[:48], -1])
-    assert "How it is made" not in driver.find_element("tag name", "body").text

@@ -1,4 +1,7 @@
-"""Every panel in JupyterLab: all cells of its notebook run, and the panel follows the hand."""
+"""Every panel in JupyterLab: the cell that makes it runs, and the panel follows the hand.
+
+All other cells run in the kernels that nbval starts.
+"""
 
 import os
 import random
@@ -32,6 +35,7 @@ from tests.browser.page import (
     use_live,
     wait,
 )
+from tests.browser.test_browser_model import Watched, digit, filled
 
 CELLS = """
 const notebook = window.jupyterapp && window.jupyterapp.shell.currentWidget;
@@ -40,23 +44,33 @@ const cells = notebook.content.model.sharedModel.toJSON().cells;
 return cells.filter(c => c.cell_type === 'code' && c.source.length);
 """
 READY = f"return {STATUS} === 'idle'"
-RUN_ALL = """
-const done = arguments[0];
-window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => {});
-done();
+RUN = """
+const app = window.jupyterapp, notebook = app.shell.currentWidget.content;
+if (arguments[0]) {
+  app.commands.execute('notebook:run-all-cells');
+} else {
+  notebook.activeCellIndex = notebook.widgets.findIndex(
+    cell => cell.model.type === 'code' && cell.model.sharedModel.getSource());
+  app.commands.execute('notebook:run-cell');
+}
 """
 
 
-def run_all(driver, lab, name: str):
-    """Open a notebook and run all its cells."""
+def open_notebook(driver, lab, name: str, all_cells: bool = False):
+    """Open a notebook and run its first cell, which makes its panel, or all cells; unless the test
+    before has left it so."""
+    if driver.current_url.startswith(f"{lab.address}/doc/tree/nbs/{name}.ipynb"):
+        return
+    lab.end_kernels()  # of the notebook before
     driver.get(f"{lab.address}/doc/tree/nbs/{name}.ipynb?reset")
     wait(lambda: driver.execute_script(CELLS), 90, f"{name} in JupyterLab")
     wait(lambda: driver.execute_script(READY), 90, "its kernel")
-    driver.execute_async_script(RUN_ALL)
+    driver.execute_script(RUN, all_cells)
 
     def finished():
         cells = driver.execute_script(CELLS)
-        return all(c["execution_count"] for c in cells) and driver.execute_script(READY)
+        count = len(cells) if all_cells else 1
+        return all(c["execution_count"] for c in cells[:count]) and driver.execute_script(READY)
 
     wait(finished, 400, f"the end of {name}")
     outputs = [o for c in driver.execute_script(CELLS) for o in c["outputs"]]
@@ -68,8 +82,7 @@ def run_all(driver, lab, name: str):
 @once_more
 def test_panels(driver, lab, name):
     driver.get_log("browser")
-    lab.end_kernels()  # of the notebook before
-    run_all(driver, lab, name)
+    open_notebook(driver, lab, name, all_cells=True)
     shown = wait(lambda: panels(driver), 60, "a panel")
     assert len(shown) == PANELS.get(name, 1)
     for i, panel in enumerate(shown):
@@ -84,15 +97,14 @@ def set_theme(driver, name: str):
 
 @once_more
 def test_pictures_follow_the_theme(driver, lab):
-    lab.end_kernels()
-    run_all(driver, lab, "13_watch")
+    open_notebook(driver, lab, "15_widgets", all_cells=True)
     panel = wait(lambda: panels(driver), 60, "a panel")[0]
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
     light = settled(driver, panel)
     set_theme(driver, "JupyterLab Dark")
     dark = changed(driver, panel, light, "a dark theme")
     assert light[0, 0].min() == 255 and dark[0, 0].max() < 40
-    keep(driver, panel, "13_watch_dark")
+    keep(driver, panel, "15_widgets_dark")
     set_theme(driver, "JupyterLab Light")
     is_back(driver, panel, light, "the light theme")
 
@@ -111,11 +123,10 @@ def in_kernel(driver, code: str) -> str:
     return driver.execute_async_script(EXECUTE, code).strip()
 
 
-@pytest.mark.parametrize("name", LIVE)
+@pytest.mark.parametrize("name", LIVE[::-1])  # those after it need the first one, too
 @once_more
 def test_live_panels(driver, lab, name):
-    lab.end_kernels()
-    run_all(driver, lab, name)
+    open_notebook(driver, lab, name)
     panel = live_panel(driver, name)
     driver.get_log("browser")  # what JupyterLab says when one notebook is left for another
     use_live(driver, panel, name)
@@ -132,9 +143,10 @@ def test_live_panels(driver, lab, name):
 def test_the_browser_and_python_have_one_state(driver, lab):
     from selenium.webdriver.common.keys import Keys
 
-    lab.end_kernels()
-    run_all(driver, lab, "10_scan_orders")
+    open_notebook(driver, lab, "10_scan_orders")
     panel = live_panel(driver, "10_scan_orders")
+    assert in_kernel(driver, "walk.order, walk.grid_size, walk.step = 'z_curve', 7, 25") == ""
+    wait(lambda: text_of(panel, ".rar-said").startswith("25 of 49"), 30, "the first state")
     slider_of(panel, "step").send_keys(Keys.RIGHT, Keys.RIGHT)
     wait(lambda: in_kernel(driver, "print(walk.step)") == "27", 30, "the step in Python")
     choose(panel, "raster")
@@ -148,9 +160,9 @@ def test_the_browser_and_python_have_one_state(driver, lab):
 def test_a_drag_arrives_in_order(driver, lab):
     """In Python, too: every cell in the order in which the pointer came over it, however fast.
     (`DRAGS=100` for as many drags.)"""
-    lab.end_kernels()
-    run_all(driver, lab, "10_scan_orders")
+    open_notebook(driver, lab, "10_scan_orders")
     panel = live_panel(driver, "10_scan_orders")
+    button_of(panel, "7 × 7").click()
     choose(panel, "yours")
     grid = panel.find_element("css selector", ".rar-grid")
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", grid)
@@ -168,3 +180,18 @@ def test_a_drag_arrives_in_order(driver, lab):
         except Stuck:
             wrong.append(path)
     assert not wrong
+
+
+@once_more
+def test_the_kernel_samples(driver, lab):
+    """The panel with the model asks PyTorch."""
+    open_notebook(driver, lab, "17_browser_model")
+    panel = Watched(driver, live_panel(driver, "17_browser_model"))  # it waits until it is seen
+    whole = ".rar-views[data-known='49']"
+    wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
+    panel.become(digit())
+    panel.button("class 8").click()
+    panel.become(digit(8))
+    panel.find(".rar-picture").send_keys(" ")
+    panel.become(filled(digit(8), [24], label=8))
+    keep(driver, panel.root, "lab_browser_model")

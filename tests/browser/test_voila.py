@@ -1,4 +1,4 @@
-"""`make explore`: the gallery and every panel in Voilà, without code."""
+"""`make explore`: the gallery, and every panel on a dark page of Voilà, without code."""
 
 import pytest
 
@@ -16,10 +16,10 @@ from tests.browser.page import (
     picture,
     press_play,
     settled,
-    use,
     use_live,
     wait,
 )
+from tests.browser.test_browser_model import Watched, digit
 from tests.tools.reading_order import PANELS as GALLERY  # all that `explore` shows
 
 LINKS = "return [...document.querySelectorAll('a[href]')].map(a => a.href)"
@@ -52,8 +52,9 @@ def test_gallery(driver, voila):
 @once_more
 def test_panels(driver, voila, name):
     driver.get_log("browser")
-    driver.get(f"{voila.address}/voila/render/{name}.ipynb")
+    driver.get(f"{voila.address}/voila/render/{name}.ipynb?theme=dark")
     shown = wait(lambda: len(panels(driver)) == PANELS[name] and panels(driver), 120, "the panels")
+    wait(lambda: picture(driver, shown[0])[0, 0].max() < 40, 60, "a dark picture")
     assert not code_shown(driver)
     assert "How it is made" not in driver.find_element("tag name", "body").text
     assert f"{voila.address}/voila/render/explore.ipynb" in driver.execute_script(LINKS)
@@ -67,8 +68,9 @@ def test_panels(driver, voila, name):
 @once_more
 def test_live_panels(driver, voila, name):
     driver.get_log("browser")
-    driver.get(f"{voila.address}/voila/render/{name}.ipynb")
+    driver.get(f"{voila.address}/voila/render/{name}.ipynb?theme=dark")
     panel = live_panel(driver, name)
+    wait(lambda: ground(driver, panel) == DARK, 60, "a dark panel")
     assert not code_shown(driver)
     assert "How it is made" not in driver.find_element("tag name", "body").text
     use_live(driver, panel, name)
@@ -88,17 +90,13 @@ def moves_a_slider_or_a_cell(driver, panel):
 
 
 @once_more
-def test_everything_that_a_hand_can_do(driver, voila):
-    driver.get(f"{voila.address}/voila/render/14_inpainting.ipynb")
-    panel = wait(lambda: panels(driver), 120, "a panel")[0]
-    use(driver, panel, "voila")
-
-
-@once_more
-def test_a_dark_page_has_dark_pictures(driver, voila):
-    driver.get(f"{voila.address}/voila/render/13_watch.ipynb?theme=dark")
-    panel = wait(lambda: panels(driver), 120, "a panel")[0]
-    wait(lambda: picture(driver, panel)[0, 0].max() < 40, 60, "a dark picture")
-    driver.get(f"{voila.address}/voila/render/10_scan_orders.ipynb?theme=dark")
-    panel = live_panel(driver, "10_scan_orders")
-    wait(lambda: ground(driver, panel) == DARK, 60, "a dark panel")
+def test_the_kernel_samples(driver, voila):
+    """The panel with the model asks PyTorch."""
+    driver.get(f"{voila.address}/voila/render/17_browser_model.ipynb")
+    panel = Watched(driver, live_panel(driver, "17_browser_model"))
+    whole = ".rar-views[data-known='49']"
+    wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
+    panel.become(digit())
+    panel.field("step").send_keys("\ue012")
+    panel.become([*digit()[:48], -1])
+    assert "How it is made" not in driver.find_element("tag name", "body").text

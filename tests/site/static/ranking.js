@@ -15,6 +15,7 @@ var Scorer = {
     if (kind === 'title') return 40 + score + early;
     if (kind === 'object') return score >= this.objNameMatch ? 45 : score;
     if (kind === 'index') return 0;  // each is an object, too
-    return (title.toLowerCase().includes(asked) ? 60 : 2 * score) + early;
+    const about = title.toLowerCase().includes(asked) && !page.startsWith('api/');
+    return (about ? 60 : 2 * score) + early;
   },
 };
