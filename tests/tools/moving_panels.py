@@ -7,7 +7,6 @@ Each frame is a screenshot of a panel on a page without a kernel, once its slide
 
 import argparse
 import io
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -71,7 +70,7 @@ def shots(driver, film: Film) -> list[Image.Image]:
         for value in values:
             driver.execute_script(MOVE, slider_of(panel, film.slider), value)
             time.sleep(0.3)  # until it is drawn
-            part = panel if film.part == ".rar-app" else panel.find_element("css selector", film.part)
+            part = driver.find_element("css selector", film.part)
             found.append(Image.open(io.BytesIO(part.screenshot_as_png)).convert("RGB"))
     return found
 
