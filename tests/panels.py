@@ -1,10 +1,22 @@
 """Builds the panels of a notebook from its collapsed cells, without a browser or a kernel."""
 
+import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from rar_nb.play.watch import BUNDLED, cached_run
+from rar_nb.play.widgets import figure_png
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import save_run_config
+from rar_nb.transformer import RAR
+
 NOTEBOOKS = Path(__file__).parent.parent / "nbs"
-KINDS = ["Panel", "ScanOrders", "Annealing", "TargetAware"]
+KINDS = ["ScanOrders", "Annealing", "TargetAware", "Watch", "Inpainting"]
 
 
 def collapsed_cells(name: str) -> list[str]:
@@ -28,3 +40,28 @@ def starts_with_its_panel(name: str) -> bool:
     first = next(c for c in cells if c["cell_type"] == "code")
     hidden = first["metadata"].get("jupyter", {}).get("source_hidden", False)
     return hidden and any(f"{kind}(" in "".join(first["source"]) for kind in KINDS)
+
+
+def pixels_of(figure) -> np.ndarray:
+    "A figure at its own size, uint8 [H, W, 3]."
+    return np.asarray(Image.open(io.BytesIO(figure_png(figure))).convert("RGB"))
+
+
+def answers(panel, **request):
+    """What a panel sends back to the browser."""
+    sent = []
+    panel.send = lambda content, buffers=None: sent.append((content, buffers))
+    panel.answer(panel, request, [])
+    (answer,) = sent
+    return answer
+
+
+def own_run(folder, **changes):
+    """A run with another model, of random weights."""
+    run = cached_run(str(BUNDLED))[0]
+    model = replace(run.model, num_layers=1, **changes)
+    folder.mkdir()
+    save_run_config(replace(run, model=model), folder / "config.json")
+    shutil.copy(BUNDLED / "tokenizer.safetensors", folder)
+    save_weights(RAR(model), folder / "model.safetensors")
+    return folder

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import tarfile
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -19,18 +18,20 @@ from rar_nb.embeddings import position_ids, target_ids
 from rar_nb.orders import raster_order, sample_orders
 from rar_nb.play import browser_model
 from rar_nb.play.browser_model import (
-    BrowserModel,
-    StepServer,
-    browser_settings,
     export_browser_model,
     export_step,
     fetch_runtime,
     store_compactly,
 )
-from rar_nb.play.inpainting import cached_model, fill_hole, fill_order
-from rar_nb.play.watch import BUNDLED, attention_maps, cached_run
-from rar_nb.pretrained.checkpoints import save_weights
-from rar_nb.pretrained.presets import save_run_config
+from rar_nb.play.inpainting import fill_hole, fill_order
+from rar_nb.play.watch import (
+    BUNDLED,
+    Watch,
+    attention_maps,
+    cached_model,
+    cached_run,
+    panel_settings,
+)
 from rar_nb.sampler import (
     GUIDANCE_SCHEDULES,
     SampleConfig,
@@ -48,6 +49,7 @@ from tests import node
 from tests.doors import refuses
 from tests.node import needs_node
 from tests.once import exported_model
+from tests.panels import answers, own_run
 
 
 def run_js(code: str):
@@ -112,14 +114,6 @@ def test_guided_logits_are_the_same(scale, temperature):
 
 
 @needs_node
-def test_holes_are_filled_in_the_same_order():
-    rng = np.random.default_rng(0)
-    holes = [rng.choice(49, size, replace=False).tolist() for size in [0, 1, 5, 20, 20, 48, 49]]
-    found = run_js(f"show({json.dumps(holes)}.map(hole => js.fillOrder(hole, 7)))")
-    assert found == [fill_order(tuple(h), 7, "nearest first")[0].tolist() for h in holes]
-
-
-@needs_node
 def test_random_orders_are_those_of_the_library():
     config = ModelConfig(num_tokens=49, final_order="random")
     found = run_js("show([0, 1, 2].map(seed => js.randomOrder(seed, 5, 49)))")
@@ -131,7 +125,7 @@ def test_the_model_is_asked_what_the_library_asks_it():
     """Entries, places and targets of a whole sequence, with a fake model that always says 7."""
     run, tokenizer, model = cached_run(str(BUNDLED))
     config = model.config
-    facts = browser_settings(run, tokenizer, ["annealed"])
+    facts = panel_settings(run, tokenizer, {})
     order = sample_orders(1, 49, 1.0, torch.Generator().manual_seed(1))
     request = dict(
         label=4, noise=[0.5] * 49, order=order[0].tolist(), known=[-1] * 48 + [3], scale=2.0,
@@ -419,17 +413,8 @@ def test_without_npm_the_runtime_is_asked_for_in_one_sentence(tmp_path, monkeypa
 # The kernel
 
 
-def answers(panel, **request):
-    """What a panel sends back to the browser."""
-    sent = []
-    panel.send = lambda content, buffers=None: sent.append((content, buffers))
-    panel.answer(panel, request, [])
-    (answer,) = sent
-    return answer
-
-
 def test_the_kernel_answers_as_the_file_does(sampler, facts):
-    panel, order = BrowserModel(), facts["order"]
+    panel, order = Watch(), facts["order"]
     sampler.start(6, order)
     for s in range(12):
         token = None if s < 2 else s
@@ -450,92 +435,9 @@ def test_the_kernel_answers_as_the_file_does(sampler, facts):
             assert np.abs(found - np.asarray(array).ravel()).max() < 1e-4
 
 
-def test_the_kernel_decodes():
-    panel, tokenizer = BrowserModel(), cached_run(str(BUNDLED))[1]
-    tokens = torch.randint(128, (3, 49), generator=torch.Generator().manual_seed(0))
-    content, (buffer,) = answers(panel, number=1, kind="decode", tokens=tokens.tolist())
-    expected = tokenizer.decode(tokens).numpy()
-    assert np.array_equal(np.frombuffer(buffer, np.float32).reshape(expected.shape), expected)
-
-
-def test_a_problem_is_told_to_the_browser():
-    panel = BrowserModel()
-    content, _ = answers(panel, number=4, kind="decode", tokens=[[500] * 49])
-    assert content["number"] == 4 and "500" in content["problem"]
-    ids = dict(entry=[1, 1], condition=[129, 139], place=[3], target=[4], position=[3])
-    content, _ = answers(panel, number=5, kind="step", generator="annealed", sequence=9, **ids)
-    assert "sequence = 9" in content["problem"]
-
-
-def test_old_sequences_are_forgotten():
-    server = StepServer(str(BUNDLED))
-    ids = dict(entry=[140] * 2, condition=[129, 139], place=[0], target=[0], position=[0])
-    for sequence in range(20):
-        server.step("annealed", sequence, **ids)
-    assert len(server.caches) <= 5 and 19 in server.caches
-
-
-def test_a_panel_begins_with_the_guidance_of_its_run():
-    run = cached_run(str(BUNDLED))[0]
-    panel = BrowserModel(label=7, guidance_scale=2.0)
-    assert panel.guidance_power == run.sample.guidance_power
-    assert (panel.label, panel.guidance_scale) == (7, 2.0)
-    state = json.loads(json.dumps(panel.live_state()))
-    assert state["settings"]["num_tokens"] == 49 and state["folder"] == ""
-
-
-def test_any_run_can_be_watched(tmp_path):
-    """Here one in random orders, with a plain ViT and no models but its own."""
-    run = cached_run(str(BUNDLED))[0]
-    model = replace(run.model, num_layers=1, final_order="random", target_aware=False, adaln=False)
-    save_run_config(replace(run, model=model), tmp_path / "config.json")
-    shutil.copy(BUNDLED / "tokenizer.safetensors", tmp_path)
-    save_weights(RAR(model), tmp_path / "model.safetensors")
-    panel = BrowserModel(tmp_path, seed=2**32 - 1)
-    assert list(panel.settings["models"]) == ["annealed"] and panel.settings["order"] is None
-    assert panel.png().startswith(b"\x89PNG")
-    ids = dict(entry=[140] * 2, condition=[129, 139], place=[0], target=[0], position=[0])
-    logits, attention = panel.server.step("annealed", 0, **ids)
-    assert logits.shape == (2, 128) and attention.tolist() == [[[1.0]] * 4]
-
-
-@pytest.mark.parametrize(
-    "state, message",
-    [
-        (dict(label=10), "label = 10"),
-        (dict(generator="best"), "model = 'best'"),
-        (dict(compare="best"), "model = 'best'"),
-        (dict(run_dir="nowhere"), "nowhere"),
-    ],
-)
-def test_a_panel_of_nothing_is_refused(state, message):
-    refuses(lambda: BrowserModel(**state), message)
-
-
-def test_the_picture_follows_the_state():
-    pictures = {BrowserModel(seed=seed, label=label).png() for seed in (0, 1) for label in (0, 1)}
-    assert len(pictures) == 4 and all(png.startswith(b"\x89PNG") for png in pictures)
-
-
-def own_run(folder, **changes):
-    """A run with another model, of random weights."""
-    run = cached_run(str(BUNDLED))[0]
-    model = replace(run.model, num_layers=1, **changes)
-    folder.mkdir()
-    save_run_config(replace(run, model=model), folder / "config.json")
-    shutil.copy(BUNDLED / "tokenizer.safetensors", folder)
-    save_weights(RAR(model), folder / "model.safetensors")
-    return folder
-
-
-def test_a_run_of_one_class_can_be_watched(tmp_path):
-    panel = BrowserModel(own_run(tmp_path / "run", num_classes=1))
-    assert panel.label == 0 and panel.png().startswith(b"\x89PNG")
-
-
 def test_a_model_of_another_grid_than_the_tokenizer_is_refused(tmp_path):
     run = own_run(tmp_path / "run", num_tokens=64)
-    for call in (lambda: BrowserModel(run), lambda: export_browser_model(run, tmp_path / "out")):
+    for call in (lambda: Watch(run), lambda: export_browser_model(run, tmp_path / "out")):
         refuses(call, "image_size of the tokenizer = 28 is not allowed: it must be 32")
     assert not (tmp_path / "out").exists()
 

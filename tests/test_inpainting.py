@@ -1,34 +1,34 @@
 """Filling holes: orders by hand and by brute force, losses against single images, the panel."""
 
-import inspect
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rar_nb.orders import SCAN_ORDERS, raster_order, scan_order
 from rar_nb.play import inpainting
 from rar_nb.play.inpainting import (
     HOW,
-    MODELS,
+    METHODS,
+    Inpainting,
     as_mask,
-    cached_filling,
-    cached_model,
     class_probabilities,
+    export_digits,
+    fill_digit,
     fill_hole,
     fill_order,
     hole_loss,
     step_losses,
     validation_digits,
 )
-from rar_nb.play.watch import BUNDLED, cached_run
-from rar_nb.play.widgets import Pixels
+from rar_nb.play.watch import BUNDLED, MODELS, cached_model, cached_run
 from rar_nb.sampler import SampleConfig, final_orders, image_noise, sample_tokens
-from rar_nb.tokenizer import to_uint8
 from rar_nb.transformer import RAR
 from tests.doors import refuses
-from tests.panels import build_panels, starts_with_its_panel
+from tests.panels import starts_with_its_panel
 
 MIDDLE = tuple(7 * i + j for i in range(1, 6) for j in range(1, 6))
 SMALL = tuple(7 * i + j for i in range(2, 5) for j in range(2, 5))
@@ -124,16 +124,14 @@ def test_without_an_order_a_hole_is_filled_in_the_final_one(final_order):
 
 
 @pytest.mark.parametrize("final_order", ["spiral_in", "random"])
-def test_the_third_method_is_the_models_final_order(final_order, monkeypatch):
-    models = {name: cached_model(name) for name in MODELS} | {"annealed": ending_in(final_order)}
-    monkeypatch.setattr(inpainting, "cached_model", models.get)
-    filling = inspect.unwrap(cached_filling)(110, SMALL, "spiral", 5, 2.0, False)
-    titles = [method.title for method in filling.methods]
-    assert titles[1:] == ["annealed, spiral", f"annealed, {final_order} order"]
+def test_a_models_own_order_is_the_one_it_was_annealed_to(final_order, monkeypatch):
+    model = ending_in(final_order)
+    monkeypatch.setattr(inpainting, "cached_model", lambda name: model)
     tokens, label = validation_digits()[1].rows([110])
-    order = final_orders(models["annealed"].config, 5, [0])
+    filling = fill_digit(tokens[0], SMALL, "spiral", int(label), 2.0, 5, "annealed", own=True)
+    order = final_orders(model.config, 5, [0])
     loss = hole_loss(ANY_ORDER, tokens, label, SMALL, order).item()
-    assert filling.methods[2].loss == pytest.approx(loss, abs=1e-5)
+    assert filling.loss == pytest.approx(loss, abs=1e-5)
 
 
 def mean_loss(name, how, hole):
@@ -165,37 +163,62 @@ def test_the_notebook_starts_with_its_panel():
     assert starts_with_its_panel("14_inpainting")
 
 
-def test_a_click_erases_and_the_button_fills():
-    panel = build_panels("14_inpainting")["inpainting"]
-    hole, fill = panel.controls["hole"], panel.children[2].children[0]
-    first = panel.canvas.png
-
-    def num_images():
-        return len(panel.figure.findobj(Pixels))
-
-    panel.canvas.press(0.02, 0.12)  # the top left cell
-    assert hole.value == (*BAND, 0) and num_images() == 2  # not filled yet
-    fill.click()
-    assert num_images() == 2 + 12
-    panel.canvas.press(0.02, 0.12)
-    fill.click()
-    assert panel.canvas.png == first
-    hole.value = ()
-    assert num_images() == 2  # nothing to fill
+def answer_to(panel, **request) -> list[np.ndarray]:
+    """What the browser gets."""
+    sent = []
+    panel.send = lambda content, buffers=None: sent.append((content, buffers))
+    panel.answer(panel, dict(request, number=7), [])
+    ((content, buffers),) = sent
+    assert content == dict(number=7)
+    return [np.frombuffer(buffer, np.float32) for buffer in buffers]
 
 
-def test_the_panel_shows_what_fill_hole_makes():
-    filling = cached_filling(110, BAND, "nearest first", 0, 2.0, False)
-    tokens, label = validation_digits()[1].rows([110])
-    assert filling.label == int(label) and filling.probabilities.sum() == pytest.approx(1)
-    order = fill_order(BAND, 7, "nearest first")
+@pytest.mark.parametrize("model, own", METHODS)
+def test_the_kernel_fills_what_the_panel_shows(model, own):
+    panel = Inpainting()
+    wish = dict(digit=110, hole=list(BAND), how="spiral", seed=3)
+    (label,), pixels = answer_to(panel, kind="digit", digit=110)
+    (classes,) = answer_to(panel, kind="classes", **wish)
+    filled, images, (loss,) = answer_to(
+        panel, kind="fill", **wish, guidance_scale=2.0, label=int(label), model=model, own=own
+    )
+    tokens, labels = validation_digits()[1].rows([110])
+    assert label == labels[0] and np.array_equal(pixels * 255, validation_digits()[0][110].ravel())
+    order = fill_order(BAND, 7, "spiral", 3)
+    guess = class_probabilities(ANY_ORDER, tokens[0], order, 28)
+    assert classes == pytest.approx(guess.numpy(), abs=1e-6)
+    order = raster_order(49) if own else order
     sample = SampleConfig(guidance_scale=2.0, guidance_power=0.5)
-    again = fill_hole(ANY_ORDER, tokens[0], BAND, order, int(label), sample, 0)
-    tokenizer = cached_run(str(BUNDLED))[1]
-    images = to_uint8(tokenizer.decode(again), tokenizer.value_range).numpy()
-    np.testing.assert_array_equal(filling.methods[0].images, images)
-    guessed = cached_filling(110, BAND, "nearest first", 0, 2.0, True)
-    assert guessed.label == filling.probabilities.argmax() and guessed.guessed
+    expected = fill_hole(cached_model(model), tokens[0], BAND, order, int(label), sample, 3)
+    assert filled.reshape(4, 49).tolist() == expected.tolist()
+    decoded = cached_run(str(BUNDLED))[1].decode(expected)
+    np.testing.assert_array_equal(images, decoded.numpy().ravel())
+    true_loss = hole_loss(cached_model(model), tokens, labels, BAND, order).item()
+    assert loss == pytest.approx(true_loss, abs=1e-6)
+
+
+def test_a_problem_is_told_to_the_browser():
+    panel, sent = Inpainting(), []
+    panel.send = lambda content, buffers=None: sent.append(content)
+    panel.answer(panel, dict(kind="digit", digit=500, number=1), [])
+    panel.answer(panel, dict(kind="paint", number=2), [])
+    assert "digit = 500" in sent[0]["problem"] and "kind = 'paint'" in sent[1]["problem"]
+
+
+def test_the_picture_follows_the_state():
+    states = [dict(), dict(guess=True, digit=5), dict(hole=[]), dict(hole=range(49), how="random")]
+    pictures = {Inpainting(**state).png() for state in states}
+    assert len(pictures) == 4 and all(png.startswith(b"\x89PNG") for png in pictures)
+
+
+def test_a_page_gets_all_validation_digits(tmp_path):
+    export_digits(tmp_path)
+    images, data = validation_digits()
+    with Image.open(tmp_path / "digits.png") as picture:
+        assert np.array_equal(np.asarray(picture).reshape(images.shape), images)
+    found = json.loads((tmp_path / "digits.json").read_text())
+    tokens, labels = data.rows(range(500))
+    assert found == dict(labels=labels.tolist(), tokens=tokens.tolist())
 
 
 # What the doors refuse
@@ -221,10 +244,10 @@ WHOLE, FIRST_ORDER = torch.zeros(49, dtype=torch.long), torch.arange(49)[None]
             lambda: inpainting.class_probabilities(ANY_ORDER, WHOLE, FIRST_ORDER, 50),
             "num_known = 50",
         ),
-        (
-            lambda: inpainting.plot_filling(np.zeros((28, 28), np.uint8), (1,), FIRST_ORDER),
-            "uint8 [C, S, S]",
-        ),
+        (lambda: Inpainting(digit=500), "digit = 500"),
+        (lambda: Inpainting(hole=[1, 1]), "order = [1, 1]"),
+        (lambda: Inpainting(guidance_scale=float("nan")), "guidance_scale = nan"),
+        (lambda: export_digits(3), "folder = 3"),
     ],
 )
 def test_doors(call, words):

@@ -17,9 +17,17 @@ from rar_nb.play.annealing import (
     run_settings,
     tile_orders,
 )
-from rar_nb.play.browser_model import BrowserModel
+from rar_nb.play.inpainting import (
+    HOW,
+    Inpainting,
+    class_probabilities,
+    fill_order,
+    hole_loss,
+    validation_digits,
+)
 from rar_nb.play.scan_orders import ScanOrders, jumps, known_neighbours, named_order, statistics
 from rar_nb.play.target_aware import TargetAware
+from rar_nb.play.watch import Watch, cached_model
 from rar_nb.play.widgets import JS, LIVE, module_text
 from rar_nb.style import COLORS
 from rar_nb.support import InvalidValue
@@ -29,7 +37,7 @@ from tests.node import needs_node, run_js
 from tests.tools.static_outputs import WIDGET, strip
 
 MODULES = sorted(path.name[:-3] for path in JS.iterdir())
-PANELS = [ScanOrders, Annealing, TargetAware, BrowserModel]
+PANELS = [ScanOrders, Annealing, TargetAware, Watch, Inpainting]
 PAPER = ["raster", "spiral_in", "spiral_out", "z_curve", "subsample", "alternate"]
 
 
@@ -161,6 +169,122 @@ def test_registered_orders_reach_the_browser_as_lists(monkeypatch):
     assert panel.registered["raster"]["2"] == [0, 1, 3, 2]
     assert panel.registered["even"]["7"] == "ZeroDivisionError: division by zero"
     assert panel.registered["even"]["8"] == [*range(64)]
+
+
+# Holes
+
+
+@needs_node
+@pytest.mark.parametrize("g", [1, 2, 7, 16])
+def test_holes_are_filled_in_the_order_of_python(g):
+    rng, size = np.random.default_rng(0), g * g
+    counts = {0, 1, size // 2, size - 1, size}
+    holes = [rng.choice(size, count, replace=False).tolist() for count in sorted(counts)]
+    cases = [(hole, how, seed) for hole in holes for how in HOW for seed in (0, 9, 2**32 - 1)]
+    found = run_js(f"""
+        import {{HOW, fillOrder}} from './filling.js';
+        const orders = {json.dumps(cases)}.map(
+          ([hole, how, seed]) => fillOrder(hole, {g}, how, seed));
+        console.log(JSON.stringify([HOW, orders]));
+    """)
+    expected = [fill_order(tuple(hole), g, how, seed)[0].tolist() for hole, how, seed in cases]
+    assert found == [list(HOW), expected]
+
+
+MODEL = """
+/** A model whose predictions are known: logits by class, then by position; `seen` what it reads. */
+function modelOf(logits, firstClass, seen) {
+  const read = async ({entry, condition, position: [s]}) => {
+    seen.push(entry);
+    const rows = condition.map(id => logits[id - firstClass]?.[s] ?? logits[0][s]);
+    return {logits: Float32Array.from(rows.flat())};
+  };
+  read.fork = () => read;
+  return read;
+}
+"""
+
+
+@needs_node
+@pytest.mark.parametrize("cells", [[24], [0, 8, 40, 48], range(10, 45)], ids=len)
+def test_classes_and_losses_are_those_of_python(cells):
+    """With the logits of the network, for all classes and the true tokens."""
+    hole, model = tuple(cells), cached_model("any order")
+    tokens, labels = validation_digits()[1].rows([110])
+    order, known = fill_order(hole, 7, "nearest first"), 49 - len(hole)
+    condition = model.config.condition_id(torch.arange(10))
+    with torch.inference_mode():
+        logits = model(tokens.expand(10, -1), condition, order)[:, :-1]
+    rows = [[None, *row] for row in logits.tolist()]  # nobody predicts from `cls` alone
+    settings = dict(num_classes=10, first_class_id=129, cls_id=140, null_id=139)
+    task = dict(
+        label=int(labels), order=order[0].tolist(), tokens=tokens[0].tolist(), hole=list(hole)
+    )
+    found = run_js(f"""
+        import {{classProbabilities, holeLoss, readKnown}} from './filling.js';
+        {MODEL}
+        const settings = {json.dumps(settings)}, task = {json.dumps(task)}, seen = [];
+        const logits = {json.dumps(rows)}.map(row => row.map(one => one ?? Array(128).fill(0)));
+        const open = () => modelOf(logits, 129, seen);
+        const classes = await classProbabilities(open, settings, task, {known});
+        const asked = seen.length, begun = await readKnown(open(), settings, task);
+        console.log(JSON.stringify([[...classes], await holeLoss(begun, settings, task), asked]));
+    """)
+    expected = class_probabilities(model, tokens[0], order, known)
+    assert found[0] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert found[1] == pytest.approx(hole_loss(model, tokens, labels, hole, order).item(), abs=1e-5)
+    assert found[2] == 5 * (known + 1)  # two classes at a time
+
+
+@needs_node
+@pytest.mark.parametrize("how", [*HOW, "raster"])
+def test_known_tokens_are_read_once_for_all_fillings(how):
+    """And the fillings are those of the whole sequence (`sampleSteps`), read for each of them: by a
+    model whose predictions depend on all that it has read."""
+    hole = [8, 9, 10, 15, 17, 23, 30]
+    tokens = np.random.default_rng(0).integers(0, 128, 49).tolist()
+    order = [*range(49)] if how == "raster" else fill_order(tuple(hole), 7, how)[0].tolist()
+    task = dict(label=4, order=order, tokens=tokens, hole=hole)
+    settings = dict(first_class_id=129, cls_id=140, null_id=139, sample={})
+    found = run_js(f"""
+        import {{fillHole, readKnown}} from './filling.js';
+        import {{imageNoise, sampleSteps}} from './sampling.js';
+        import {{torchGenerator}} from './orders.js';
+        let steps = 0;
+        function modelThatHas(read) {{
+          const next = async ids => {{
+            steps++;
+            read = [...read, JSON.stringify(ids)];
+            const sum = [...read.join()].reduce((a, b) => (31 * a + b.charCodeAt()) % 65521, 7);
+            const {{rand}} = torchGenerator(sum);
+            return {{logits: Float32Array.from({{length: 256}}, () => 4 * rand())}};
+          }};
+          next.fork = () => modelThatHas(read);
+          return next;
+        }}
+        const settings = {json.dumps(settings)}, task = {json.dumps(task)};
+        const how = {{scale: 2.5, power: .5, temperature: 1}}, found = [], expected = [];
+        const begun = await readKnown(modelThatHas([]), settings, task);
+        for (let i = 0; i < 4; i++) {{
+          const noise = imageNoise(3, i, 49);
+          found.push(await fillHole(begun, settings, task, {{...how, noise}}));
+        }}
+        const shared = steps;
+        for (let i = 0; i < 4; i++) {{
+          const known = task.tokens.map((token, cell) => task.hole.includes(cell) ? -1 : token);
+          const request = {{...task, ...how, known, noise: imageNoise(3, i, 49)}};
+          const image = [];
+          for await (const {{cell, token}} of sampleSteps(modelThatHas([]), settings, request)) {{
+            image[cell] = token;
+          }}
+          expected.push(image);
+        }}
+        console.log(JSON.stringify({{found, expected, shared}}));
+    """)
+    assert found["found"] == found["expected"]
+    assert len({tuple(image) for image in found["found"]}) == 4
+    first, last = (f(map(order.index, hole)) for f in (min, max))
+    assert found["shared"] == first + 2 + 4 * (last - first)
 
 
 # Schedules and batches
@@ -319,15 +443,20 @@ def test_text_can_be_read_in_both_themes(theme, at):
         (TargetAware, "known", [-1, 9]),
         (TargetAware, "first", [-1, 99]),
         (TargetAware, "second", [-2, 9]),
-        (BrowserModel, "generator", ["", "nope"]),
-        (BrowserModel, "compare", ["nope"]),
-        (BrowserModel, "label", [10]),
-        (BrowserModel, "layer", [99]),
-        (BrowserModel, "head", [99]),
-        (BrowserModel, "guidance_scale", [math.nan, math.inf]),
-        (BrowserModel, "temperature", [math.nan]),
-        (BrowserModel, "hole", [[49], [1, 1], ["x"]]),
-        (BrowserModel, "base", [[1, 2], [128] * 49, ["x"] * 49]),
+        (Watch, "generator", ["", "nope"]),
+        (Watch, "compare", ["nope"]),
+        (Watch, "label", [10]),
+        (Watch, "layer", [99]),
+        (Watch, "head", [99]),
+        (Watch, "guidance_scale", [math.nan, math.inf]),
+        (Watch, "temperature", [math.nan]),
+        (Watch, "hole", [[49], [1, 1], ["x"]]),
+        (Watch, "base", [[1, 2], [128] * 49, ["x"] * 49]),
+        (Inpainting, "digit", [-1, 500]),
+        (Inpainting, "hole", [[49], [1, 1], ["x"]]),
+        (Inpainting, "how", ["", "zigzag"]),
+        (Inpainting, "seed", [-1, 2**32]),
+        (Inpainting, "guidance_scale", [math.nan, math.inf, -1.0]),
     ],
 )
 def test_a_panel_keeps_its_state_when_it_is_given_nonsense(kind, trait, values):
@@ -340,4 +469,4 @@ def test_a_panel_keeps_its_state_when_it_is_given_nonsense(kind, trait, values):
 
 
 def test_a_state_that_a_panel_does_not_have_is_refused():
-    refuses(lambda: BrowserModel(guidence_scale=2.0), "state = 'guidence_scale'")
+    refuses(lambda: Watch(guidence_scale=2.0), "state = 'guidence_scale'")

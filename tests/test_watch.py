@@ -1,5 +1,8 @@
 """A model at work on screen: traces against the sampler, attention against the blocks."""
 
+import io
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,28 +10,29 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from matplotlib.collections import LineCollection, QuadMesh
-from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 
 from rar_nb.orders import SCAN_ORDERS, raster_order, scan_order
+from rar_nb.play import watch
 from rar_nb.play.watch import (
     BUNDLED,
-    GLOW,
     UNKNOWN,
+    StepCache,
+    StepServer,
+    Watch,
+    attention_grid,
     attention_maps,
     cached_run,
     candidates,
     decode_known,
+    empty_cache,
     guidance_grid,
     list_runs,
     make_trace,
-    plot_attention,
-    plot_guidance_grid,
     plot_step,
-    plot_tokens,
+    seen_model,
 )
-from rar_nb.play.widgets import Pixels, figure_png, new_canvas
+from rar_nb.pretrained.checkpoints import save_weights
+from rar_nb.pretrained.presets import save_run_config
 from rar_nb.sampler import (
     SampleConfig,
     final_orders,
@@ -37,15 +41,26 @@ from rar_nb.sampler import (
     sample_images,
     sample_tokens,
 )
-from rar_nb.style import COLORS
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig
-from rar_nb.transformer import RAR, ModelConfig
+from rar_nb.transformer import RAR, Attention, Conditioning, ModelConfig
 from tests.doors import refuses
-from tests.panels import build_panels, starts_with_its_panel
+from tests.panels import answers, own_run, starts_with_its_panel
 
 SAMPLE = SampleConfig(guidance_scale=4.0, guidance_power=0.5)
 RUN, TOKENIZER, MODEL = cached_run(str(BUNDLED))
 FIVE = torch.tensor([5])
+
+
+def png(figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file)
+    return file.getvalue()
+
+
+def title(ax, start: str) -> str:
+    """The title of an axes if it begins with `start`."""
+    text = ax.get_title(loc="left")
+    return text if text.startswith(start) else ""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +102,24 @@ def test_attention_maps_are_what_the_blocks_use():
             torch.testing.assert_close(mixed, y, atol=1e-4, rtol=0)
     torch.testing.assert_close(maps.sum(-1), torch.ones(4, 2, 4, 51))
     assert not maps.triu(1).any()  # nothing from the future
-    assert not MODEL.blocks[0].attn.q_norm._forward_hooks
+    assert isinstance(MODEL.blocks[0].attn, Attention)  # a copy was changed, not the model
+
+
+@pytest.mark.parametrize("pieces", [[49], [1] * 49, [20, 1, 28]])
+def test_attention_can_be_asked_for_in_pieces(pieces):
+    """Queries that come later see the cached keys, and nothing that comes after them."""
+    model, x = seen_model(MODEL), torch.randn(2, 49, 128)
+    c = Conditioning(torch.randn(2, 49, 128))
+    caches = [StepCache(layer, layer) for layer in empty_cache(model, 2)]
+    parts, start = [], 0
+    with torch.no_grad():
+        for n in pieces:
+            here = slice(start, start + n)
+            parts.append(model.features(x[:, here], Conditioning(c.vectors[:, here]), caches))
+            start += n
+            assert caches[2].attention.shape == (2, 4, n, start)
+        expected = MODEL.features(x, c)
+    torch.testing.assert_close(torch.cat(parts, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_trace_is_what_the_sampler_makes(trace):
@@ -128,12 +160,6 @@ def test_the_sampled_token_is_always_among_the_candidates(trace):
     assert unlikely > 0  # or this test had nothing to find
 
 
-@pytest.mark.parametrize("step", range(0, 49, 6))
-def test_every_picture_marks_the_sampled_token(trace, step):
-    labels = [a.get_label() for a in plot_step(trace, TOKENIZER, step).axes[0].get_children()]
-    assert len([label for label in labels if str(label).endswith(", sampled")]) == 1
-
-
 def test_candidates_show_their_looks(trace):
     ids, _, patches = candidates(trace, TOKENIZER, 24)
     tokens = torch.where(torch.arange(49) < 24, torch.from_numpy(trace.tokens), -1)
@@ -142,13 +168,23 @@ def test_candidates_show_their_looks(trace):
     np.testing.assert_array_equal(patches[0], expected.numpy())
 
 
+@pytest.mark.parametrize("step", range(0, 49, 6))
+def test_every_picture_marks_the_sampled_token(trace, step):
+    (tokens,) = (ax for ax in plot_step(trace, TOKENIZER, step).axes if "token" in title(ax, "the"))
+    texts = [text.get_text() for text in tokens.texts]
+    (k,) = (k for k, text in enumerate(texts) if text.endswith(", sampled"))
+    assert tokens.get_yticklabels()[k].get_text() == str(trace.ids[step])
+
+
 def test_every_step_has_a_picture_and_others_a_message(trace):
-    pictures = {figure_png(plot_step(trace, TOKENIZER, step, 3, 3)) for step in (0, 1, 48, 49)}
+    pictures = {png(plot_step(trace, TOKENIZER, step, 3, 3)) for step in (0, 1, 48, 49)}
     assert len(pictures) == 4
     with pytest.raises(ValueError, match="step = 50"):
         plot_step(trace, TOKENIZER, 50)
     with pytest.raises(ValueError, match="layer = 4"):
         plot_step(trace, TOKENIZER, 0, 4)
+    with pytest.raises(ValueError, match="head = 4"):
+        plot_step(trace, TOKENIZER, 0, 3, 4)
 
 
 def test_other_sizes_and_colour():
@@ -165,7 +201,7 @@ def test_other_sizes_and_colour():
     ).eval()
     tokenizer = GreyTokenizer(TokenizerConfig("grey", channels=3, codebook_size=8))
     trace = make_trace(tiny, tokenizer, 0, 0, SampleConfig(guidance_scale=0.0))
-    assert len(figure_png(plot_step(trace, tokenizer, 100))) > 1000
+    assert len(png(plot_step(trace, tokenizer, 100))) > 1000
 
 
 # Models with another final order
@@ -225,62 +261,168 @@ def test_what_a_step_shows_lies_in_its_cell(final_order):
         np.testing.assert_array_equal(
             patches[0], whole[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
         )
-        ax = new_canvas(20, 8, 0.2)[1]
-        plot_tokens(ax, trace, step, (0, 0), (10, 0))
-        (mark,) = (a for a in ax.get_children() if isinstance(a, Rectangle) and not a.get_fill())
-        assert mark.get_xy() == (10 + column - 0.5, row - 0.5)
-        (mesh,) = (a for a in ax.get_children() if isinstance(a, QuadMesh))
-        sampled, coming = (to_rgb(COLORS[name]) for name in ("known", "next"))
-        shown = [tuple(color) for color in mesh.get_facecolor()[:, :3]]
-        assert {i for i in range(49) if shown[i] == sampled} == set(trace.order[:step].tolist())
-        assert [i for i in range(49) if shown[i] == coming] == [trace.order[step]]
+        figure = plot_step(trace, TOKENIZER, step)
+        for start, pixels in ((f"{step} of 49", 4), ("attention", 1)):
+            (ax,) = (ax for ax in figure.axes if title(ax, start))
+            (frame,) = ax.patches
+            assert frame.get_xy() == (column * pixels - 0.5, row * pixels - 0.5)
+            assert frame.get_width() == frame.get_height() == pixels
 
 
 @pytest.mark.parametrize("final_order", ["raster", "z_curve", "random"])
 def test_attention_is_shown_where_it_falls(final_order):
-    """Cell by cell: the shade of a token seen earlier, grey elsewhere, a frame at the next one."""
+    """Cell by cell: the weight of a token that was sampled earlier, nothing elsewhere."""
     trace, step = make_trace(ending_in(final_order), TOKENIZER, 5, 3, SAMPLE), 20
-    weights = trace.attention[1, 2, step + 1, : step + 2]
-    fig, ax = new_canvas(12, 8, 0.2)
-    plot_attention(ax, weights, trace.order, (0, 0))
-    (mesh,) = (a for a in ax.get_children() if isinstance(a, QuadMesh))
-    shown = mesh.get_facecolor()[:, :3]
+    weights = trace.attention[1, 2, step + 1]
+    grid = attention_grid(trace, step, 1, 2)
     for k, cell in enumerate(trace.order):
-        expected = GLOW(weights[2 + k] / weights.max())[:3] if k < step else to_rgb("#e6e6e6")
-        np.testing.assert_allclose(shown[cell], expected)
-    (frame,) = (a for a in ax.get_children() if isinstance(a, LineCollection))
-    middle = frame.get_segments()[0][:4].mean(0)
-    assert tuple(middle) == (trace.order[step] % 7, trace.order[step] // 7)
+        expected = weights[2 + k] if k < step else np.nan
+        np.testing.assert_equal(grid[cell // 7, cell % 7], expected)
+    heads = [attention_grid(trace, step, 1, head) for head in range(4)]
+    np.testing.assert_allclose(attention_grid(trace, step, 1), np.mean(heads, 0), rtol=1e-5)
 
 
 def test_guidance_grid_samples_what_the_sampler_samples():
-    images = guidance_grid(str(BUNDLED), 2, 0, 1.0)
+    images = guidance_grid(str(BUNDLED), 2, 0)
     expected = sample_images(MODEL, TOKENIZER, torch.full((4,), 2), SAMPLE, seed=0)
     np.testing.assert_array_equal(images[2, 1], expected.numpy())
     np.testing.assert_array_equal(images[0, 0], images[0, 3])  # off, whatever the power
-    figure = plot_guidance_grid(images)
-    labels = {str(a.get_label()) for a in figure.axes[0].get_children()}
-    assert {"off", "g = 2", "g = 4", "g = 8", "power p = 0.25", "power p = 2.75"} <= labels
+
+
+# The panel
 
 
 def test_the_notebook_starts_with_its_panel():
     assert starts_with_its_panel("13_watch")
 
 
-def test_the_panel_follows_its_controls_and_names_a_bad_run(tmp_path):
-    panel = build_panels("13_watch")["watch"]
-    first = panel.canvas.png
-    panel.set(label=8, step=30)
-    eight = make_trace(MODEL, TOKENIZER, 8, 3, SAMPLE)
-    np.testing.assert_array_equal(panel.figure.findobj(Pixels)[0].image, eight.partial[30])
-    panel.set(label=5, step=24)
-    assert panel.canvas.png == first
-    folder = panel.controls["folder"]
-    folder.options = (*folder.options, ("no run", str(tmp_path)))
-    folder.value = str(tmp_path)
-    assert "config" in panel.message.value and panel.canvas.png == first
-    folder.value = str(BUNDLED)
-    assert panel.message.value == ""
+def test_the_kernel_decodes():
+    panel, tokenizer = Watch(), cached_run(str(BUNDLED))[1]
+    tokens = torch.randint(128, (3, 49), generator=torch.Generator().manual_seed(0))
+    content, (buffer,) = answers(panel, number=1, kind="decode", tokens=tokens.tolist())
+    expected = tokenizer.decode(tokens).numpy()
+    assert np.array_equal(np.frombuffer(buffer, np.float32).reshape(expected.shape), expected)
+
+
+def test_a_problem_is_told_to_the_browser():
+    panel = Watch()
+    content, _ = answers(panel, number=4, kind="decode", tokens=[[500] * 49])
+    assert content["number"] == 4 and "500" in content["problem"]
+    ids = dict(entry=[1, 1], condition=[129, 139], place=[3], target=[4], position=[3])
+    content, _ = answers(panel, number=5, kind="step", generator="annealed", sequence=9, **ids)
+    assert "sequence = 9" in content["problem"]
+
+
+def test_old_sequences_are_forgotten():
+    server = StepServer(str(BUNDLED))
+    ids = dict(entry=[140] * 2, condition=[129, 139], place=[0], target=[0], position=[0])
+    for sequence in range(20):
+        server.step("annealed", sequence, **ids)
+    assert len(server.caches) <= 5 and 19 in server.caches
+
+
+def test_a_panel_begins_with_the_guidance_of_its_run():
+    run = cached_run(str(BUNDLED))[0]
+    panel = Watch(label=7, guidance_scale=2.0)
+    assert panel.guidance_power == run.sample.guidance_power
+    assert (panel.label, panel.guidance_scale) == (7, 2.0)
+    state = json.loads(json.dumps(panel.live_state()))
+    assert state["settings"]["num_tokens"] == 49 and state["folder"] == ""
+
+
+def test_any_run_can_be_watched(tmp_path):
+    """Here one in random orders, with a plain ViT and no models but its own."""
+    run = cached_run(str(BUNDLED))[0]
+    model = replace(run.model, num_layers=1, final_order="random", target_aware=False, adaln=False)
+    save_run_config(replace(run, model=model), tmp_path / "config.json")
+    shutil.copy(BUNDLED / "tokenizer.safetensors", tmp_path)
+    save_weights(RAR(model), tmp_path / "model.safetensors")
+    panel = Watch(tmp_path, seed=2**32 - 1)
+    assert list(panel.settings["models"]) == ["annealed"] and panel.settings["order"] is None
+    assert panel.png().startswith(b"\x89PNG")
+    ids = dict(entry=[140] * 2, condition=[129, 139], place=[0], target=[0], position=[0])
+    logits, attention = panel.server.step("annealed", 0, **ids)
+    assert logits.shape == (2, 128) and attention.tolist() == [[[1.0]] * 4]
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (dict(label=10), "label = 10"),
+        (dict(generator="best"), "model = 'best'"),
+        (dict(compare="best"), "model = 'best'"),
+        (dict(run_dir="nowhere"), "nowhere"),
+    ],
+)
+def test_a_panel_of_nothing_is_refused(state, message):
+    refuses(lambda: Watch(**state), message)
+
+
+def test_the_picture_follows_the_state():
+    pictures = {Watch(seed=seed, label=label).png() for seed in (0, 1) for label in (0, 1)}
+    assert len(pictures) == 4 and all(png.startswith(b"\x89PNG") for png in pictures)
+
+
+def test_a_run_of_one_class_can_be_watched(tmp_path):
+    panel = Watch(own_run(tmp_path / "run", num_classes=1))
+    assert panel.label == 0 and panel.png().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def several(tmp_path, monkeypatch):
+    """A panel that can open the bundled run, one of 3 classes in a random order, and a bad one."""
+    folders = [
+        own_run(tmp_path / "small", num_classes=3, final_order="random"),
+        own_run(tmp_path / "damaged"),
+    ]
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"xx")
+    runs = [("bundled digits", str(BUNDLED)), *((f.name, str(f)) for f in folders)]
+    monkeypatch.setattr(watch, "list_runs", lambda: runs)
+    return Watch(label=7, layer=3, head=2, compare="any order", hole=[1], base=[0] * 49)
+
+
+def test_another_run_can_be_chosen(several):
+    """The state that it begins with reaches the browser as one message."""
+    assert several.runs == ["bundled digits", "small", "damaged"]
+    sent = []
+    several.send_state = lambda key: sent.append({*key})
+    several.run = "small"
+    state = several.live_state()
+    assert state["settings"]["num_classes"] == 3 and state["settings"]["order"] is None
+    assert (several.label, several.layer, several.head, several.compare) == (2, 0, -1, "")
+    assert several.hole == several.base == []
+    assert [keys for keys in sent if "settings" in keys and "label" in keys]
+    assert several.png().startswith(b"\x89PNG")
+    ids = dict(entry=[132] * 2, condition=[129, 132], place=[0], target=[0], position=[0])
+    content, _ = answers(several, number=0, kind="step", generator="annealed", sequence=1, **ids)
+    assert content == dict(number=0)
+    several.run = "bundled digits"
+    assert several.settings["num_classes"] == 10 and list(several.settings["models"])[1:]
+
+
+def test_a_run_that_cannot_be_opened_is_named_and_changes_nothing(several):
+    before = several.settings
+    several.run = "damaged"
+    assert "damaged" in several.problem and several.settings == before and several.label == 7
+    several.run = "small"
+    assert several.problem == "" and several.settings["num_classes"] == 3
+    refuses(lambda: setattr(several, "run", "none"), "run = 'none'")
+
+
+def test_runs_of_one_size_are_told_apart(tmp_path, monkeypatch):
+    """Their settings differ, so that the browser hears of another run."""
+    runs = [(name, str(own_run(tmp_path / name))) for name in ("a", "b")]
+    monkeypatch.setattr(watch, "list_runs", lambda: runs)
+    panel = Watch(tmp_path / "a")
+    before = panel.settings
+    panel.run = "b"
+    assert panel.settings != before
+
+
+def test_a_run_from_elsewhere_is_one_of_the_choices(tmp_path):
+    panel = Watch(own_run(tmp_path / "mine", num_classes=1))
+    assert panel.run == "mine" and "bundled digits" in panel.runs
+    assert panel.live_state()["runs"] == []  # a page has no kernel that could open one
 
 
 # What the doors refuse
@@ -311,7 +453,6 @@ DRY = RAR(RUN.model).train()
         ),
         (lambda: decode_known(TOKENIZER, TOKENS[0]), "int64 [B, L]"),
         (lambda: decode_known(TOKENIZER, TOKENS + 128), "range of tokens"),
-        (lambda: plot_guidance_grid(np.zeros(3)), "what `guidance_grid` returns"),
     ],
 )
 def test_doors(call, words):

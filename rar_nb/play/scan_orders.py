@@ -21,7 +21,7 @@ from pydantic import Field
 
 from ..orders import (SCAN_ORDERS, alternate, inverse, raster, sample_orders, scan_order,
                            spiral_in, spiral_out, subsample, z_curve)
-from .widgets import LivePanel, draw_cells, module_text, new_figure, write_texts
+from .widgets import LivePanel, draw_cells, module_text, new_figure
 from ..style import COLORS
 from ..support import (
     Count, GridSize, Permutations, Seed, check_path, checked, require, require_int)
@@ -134,10 +134,11 @@ def plot_order(
     colors = age_colors(order, grid_size, known)
     draw_cells(ax, list(colors))
     plot_path(ax, order[:known + 1], grid_size, COLORS['next'] if known < len(order) else 'white')
-    size = 0.36 if grid_size < 16 else 0.42
-    numbers = [(cell % grid_size, cell // grid_size, k) for k, cell in enumerate(order)]
-    write_texts(ax, numbers[:known + 1], size)
-    write_texts(ax, numbers[known + 1:], size, '#6a6a6a')
+    inches = ax.get_window_extent().width / ax.figure.dpi
+    points = 72 * inches / grid_size * (0.36 if grid_size < 16 else 0.42)
+    for k, cell in enumerate(order):
+        ax.text(cell % grid_size, cell // grid_size, k, ha='center', va='center', fontsize=points,
+                color='black' if k <= known else '#6a6a6a')
 
 # %% ../../nbs/10_scan_orders.ipynb #6c62433f
 @checked

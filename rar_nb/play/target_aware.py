@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ..embeddings import position_ids
 from ..orders import SCAN_ORDERS, raster_order, sample_orders
 from .scan_orders import named_order
-from .widgets import LivePanel, color_of, draw_cells, module_text, new_canvas, write
+from .widgets import LivePanel, color_of, draw_cells, module_text
 from ..sampler import final_orders
 from ..support import Length, Orders, check_order, checked, require, require_int, require_key
 from ..transformer import RAR, ModelConfig, rar_loss
@@ -92,11 +92,11 @@ def all_predictions(
     return {'order': order, 'without': without, 'with': aware}
 
 # %% ../../nbs/12_target_aware.ipynb #livepanl
-def plot_shares(ax, shares: list[float], target: int, corner: tuple[float, float]):
+def plot_shares(ax, shares: list[float], target: int):
     "A grid of probabilities in per cent; more is greener; `target` in a vermilion frame."
     shades = [tuple(0.95 - share * (0.95 - c) for c in color_of('model')) for share in shares]
     texts = {i: f'{100 * share:.0f}' for i, share in enumerate(shares) if share > 0.005}
-    draw_cells(ax, shades, texts, {target: 'next'}, 0.3, corner)
+    draw_cells(ax, shades, texts, {target: 'next'}, 14)
 
 
 class TargetAware(LivePanel):
@@ -145,20 +145,20 @@ class TargetAware(LivePanel):
 
     def plot(self) -> Figure:
         "Both orders, and what both models predict next in each, in per cent."
-        fig, ax = new_canvas(16.2, 8, 0.62)
+        fig = Figure(figsize=(10, 6), dpi=80, layout='constrained')
+        axes = fig.subplots(2, 3)
+        titles = ('known, and ?, to be predicted', 'without the second table', 'with it')
+        for ax, title in zip(axes[0], titles):
+            ax.set_title(title, fontsize=13, loc='left')
         road, known = self.roads[self.road], self.known
-        columns = {3.4: 'known, and ?, to be predicted', 8.1: 'without the second table',
-                   12.8: 'with it'}
-        for x, text in columns.items():
-            write(ax, x - 0.5, -0.05, text, fontsize=11, weight='bold')
-        for y, target, name in zip((0.8, 4.5), self.targets(), ('first', 'second')):
-            write(ax, -0.3, y + 1, f'the {name} order', fontsize=11, va='center')
-            begun = road['order'][:known]
+        begun = road['order'][:known]
+        for row, target, name in zip(axes, self.targets(), ('first', 'second')):
             colors = dict.fromkeys(begun, 'known') | {target: 'next'}
             texts = {i: i for i in begun} | {target: '?'}
-            draw_cells(ax, [colors.get(i, '#e6e6e6') for i in range(9)], texts, corner=(3.4, y))
-            plot_shares(ax, road['without'][known], target, (8.1, y))
-            plot_shares(ax, road['with'][known][str(target)], target, (12.8, y))
+            draw_cells(row[0], [colors.get(i, '#e6e6e6') for i in range(9)], texts, fontsize=14)
+            row[0].text(-0.7, 1, f'the {name}\norder', fontsize=13, ha='right', va='center')
+            plot_shares(row[1], road['without'][known], target)
+            plot_shares(row[2], road['with'][known][str(target)], target)
         return fig
 
 # %% ../../nbs/12_target_aware.ipynb #1e8729f8

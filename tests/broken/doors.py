@@ -1557,7 +1557,7 @@ def play() -> Iterator[Door]:
     yield Door(
         "play.watch.plot_step",
         given(trace=trace(), tokenizer=digits_tokenizer(), step=3, layer=0, head=0),
-        dict(trace=Object(), tokenizer=Object(), step=Int(high=49), layer=Int(), head=Int()),
+        dict(trace=Object(), tokenizer=Object(), step=Int(high=49), layer=Int(), head=Int(low=-1)),
     )
 
 

@@ -1,9 +1,10 @@
-"""A folder with the panel of `17_browser_model`, its model and what runs it."""
+"""A folder with the panel of `13_watch`, its model and what runs it."""
 
 import shutil
 from pathlib import Path
 
-from rar_nb.play.browser_model import BrowserModel, fetch_runtime
+from rar_nb.play.browser_model import fetch_runtime
+from rar_nb.play.watch import Watch
 from rar_nb.play.widgets import JS
 from tests.site.build import RUNTIME
 
@@ -22,7 +23,7 @@ def write_site(folder: Path, model: Path):
     fetch_runtime(RUNTIME)
     for files in (model, RUNTIME):
         shutil.copytree(files, folder / "js" / "browser_model", dirs_exist_ok=True)
-    panels = dict(light=BrowserModel(), dark=BrowserModel(), broken=BrowserModel(folder="nowhere"))
+    panels = dict(light=Watch(), dark=Watch(), broken=Watch(folder="nowhere"))
     for name, panel in panels.items():
         theme = "dark" if name == "dark" else "light"
         (folder / f"{name}.html").write_text(PAGE.format(theme=theme, panel=panel.static_html()))

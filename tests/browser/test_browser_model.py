@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rar_nb.play.inpainting import cached_model, fill_hole, fill_order
-from rar_nb.play.watch import BUNDLED, cached_run, make_trace
+from rar_nb.play.inpainting import fill_hole, fill_order
+from rar_nb.play.watch import BUNDLED, cached_model, cached_run, make_trace
 from rar_nb.sampler import SampleConfig, image_noise, textbook_tokens
 from tests.browser.model_site import write_site
 from tests.browser.page import (
@@ -56,6 +56,16 @@ class Watched:
     def shown(self, view=0):
         """Tokens in raster order, -1 where none is known yet."""
         return [int(t) for t in self.find(".rar-views", view).get_attribute("data-tokens").split()]
+
+    def heights(self, chart):
+        """Heights of a chart over the steps, from 0 to 1."""
+        points = self.find(".rar-courses polygon", chart).get_attribute("points").split()
+        return [1 - float(point.split(",")[1]) for point in points[1:-1:2]]
+
+    def ids(self):
+        """What is written into the cells of the picture."""
+        texts = self.root.find_elements("css selector", ".rar-views .rar-id")[:49]
+        return [text.get_attribute("textContent") for text in texts]
 
     def become(self, expected, view=0, seconds=60):
         """Wait until these tokens are shown."""
@@ -169,6 +179,13 @@ def test_steps_back_and_forth(show):
         assert text.endswith("sampled") == (i == trace.tokens[21])
     assert f"entropy {trace.entropy[21]:.2f} nats" in panel.root.text
     assert f"weight of guidance {trace.weights[21]:.2f}" in panel.root.text
+    captions = [caption.text for caption in panel.root.find_elements("css selector", "figcaption")]
+    assert captions == [
+        f"entropy, up to {np.log(128):.2f} nats",
+        f"guidance, up to {trace.weights.max():.2f}",
+    ]
+    assert panel.heights(0) == pytest.approx(trace.entropy / np.log(128), abs=2e-3)
+    assert panel.heights(1) == pytest.approx(trace.weights / trace.weights.max(), abs=2e-3)
     panel.choose("attention of", "layer 2")
     weights = trace.attention[2, :, 22, :23].mean(0)
     cells = panel.root.find_elements("css selector", ".rar-attention rect")[:21]
@@ -176,6 +193,22 @@ def test_steps_back_and_forth(show):
     assert found == pytest.approx(np.maximum(weights[2:] / weights.max(), 0.04), abs=2e-3)
     panel.button("play the steps").click()
     panel.become(trace.tokens.tolist())
+
+
+def test_ids_of_tokens(show, driver):
+    """Each in its cell, once they are asked for; large enough to be read."""
+    panel = show(width=380)
+    assert not any(panel.ids())
+    panel.field("ids of tokens").click()
+    assert panel.ids() == [str(token) for token in digit()]
+    panel.field("step").send_keys(*["\ue012"] * 40)
+    wait(lambda: panel.ids()[9:] == [""] * 40, 20, "ids of nine tokens")
+    assert panel.ids()[:9] == [str(token) for token in digit()[:9]]
+    assert driver.execute_script(SMALL, panel.root) == []
+
+
+def test_a_page_has_no_runs_to_choose_from(show):
+    assert not show().root.find_elements("xpath", ".//label[span='run']")
 
 
 PIXELS = """
@@ -251,7 +284,7 @@ def test_nothing_is_too_wide(show, driver, page, width):
     panel.become(digit(name="before annealing")[:24] + [-1] * 25, view=1)
     assert driver.execute_script("return document.scrollingElement.scrollWidth") <= width
     if SCREENSHOTS:
-        panel.root.screenshot(str(KEPT / f"page_browser_model_{page}_{width}.png"))
+        panel.root.screenshot(str(KEPT / f"page_watch_{page}_{width}.png"))
 
 
 def test_files_that_are_not_there_are_told_of(driver, site):

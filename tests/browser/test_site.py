@@ -15,7 +15,9 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.browser.page import ROOT, SCREENSHOTS, axe_core, served
+from rar_nb.play.inpainting import BAND
+from tests.browser.holes import HolePanel
+from tests.browser.page import ROOT, SCREENSHOTS, axe_core, button_of, served, slider_of
 from tests.once import NAMES, need_runtime, small_site
 
 OTHERS = ["index", "paper", "results/index", "api/rar_nb.transformer"]
@@ -24,7 +26,7 @@ FEW = ["index", "paper", "api/rar_nb.transformer", "04_transformer", "10_scan_or
 FEW += ["14_inpainting", "17_browser_model"]  # one of each kind of page
 PAGES = EVERY if SCREENSHOTS else FEW  # `make screenshots` visits all
 KEPT = ROOT / "results" / "site"  # receives pictures of these pages
-SHOWN = ["index", "02_orders", "10_scan_orders", "17_browser_model", "53_study"]
+SHOWN = ["index", "02_orders", "10_scan_orders", "14_inpainting", "17_browser_model", "53_study"]
 SHOWN += ["api/rar_nb.transformer"]
 
 
@@ -228,6 +230,42 @@ def test_panels_in_the_gallery(reader):
         "return [...document.querySelectorAll('.rar-live')].map(d => d.dataset.panel)"
     )
     assert {"scan_orders", "annealing"} <= set(live)
+
+
+@pytest.fixture
+def holes(reader):
+    """The panel that fills holes, once it has filled the first one."""
+    reader.open("14_inpainting")
+    panel = HolePanel(reader.driver, reader.driver.find_element(By.CSS_SELECTOR, ".rar-app"))
+    reader.run("arguments[0].scrollIntoView()", panel.root)  # it waits until it is seen
+    panel.shows()
+    return panel
+
+
+def test_holes_by_mouse(holes):
+    """They are filled as in Python, whichever was cut before the last one was filled."""
+    holes.drag([16, 17, 18])  # cells that come back
+    holes.drag([2, 9, 10])
+    hole = [i for i in BAND if i not in (16, 17, 18)] + [2, 9, 10]
+    holes.shows(hole=hole)
+    holes.choose("order", "spiral")
+    holes.shows(how="spiral")
+    holes.choose("class", "guessed from what is left")
+    holes.shows(guess=True)
+    button_of(holes.root, "close the hole").click()
+    assert not holes.root.find_element(By.CSS_SELECTOR, ".rar-methods").is_displayed()
+    holes.drag([24])
+    holes.shows(hole=[24])
+
+
+def test_holes_by_keyboard(holes):
+    holes.picture.send_keys(Keys.SPACE, Keys.UP, Keys.UP, Keys.SPACE)  # from the middle
+    holes.shows(hole=[i for i in BAND if i != 24] + [10])
+    slider_of(holes.root, "digit").send_keys(Keys.RIGHT, Keys.RIGHT)
+    slider_of(holes.root, "guidance scale").send_keys(Keys.HOME)
+    button_of(holes.root, "other noise").send_keys(Keys.ENTER)
+    holes.choose("order", "random")
+    holes.shows(digit=112, guidance_scale=0.0, seed=1, how="random")
 
 
 def test_without_scripts(reader):

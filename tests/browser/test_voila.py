@@ -2,20 +2,16 @@
 
 import pytest
 
+from rar_nb.play.inpainting import BAND
+from tests.browser.holes import HolePanel
 from tests.browser.page import (
     DARK,
     LIVE,
-    PANELS,
-    changed,
     ground,
     keep,
     live_panel,
     no_errors,
     once_more,
-    panels,
-    picture,
-    press_play,
-    settled,
     use_live,
     wait,
 )
@@ -48,22 +44,6 @@ def test_gallery(driver, voila):
     no_errors(driver)
 
 
-@pytest.mark.parametrize("name", PANELS)
-@once_more
-def test_panels(driver, voila, name):
-    driver.get_log("browser")
-    driver.get(f"{voila.address}/voila/render/{name}.ipynb?theme=dark")
-    shown = wait(lambda: len(panels(driver)) == PANELS[name] and panels(driver), 120, "the panels")
-    wait(lambda: picture(driver, shown[0])[0, 0].max() < 40, 60, "a dark picture")
-    assert not code_shown(driver)
-    assert "How it is made" not in driver.find_element("tag name", "body").text
-    assert f"{voila.address}/voila/render/explore.ipynb" in driver.execute_script(LINKS)
-    for panel in shown:
-        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
-        moves_a_slider_or_a_cell(driver, panel)
-    no_errors(driver)
-
-
 @pytest.mark.parametrize("name", LIVE)
 @once_more
 def test_live_panels(driver, voila, name):
@@ -73,30 +53,33 @@ def test_live_panels(driver, voila, name):
     wait(lambda: ground(driver, panel) == DARK, 60, "a dark panel")
     assert not code_shown(driver)
     assert "How it is made" not in driver.find_element("tag name", "body").text
+    assert f"{voila.address}/voila/render/explore.ipynb" in driver.execute_script(LINKS)
     use_live(driver, panel, name)
     no_errors(driver)
-
-
-def moves_a_slider_or_a_cell(driver, panel):
-    from selenium.webdriver.common.keys import Keys
-
-    before = settled(driver, panel)
-    assert before.std() > 5, "an empty picture"
-    handles = panel.find_elements("css selector", ".noUi-handle")
-    target = handles[0] if handles else panel.find_element("css selector", ".rar-canvas.clickable")
-    target.send_keys(Keys.RIGHT if handles else Keys.SPACE)
-    changed(driver, panel, before, "a key")
-    press_play(driver, panel)
 
 
 @once_more
 def test_the_kernel_samples(driver, voila):
     """The panel with the model asks PyTorch."""
-    driver.get(f"{voila.address}/voila/render/17_browser_model.ipynb")
-    panel = Watched(driver, live_panel(driver, "17_browser_model"))
-    whole = ".rar-views[data-known='49']"
-    wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
-    panel.become(digit())
+    driver.get(f"{voila.address}/voila/render/13_watch.ipynb")
+    panel = Watched(driver, live_panel(driver, "13_watch"))
+    tokens = digit(5)
+    panel.become(tokens[:24] + [-1] * 25, seconds=120)
     panel.field("step").send_keys("\ue012")
-    panel.become([*digit()[:48], -1])
+    panel.become(tokens[:23] + [-1] * 26)
+    body = driver.find_element("tag name", "body").text
+    assert "How it is made" not in body and "import Watch" not in body
+
+
+@once_more
+def test_the_kernel_fills_holes(driver, voila):
+    driver.get_log("browser")
+    driver.get(f"{voila.address}/voila/render/14_inpainting.ipynb")
+    panel = HolePanel(driver, live_panel(driver, "14_inpainting"))
+    panel.shows()
+    keep(driver, panel.root, "voila")
+    panel.drag([24, 23, 22])  # cells that come back
+    panel.shows(hole=[i for i in BAND if i not in (22, 23, 24)])
+    assert not code_shown(driver)
     assert "How it is made" not in driver.find_element("tag name", "body").text
+    no_errors(driver)

@@ -52,7 +52,7 @@ STANDING = (  # for those who have asked their system for less motion
 WAYS_IN = {  # from the first page, under its picture
     "00_tour.ipynb": "Start the tour",
     "10_scan_orders.ipynb": "Play with the panels",
-    "17_browser_model.ipynb": "Sample a digit here",
+    "13_watch.ipynb": "Sample a digit here",
     "paper.md": "From the paper to the code",
     "results/index.md": "Results",
 }
@@ -264,21 +264,23 @@ class Site:
         self.copy(self.npm / "mathjax/es5", "_static/vendor/mathjax", "tex-svg.js")
 
     def write_model(self):
-        """A run for the panel that samples in the page, and what runs it there."""
+        """A run for panels that sample in the page, digits, and what runs it there."""
         from rar_nb.play.browser_model import export_browser_model, fetch_runtime
+        from rar_nb.play.inpainting import export_digits
 
         place = "_static/js/browser_model"
         if self.model:
             self.copy(self.model, place, "*")
         else:
             export_browser_model(ROOT / "data" / "digits_run", self.source / place)
+        export_digits(self.source / place)
         fetch_runtime(RUNTIME)
         self.copy(RUNTIME, place, "*")
 
     def write(self) -> set[str]:
         """Everything that Sphinx reads; the pages with panels that run."""
         live = self.write_notebooks()
-        if "browser_model" in self.live_panels:
+        if self.live_panels & {"watch", "inpainting"}:
             self.write_model()
         self.write_reference()
         self.write_home()

@@ -54,9 +54,7 @@ FILMS = {
     "annealing": Film(
         lambda: Annealing(epoch=180), ".rar-anneal", "epoch", (("", range(180, 322, 4)),), 0.15
     ),
-    "watch": Film(
-        lambda: Watch(label=3, seed=3), ".rar-app", "step", (("", range(0, 50)),), 0.2
-    ),
+    "watch": Film(lambda: Watch(label=3, seed=3), ".rar-app", "step", (("", range(0, 50)),), 0.2),
 }
 
 

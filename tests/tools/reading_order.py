@@ -29,8 +29,7 @@ SEE_IT_MOVE = {  # a notebook about an idea: the panel in which it moves
     "05_trainer": "11_annealing",
     "06_sampler": "13_watch",
 }
-PANELS = ("10_scan_orders", "11_annealing", "12_target_aware", "13_watch", "14_inpainting",
-          "17_browser_model")  # fmt: skip
+PANELS = ("10_scan_orders", "11_annealing", "12_target_aware", "13_watch", "14_inpainting")
 MARK = "<!-- navigation -->"
 
 

@@ -59,6 +59,11 @@ export const STYLES = `
 .rar-app button:disabled {opacity: .55; cursor: default}
 .rar-app .rar-play {min-width: 6.2em}
 .rar-faint {color: var(--rar-faint)}
+.rar-picture {position: relative; aspect-ratio: 1; max-width: 340px; touch-action: none}
+.rar-picture canvas {width: 100%; height: 100%; image-rendering: pixelated;
+  background: var(--rar-cell)}
+.rar-picture svg {position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible}
+.rar-picture.rar-drawn {cursor: crosshair}
 .rar-app figcaption {font-size: 13px; color: inherit; margin: 0; text-align: left}
 .rar-app .rar-hidden {position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap}
@@ -269,4 +274,44 @@ export function keys(element, actions) {
     event.stopPropagation();
     actions[event.key](event);
   });
+}
+
+/** Decoded pixels as a canvas shows them: one image of several, or a box of it. */
+export function paint(canvas, pixels, image, index = 0, box = [0, 0, image.size]) {
+  const {size, channels, low, high} = image, [left, top, side] = box;
+  if (canvas.width !== side) canvas.width = canvas.height = side;
+  const shown = new ImageData(side, side), plane = size * size;
+  for (let i = 0; i < side * side; i++) {
+    const at = (top + Math.floor(i / side)) * size + left + i % side;
+    for (let c = 0; c < 3; c++) {
+      const value = (pixels[(index * channels + c % channels) * plane + at] - low) / (high - low);
+      shown.data[4 * i + c] = Math.floor(255 * Math.min(1, Math.max(0, value)));
+    }
+    shown.data[4 * i + 3] = 255;
+  }
+  canvas.getContext('2d').putImageData(shown, 0, 0);
+}
+
+/** Call `start` once an element is seen; returns the function that ends this. */
+export function whenSeen(element, start) {
+  const watcher = new IntersectionObserver(entries => {
+    if (!entries.some(entry => entry.isIntersecting)) return;
+    watcher.disconnect();
+    start();
+  });
+  watcher.observe(element);
+  return () => watcher.disconnect();
+}
+
+/** A field for the seed of random numbers, and a button for the next one. */
+export function seedField(model) {
+  const highest = 2 ** 32 - 1;
+  const field = html('input', {type: 'number', min: 0, max: highest, onchange: () => {
+    change(model, {seed: Math.min(highest, Math.max(0, Math.round(field.value)))});
+  }});
+  const next = button('other noise', () => change(model, {
+    seed: (model.get('seed') + 1) % 2 ** 32}));
+  return {elements: [html('label', {}, 'seed', field), next], show: () => {
+    field.value = model.get('seed');
+  }};
 }

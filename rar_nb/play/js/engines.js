@@ -1,22 +1,31 @@
 /**
- * Two engines that run a model for `browser_model.js`: a page's own, and the kernel of JupyterLab.
+ * Two engines that run a model for `watch.js`: a page's own, and the kernel of JupyterLab.
  *
  * An engine is `{settings, sequence, decode, isFast}`. `sequence(name)` gives a function that reads
- * one entry after the other (see `entryAt` of `sampling.js`) and promises `{logits, attention}`;
+ * one entry after the other (see `entryAt` of `sampling.js`) and promises `{logits, attention}`; a
+ * page's own has `fork()`, which gives another such function that has read the same so far.
  * `decode(rows of tokens)` promises the pixels of all images, one after the other. A fast one is
  * asked ahead for pictures that may be looked at later.
  */
 
 const opened = new Map();  // address of a folder: promise of the engine that is there
+let asked = 0, sequences = 0;  // of all views of a panel, as they share its kernel
+
+/** The address of a folder of exported files; '' is the one beside this module. */
+export function addressOf(folder) {
+  if (!folder) return new URL('browser_model/', import.meta.url);
+  return new URL(folder.endsWith('/') ? folder : `${folder}/`, document.baseURI);
+}
 
 /** The engine of a page without a kernel: ONNX Runtime Web and the files in a folder. */
 export function openFolder(folder) {
-  const base = new URL(folder.endsWith('/') ? folder : `${folder}/`, document.baseURI);
+  const base = addressOf(folder);
   if (!opened.has(base.href)) opened.set(base.href, startFolder(base));
   return opened.get(base.href);
 }
 
-async function fetched(url, kind) {
+/** A file, as 'json' or 'arrayBuffer'. */
+export async function fetched(url, kind) {
   const answer = await fetch(url);
   if (!answer.ok) throw new Error(`${url} is not there (${answer.status})`);
   return answer[kind]();
@@ -57,10 +66,9 @@ async function startFolder(base) {
   }
 
   /** A function that reads one entry after the other, and remembers keys and values. */
-  function sequence(name) {
+  function sequence(name, keys = null, values = null) {
     const {num_layers, num_heads, head_dim, models} = settings;
-    let keys = null, values = null;
-    return async ids => {
+    async function read(ids) {
       const [graph, {Tensor}] = [await session(models[name]), await runtime];
       const shape = [num_layers, 2, num_heads, 0, head_dim];
       keys ??= new Tensor('float32', new Float32Array(0), shape);
@@ -71,7 +79,9 @@ async function startFolder(base) {
       keys = results.new_keys;
       values = results.new_values;
       return {logits: results.logits.data, attention: results.attention.data};
-    };
+    }
+    read.fork = () => sequence(name, keys, values);
+    return read;
   }
 
   /** Pixels of images, one after the other. */
@@ -84,10 +94,9 @@ async function startFolder(base) {
   return {settings, sequence, decode, isFast: true};
 }
 
-/** The engine of JupyterLab: questions to the kernel, and its answers. */
-export function openKernel(model) {
+/** Questions to the kernel of JupyterLab: `ask(request)` promises its answer, lists of numbers. */
+export function askKernel(model) {
   const waiting = new Map();
-  let asked = 0, sequences = 0;
   function hear(content, buffers) {
     const {resolve, reject} = waiting.get(content.number) ?? {};
     waiting.delete(content.number);
@@ -102,6 +111,12 @@ export function openKernel(model) {
     });
   }
   model.on('msg:custom', hear);
+  return {ask, close: () => model.off('msg:custom', hear)};
+}
+
+/** The engine of JupyterLab: its kernel. */
+export function openKernel(model) {
+  const {ask, close} = askKernel(model);
   return {
     settings: model.get('settings'),
     sequence(generator) {
@@ -112,6 +127,6 @@ export function openKernel(model) {
       };
     },
     decode: async tokens => (await ask({kind: 'decode', tokens}))[0],
-    close: () => model.off('msg:custom', hear),
+    close,
   };
 }

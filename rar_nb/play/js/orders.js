@@ -85,17 +85,20 @@ export function torchGenerator(seed) {
     at = 0;
   }
 
+  /** 32 random bits, as a number from 0 to below 2³². */
+  function random() {
+    if (at === size) twist();
+    let bits = state[at++];
+    bits ^= bits >>> 11;
+    bits ^= bits << 7 & 0x9d2c5680;
+    bits ^= bits << 15 & 0xefc60000;
+    return (bits ^ bits >>> 18) >>> 0;
+  }
+
   return {
+    random,
     /** What `torch.rand` gives in float32: 24 random bits as a share of 2²⁴. */
-    rand() {
-      if (at === size) twist();
-      let bits = state[at++];
-      bits ^= bits >>> 11;
-      bits ^= bits << 7 & 0x9d2c5680;
-      bits ^= bits << 15 & 0xefc60000;
-      bits ^= bits >>> 18;
-      return (bits & 0xffffff) / 0x1000000;
-    },
+    rand: () => (random() & 0xffffff) / 0x1000000,
     /** Pass over `count` numbers. */
     skip(count) {
       while (count > size - at) {
@@ -105,6 +108,16 @@ export function torchGenerator(seed) {
       at += count;
     },
   };
+}
+
+/** A list in a random order: the one that `torch.randperm` gives it for the same seed. */
+export function shuffled(list, seed) {
+  const generator = torchGenerator(seed), left = [...list];
+  for (let i = 0; i < left.length - 1; i++) {
+    const j = i + generator.random() % (left.length - i);
+    [left[i], left[j]] = [left[j], left[i]];
+  }
+  return left;
 }
 
 /** A random order, the one that `named_order('random', g, seed)` gives in Python. */

@@ -90,19 +90,6 @@ export function randomOrder(seed, index, length) {
   return Array.from(scores.keys()).sort((a, b) => scores[a] - scores[b]);
 }
 
-/** The order that fills a hole: known cells row by row, then the hole's, nearest to them first. */
-export function fillOrder(hole, grid) {
-  const inside = new Set(hole), cells = Array.from({length: grid * grid}, (_, i) => i);
-  const known = cells.filter(cell => !inside.has(cell));
-  const place = cell => [Math.floor(cell / grid), cell % grid];
-  const between = ([i, j], [k, l]) => (i - k) ** 2 + (j - l) ** 2;
-  const distance = cell => known.reduce(
-    (least, other) => Math.min(least, between(place(cell), place(other))), Number.MAX_VALUE);
-  const distances = cells.map(distance);
-  const filled = cells.filter(cell => inside.has(cell));
-  return [...known, ...filled.sort((a, b) => distances[a] - distances[b])];
-}
-
 /**
  * What the network reads at one position of the sequence: cls, the class, then the tokens.
  * @param {object} settings as in `settings.json`

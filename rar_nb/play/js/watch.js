@@ -4,12 +4,16 @@
  * The numbers come from `sampling.js`, the predictions from one of the engines of `engines.js`.
  */
 import {
-  button, change, choice, draggable, follow, frame, html, keys, player, set, slider, speaker, svg,
+  button, change, choice, follow, frame, html, paint, player, seedField, set, slider, speaker, svg,
+  tick, whenSeen,
 } from './common.js';
 import {openFolder, openKernel} from './engines.js';
-import {entropy, fillOrder, imageNoise, randomOrder, sampleSteps} from './sampling.js';
+import {fillOrder} from './filling.js';
+import {cutHoles} from './holes.js';
+import {entropy, guidanceWeight, imageNoise, randomOrder, sampleSteps} from './sampling.js';
 
 const CANDIDATES = 6;  // tokens that are shown at each step
+const SMALL_GRID = 8;  // cells along a side up to which ids of tokens can be read
 const STYLE = `
 .rar-views {display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr));
   gap: 10px 22px; margin: 8px 0}
@@ -17,11 +21,6 @@ const STYLE = `
   grid-template-columns: repeat(auto-fit, minmax(240px, 1fr))}
 .rar-compared .rar-views {grid-template-columns: minmax(0, 1fr); align-content: start}
 .rar-views .rar-title {font-weight: 600; margin: 0 0 4px; min-height: 21px}
-.rar-picture {position: relative; aspect-ratio: 1; max-width: 340px; touch-action: none}
-.rar-picture canvas {width: 100%; height: 100%; image-rendering: pixelated;
-  background: var(--rar-cell)}
-.rar-picture svg {position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible}
-.rar-picture.rar-drawn {cursor: crosshair}
 .rar-attention {max-width: 340px}
 .rar-candidates {display: grid; grid-template-columns: max-content 34px 1fr; gap: 7px 8px;
   align-items: center; margin: 0 0 6px; max-width: 340px}
@@ -30,7 +29,10 @@ const STYLE = `
 .rar-bar {display: flex; align-items: center; gap: 6px}
 .rar-bar i {height: 20px; background: var(--rar-quiet); flex: none; min-width: 1px}
 .rar-bar.rar-chosen i {background: var(--rar-next)}
-.rar-course {width: 100%; height: 44px}
+.rar-courses {display: flex; gap: 0 22px}
+.rar-courses figure {flex: 1; min-width: 0; margin: 0}
+.rar-courses svg {width: 100%; height: 44px}
+.rar-app svg .rar-id {fill: #fff; stroke: #000; stroke-width: .1; paint-order: stroke}
 .rar-labels button {padding: 3px 8px}
 `;
 
@@ -141,22 +143,6 @@ class Course {
   }
 }
 
-/** Decoded pixels as a canvas shows them: one image of several, or a box of it. */
-function paint(canvas, pixels, image, index = 0, box = [0, 0, image.size]) {
-  const {size, channels, low, high} = image, [left, top, side] = box;
-  if (canvas.width !== side) canvas.width = canvas.height = side;
-  const shown = new ImageData(side, side), plane = size * size;
-  for (let i = 0; i < side * side; i++) {
-    const at = (top + Math.floor(i / side)) * size + left + i % side;
-    for (let c = 0; c < 3; c++) {
-      const value = (pixels[(index * channels + c % channels) * plane + at] - low) / (high - low);
-      shown.data[4 * i + c] = Math.floor(255 * Math.min(1, Math.max(0, value)));
-    }
-    shown.data[4 * i + 3] = 255;
-  }
-  canvas.getContext('2d').putImageData(shown, 0, 0);
-}
-
 /* ---- what is seen of it ------------------------------------------------------------------ */
 
 const percent = p => p >= 0.01 ? `${Math.round(100 * p)} %` : `${(100 * p).toFixed(1)} %`;
@@ -182,8 +168,10 @@ class View {
     this.next = box(0, {fill: 'none', stroke: 'var(--rar-next)', 'stroke-width': 0.12});
     this.cursor = box(0, {fill: 'none', stroke: 'var(--rar-known)', 'stroke-width': 0.16,
       visibility: 'hidden'});
+    this.ids = cells.map(i => svg('text', {class: 'rar-id', x: i % g + .5, 'text-anchor': 'middle',
+      y: Math.floor(i / g) + .65, 'font-size': settings.codebook_size > 1000 ? .32 : .42}));
     this.overlay = svg('svg', {viewBox: `0 0 ${g} ${g}`, 'aria-hidden': 'true'},
-      ...this.covers, ...this.holes, this.next, this.cursor);
+      ...this.covers, ...this.holes, ...this.ids, this.next, this.cursor);
     this.picture = html('div', {class: 'rar-picture', role: 'img'}, this.canvas,
       this.overlay);
     this.looks = cells.map(i => box(i, {fill: 'var(--rar-cell)', stroke: 'var(--rar-paper)',
@@ -211,7 +199,7 @@ class View {
       column(1, this.list, this.facts), column(2, this.attention));
   }
 
-  draw(course, wanted, {layer, head, hole}) {
+  draw(course, wanted, {layer, head, hole, ids}) {
     const {settings, titles} = this, {order, first} = course.request;
     const length = order.length, there = course.steps.length;
     const known = Math.max(Math.min(wanted, there), Math.min(first, there));
@@ -221,8 +209,10 @@ class View {
     this.element.dataset.pictured = pixels ? known : '';
     if (pixels) {  // else the picture before this one stays a moment longer
       paint(this.canvas, pixels, settings.image);
-      course.tokens(known).forEach((token, i) => set(this.covers[i], {
-        visibility: token < 0 ? 'visible' : 'hidden'}));
+      course.tokens(known).forEach((token, i) => {
+        set(this.covers[i], {visibility: token < 0 ? 'visible' : 'hidden'});
+        set(this.ids[i], {text: ids && token >= 0 ? token : ''});
+      });
     }
     this.holes.forEach((mark, i) => set(mark, {visibility: hole.has(i) ? 'visible' : 'hidden'}));
     set(titles[0], {text: `${course.name}: ${known} of ${length} tokens`});
@@ -313,29 +303,53 @@ function samplingControls(model, settings) {
   const most = Math.max(8, settings.sample.guidance_scale);
   const sliders = [real('guidance scale', 'guidance_scale', 0, most, .25),
     real('power', 'guidance_power', .25, 4, .25), real('temperature', 'temperature', .1, 2, .05)];
-  const seed = html('input', {type: 'number', min: 0, max: 2 ** 32 - 1, onchange: () => {
-    change(model, {seed: Math.min(2 ** 32 - 1, Math.max(0, Math.round(seed.value)))});
-  }});
-  const more = button('other noise', () => change(model, {
-    seed: (model.get('seed') + 1) % 2 ** 32}));
+  const seed = seedField(model);
   const generator = choice('model', names, value => change(model, {generator: value}));
   const others = [['', 'none'], ...names.map(name => [name, name])];
   const compare = choice('compare with', others, value => change(model, {compare: value}));
   const choices = names.length > 1 ? [generator.element, compare.element] : [];
+  const run = runControl(model);
   const element = html('div', {}, label.element,
     html('div', {class: 'rar-row'}, ...sliders.map(one => one.element)),
-    html('div', {class: 'rar-row'}, html('label', {}, 'seed', seed), more, ...choices));
+    html('div', {class: 'rar-row'}, ...seed.elements, ...run.elements, ...choices));
   return {element, show() {
     label.show();
+    run.show();
     for (const one of sliders) one.refresh();
-    seed.value = model.get('seed');
+    seed.show();
     generator.show(model.get('generator'));
     compare.show(model.get('compare'));
   }};
 }
 
-/** Steps: play, one back, one forth, a slider, and how unsure the model was at each of them. */
-function stepControls(model, length) {
+/** A quantity over the steps, from 0 at the bottom; a mark stands at the present one. */
+function stepChart(color, length) {
+  const area = svg('polygon', {fill: `var(--rar-${color})`, 'fill-opacity': .45});
+  const mark = svg('rect', {y: 0, width: 1, height: 1, fill: 'var(--rar-next)',
+    'fill-opacity': .8});
+  const strip = svg('svg', {viewBox: `0 0 ${length} 1`, preserveAspectRatio: 'none', role: 'img'},
+    area, mark);
+  const title = html('figcaption', {class: 'rar-faint'});
+  function show(values, highest, now, text) {
+    const heights = values.map(value => (1 - value / highest).toFixed(3));
+    const points = heights.flatMap((y, k) => [`${k},${y}`, `${k + 1},${y}`]);
+    set(area, {points: [`0,1`, ...points, `${heights.length},1`].join(' ')});
+    set(mark, {x: Math.min(now, length - 1)});
+    set(title, {text});
+    set(strip, {'aria-label': text});
+  }
+  return {element: html('figure', {}, title, strip), show};
+}
+
+/** The weights of guidance of all steps. */
+function guidanceOf({scale, power, order}, {sample}) {
+  return order.map((_, k) => scale
+    ? guidanceWeight(k, order.length, scale, power, sample.guidance_schedule) : 1);
+}
+
+/** Steps: play, one back, one forth, a slider, and what changes from step to step. */
+function stepControls(model, settings) {
+  const length = settings.num_tokens;
   let first = 0;  // the step at which something is to be sampled: before it, all is known
   const now = () => Math.min(length, Math.max(first, model.get('step')));
   const go = step => change(model, {step: Math.min(length, Math.max(first, step))});
@@ -358,118 +372,85 @@ function stepControls(model, length) {
       play.stop();
       go(now() + by);
     }, {'aria-label': name}));
-  const area = svg('polygon', {fill: 'var(--rar-model)', 'fill-opacity': .45});
-  const mark = svg('rect', {y: 0, width: 1, height: 1, fill: 'var(--rar-next)'});
-  const strip = svg('svg', {class: 'rar-course', viewBox: `0 0 ${length} 1`, role: 'img',
-    preserveAspectRatio: 'none', 'aria-label': 'entropy of the prediction at each step'},
-  area, mark);
+  const [doubt, guidance] = [stepChart('model', length), stepChart('raster', length)];
   const element = html('div', {}, html('div', {class: 'rar-row'}, play.element, ...buttons,
-    steps.element), html('p', {class: 'rar-faint', text: 'how unsure the model is at each step'}),
-    strip);
-  function show(course, known, highest) {
+    steps.element), html('div', {class: 'rar-courses'}, doubt.element, guidance.element));
+  function show(course, known) {
     first = course.request.first;
     steps.show({min: first, value: known, spoken: `${known} of ${length} tokens`});
-    const heights = course.steps.map(step => 1 - entropy(step.probabilities) / highest);
-    const points = heights.flatMap((y, k) => [`${k},${y.toFixed(3)}`, `${k + 1},${y.toFixed(3)}`]);
-    set(area, {points: [`0,1`, ...points, `${heights.length},1`].join(' ')});
-    set(mark, {x: Math.min(known, length - 1), 'fill-opacity': .8});
+    const most = Math.log(settings.codebook_size);
+    doubt.show(course.steps.map(step => entropy(step.probabilities)), most, known,
+      `entropy, up to ${most.toFixed(2)} nats`);
+    const weights = guidanceOf(course.request, settings), highest = Math.max(...weights);
+    guidance.show(weights, highest, known, `guidance, up to ${highest.toFixed(2)}`);
   }
   return {element, show, stop: play.stop};
 }
 
-/** A hole that is cut with mouse, finger or keys; `base` gives the tokens around it. */
-function cutHoles(model, view, grid, base, speak) {
-  let cursor = Math.floor(grid * grid / 2), adding = true;
-  const inside = cell => model.get('hole').includes(cell);
-  function cut(cell) {
-    const tokens = model.get('base').length ? model.get('base') : base();
-    if (!tokens || inside(cell) === adding) return;
-    const hole = adding ? [...model.get('hole'), cell]
-      : model.get('hole').filter(other => other !== cell);
-    change(model, {base: hole.length ? tokens : [], hole, step: grid * grid});
-  }
-  function move(rows, columns) {
-    const [row, column] = [Math.floor(cursor / grid) + rows, cursor % grid + columns];
-    if (row < 0 || row >= grid || column < 0 || column >= grid) return;
-    cursor = row * grid + column;
-    set(view.cursor, {x: column, y: row});
-    speak(`row ${row + 1}, column ${column + 1}${inside(cursor) ? ', in the hole' : ''}`);
-  }
-  set(view.picture, {tabindex: 0, role: 'application', class: 'rar-picture rar-drawn',
-    'data-lm-suppress-shortcuts': 'true'});
-  draggable(view.picture, (x, y, first) => {
-    const [column, row] = [x, y].map(share => Math.floor(share * grid));
-    if (row < 0 || row >= grid || column < 0 || column >= grid) return;
-    if (first) adding = !inside(row * grid + column);
-    cut(row * grid + column);
-  });
-  keys(view.picture, {ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0),
-    ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1), ' ': () => {
-      adding = !inside(cursor);
-      cut(cursor);
-    }});
-  view.picture.addEventListener('focus', () => {
-    set(view.cursor, {visibility: view.picture.matches(':focus-visible') ? 'visible' : 'hidden'});
-    move(0, 0);
-  });
-  view.picture.addEventListener('blur', () => set(view.cursor, {visibility: 'hidden'}));
-}
-
-/** Call `start` once an element is seen; returns the function that ends this. */
-function whenSeen(element, start) {
-  const watcher = new IntersectionObserver(entries => {
-    if (!entries.some(entry => entry.isIntersecting)) return;
-    watcher.disconnect();
-    start();
-  });
-  watcher.observe(element);
-  return () => watcher.disconnect();
-}
-
-/** The folder of the exported files: as the state says, or beside this module. */
-const folderOf = model => model.get('folder') || new URL('browser_model', import.meta.url).href;
-
 async function render({model, el}) {
   const root = frame(el, 'a model that samples an image', STYLE);
   const status = html('p', {class: 'rar-faint', role: 'status', text: 'Loading the model …'});
-  root.append(status);
-  try {
-    const engine = model.send ? openKernel(model) : await openFolder(folderOf(model));
-    return new Panel(model, root, status, engine).end;
-  } catch (problem) {
-    status.textContent = `The model can't be loaded: ${problem.message}`;
+  let panel = null;
+  async function open() {
+    panel?.end();
+    try {
+      const engine = model.send ? openKernel(model) : await openFolder(model.get('folder'));
+      panel = new Panel(model, root, status, engine, open);
+    } catch (problem) {
+      status.textContent = `The model can't be loaded: ${problem.message}`;
+    }
   }
+  root.append(status);
+  await open();
+  return () => panel?.end();
+}
+
+/** A list of runs, where a kernel can open several. */
+function runControl(model) {
+  const runs = model.get('runs');
+  const list = choice('run', runs, run => change(model, {run}));
+  const elements = model.send && runs.length > 1 ? [list.element] : [];
+  return {elements, show: () => list.show(model.get('run'))};
 }
 
 class Panel {
-  constructor(model, root, status, engine) {
-    const {settings} = engine, {num_tokens, grid_size, num_layers, num_heads} = settings;
+  /** `again` opens the panel anew, for another run. */
+  constructor(model, root, status, engine, again) {
+    const {settings} = engine, {grid_size, num_layers, num_heads} = settings;
     Object.assign(this, {model, status, engine, settings, courses: []});
     this.draw = this.draw.bind(this);
     this.controls = samplingControls(model, settings);
-    this.steps = stepControls(model, num_tokens);
+    this.steps = stepControls(model, settings);
     this.views = [0, 1].map(() => new View(settings));
     const {element: voice, say} = speaker();
-    cutHoles(model, this.views[0], grid_size, () => this.finished(), say);
+    cutHoles(this.views[0], grid_size, () => model.get('hole'), hole => this.cut(hole), say);
     const range = (count, text) => Array.from({length: count}, (_, i) => [i, `${text} ${i}`]);
     this.layer = choice('attention of', range(num_layers, 'layer'),
       layer => change(model, {layer}));
     this.head = choice('', [[-1, 'mean of all heads'], ...range(num_heads, 'head')],
       head => change(model, {head}));
     set(this.head.select, {'aria-label': 'head'});
+    this.ids = tick('ids of tokens', ids => change(model, {ids}));
+    set(this.ids.element, {hidden: grid_size > SMALL_GRID});
     this.clear = button('close the hole', () => change(model, {hole: [], base: []}));
     this.hint = html('p', {class: 'rar-faint'});
     this.pair = html('div', {class: 'rar-pair'}, ...this.views.map(view => view.element));
-    const row = html('div', {class: 'rar-row'}, this.layer.element, this.head.element, this.clear);
-    root.append(this.controls.element, this.steps.element,
-      this.pair, this.hint, row, voice);
-    const ends = [follow(model, SAMPLED, () => this.sample()),
-      follow(model, ['step', 'layer', 'head'], this.draw), whenSeen(root, () => this.sample())];
+    const row = html('div', {class: 'rar-row'}, this.layer.element, this.head.element,
+      this.ids.element, this.clear);
+    const element = html('div', {}, this.controls.element, this.steps.element, this.pair,
+      this.hint, row, voice);
+    root.append(element);
+    const run = model.get('settings');
+    const ends = [follow(model, ['settings', ...SAMPLED],
+      () => model.get('settings') === run ? this.sample() : again()),
+    follow(model, ['step', 'layer', 'head', 'ids', 'problem'], this.draw),
+    whenSeen(root, () => this.sample())];
     this.end = () => {
       for (const end of ends) end();
       for (const course of this.courses) course.stopped = true;
       this.steps.stop();
       engine.close?.();
+      element.remove();
     };
     this.controls.show();
     set(this.views[1].element, {hidden: true});
@@ -504,21 +485,29 @@ class Panel {
     return course?.steps.length === length ? course.tokens(length) : null;
   }
 
+  /** Fill another hole of the same image, which is whole before the first cut. */
+  cut(hole) {
+    const base = this.model.get('base'), tokens = base.length ? base : this.finished();
+    if (!tokens) return;
+    change(this.model, {base: hole.length ? tokens : [], hole, step: this.settings.num_tokens});
+  }
+
   draw() {
     const {model, settings, courses, views} = this, [first] = courses;
     if (!first) return;
     const hole = new Set(model.get('hole')), wanted = model.get('step');
-    const show = {layer: model.get('layer'), head: model.get('head'), hole};
+    const show = {layer: model.get('layer'), head: model.get('head'), hole,
+      ids: model.get('ids') && settings.grid_size <= SMALL_GRID};
     courses.forEach((course, i) => views[i].draw(course, wanted, show));
     set(views[1].element, {hidden: courses.length < 2});
     this.pair.classList.toggle('rar-compared', courses.length > 1);
-    const problem = courses.map(course => course.problem).find(one => one);
-    set(this.status, {hidden: first.steps.length > 0 && !problem, ...problem && {
-      text: `The model can't go on: ${problem.message}`}});
-    this.steps.show(first, Number(views[0].element.dataset.known),
-      Math.log(settings.codebook_size));
+    const broken = courses.map(course => course.problem).find(one => one);
+    const problem = model.get('problem') || broken && `The model can't go on: ${broken.message}`;
+    set(this.status, {hidden: first.steps.length > 0 && !problem, ...problem && {text: problem}});
+    this.steps.show(first, Number(views[0].element.dataset.known));
     this.layer.show(show.layer);
     this.head.show(show.head);
+    this.ids.show(show.ids);
     set(this.clear, {disabled: !hole.size});
     set(this.hint, {text: hole.size
       ? `Known tokens are read first, then the hole is filled, from the rim inwards: ${hole.size} `
