@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SITE_READY := $(VENV)/.site
+NPM := build/npm/.ready
 
 # On a machine that others use, too, a thread that waits for another soon sleeps (44_launch says why).
 export GOMP_SPINCOUNT ?= 1000
@@ -87,9 +89,10 @@ notebooks: $(READY)
 	$(BIN)/nbdev_clean
 	$(MAKE) readme
 
-# The moving picture of the README.
-pictures: $(READY)
+# The moving pictures of the README; three of them are the panels, in Chromium.
+pictures: $(NPM) browser
 	$(BIN)/python -m tests.tools.moving_picture results/pictures/rar.gif
+	$(BIN)/python -m tests.tools.moving_panels results/pictures
 
 # README.md is nbs/index.ipynb, with its links as seen from the top folder.
 README ?= README.md
@@ -110,12 +113,10 @@ explore: $(READY)
 # Sphinx (settings.ini, constraints.txt) and, from npm, what its pages would else load from other
 # hosts: build/npm (tests/site/package-lock.json, with checksums) and build/onnxruntime.
 SITE ?= build/site
-SITE_READY := $(VENV)/.site
 $(SITE_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
 	@touch $@
 
-NPM := build/npm/.ready
 $(NPM): $(SITE_READY) tests/site/package.json tests/site/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed for the website: install Node.js (apt-get install npm)"; exit 1; }
 	@mkdir -p $(@D)

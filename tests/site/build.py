@@ -44,7 +44,7 @@ MENDED = {  # a name that a screen reader reads must hold the words that one see
     '<summary><span class="toctree-toggle"': '<summary aria-label="Its pages">'
     '<span class="toctree-toggle"',
 }
-MOVING = re.compile(r'<img [^>]*src="([^"]+)\.gif"[^>]*>')
+MOVING = re.compile(r'<img [^>]*src="([^"]+)\.(?:gif|webp)"[^>]*>')
 STANDING = (  # for those who have asked their system for less motion
     r'<picture><source media="(prefers-reduced-motion: reduce)" srcset="\1.still.png">'
     r"\g<0></picture>"
@@ -57,7 +57,7 @@ WAYS_IN = {  # from the first page, under its picture
     "results/index.md": "Results",
 }
 MARK = ".rar-site"  # a file in each folder that a site was built into: it may be emptied
-COPIED = (".png", ".gif", ".jpg", ".json", ".jsonl", ".py")  # files that a page may link to
+COPIED = (".png", ".gif", ".webp", ".jpg", ".json", ".jsonl", ".py")  # files that a page may link to
 PLACES = re.compile(  # but not those of other papers, "equation 3 of …"
     r"(?:supplement, )?(?:(?:equation|section) \d(?:\.\d)?|(?:Figure|Table|Algorithm) \d+)(?! of\b)"
 )
@@ -318,7 +318,9 @@ def run_sphinx(source: Path, out: Path, live: set[str]):
     for pattern in ("*.map", "*webpack-macros.html"):  # what only the theme's makers need
         for file in (out / "_static").rglob(pattern):
             file.unlink()
-    for file in (out / "_images").glob("*.gif"):
+    for file in (out / "_images").glob("*.*"):
+        if file.suffix not in (".gif", ".webp"):
+            continue
         with Image.open(file) as picture:
             picture.seek(picture.n_frames - 1)
             picture.convert("RGB").save(file.with_suffix(".still.png"))

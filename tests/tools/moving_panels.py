@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rar_nb.play.annealing import Annealing
 from rar_nb.play.browser_model import export_browser_model
@@ -24,7 +24,7 @@ from tests.browser.conftest import start_browser
 from tests.browser.model_site import PAGE, write_site
 from tests.browser.page import choose, served, slider_of, wait
 
-WIDTH = 800  # pixels
+WIDTH, EDGE = 800, 8  # pixels; the edge is part of the width
 MOVE = """
 const [slider, value] = arguments;
 slider.value = value;
@@ -74,7 +74,11 @@ def shots(driver, film: Film) -> list[Image.Image]:
 
 
 def save(frames: list[Image.Image], path: Path, pause: float):
-    """An animated picture; its last frame stays for a moment."""
+    """An animated picture; its last frame stays for a moment. Where words need more lines, a frame
+    is higher than others: all get the size of the highest."""
+    width, height = (max(frame.size[i] for frame in frames) for i in (0, 1))
+    frames = [ImageOps.pad(f, (width, height), color="white", centering=(0, 0)) for f in frames]
+    frames = [ImageOps.expand(frame, EDGE, "white") for frame in frames]
     times = [*[round(1000 * pause)] * (len(frames) - 1), 1500]
     with write_beside(path) as beside:
         frames[0].save(
@@ -102,7 +106,7 @@ def main():
             model = Path(folder) / "model"
             export_browser_model(BUNDLED, model)
             write_site(site, model)
-            size = dict(width=WIDTH + 16, height=1400, deviceScaleFactor=1, mobile=False)
+            size = dict(width=WIDTH, height=1400, deviceScaleFactor=1, mobile=False)
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             with served(site) as address:
                 for name in args.only:
