@@ -13,6 +13,7 @@ from rar_nb.play.watch import BUNDLED, cached_run
 from rar_nb.play.widgets import figure_png
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import save_run_config
+from rar_nb.tokenizer import make_tokenizer
 from rar_nb.transformer import RAR
 
 NOTEBOOKS = Path(__file__).parent.parent / "nbs"
@@ -56,12 +57,17 @@ def answers(panel, **request):
     return answer
 
 
-def own_run(folder, **changes):
-    """A run with another model, of random weights."""
+def own_run(folder, tokenizer=None, **changes):
+    """A run with another model, of random weights; with another tokenizer, if its `TokenizerConfig`
+    is given."""
     run = cached_run(str(BUNDLED))[0]
     model = replace(run.model, num_layers=1, **changes)
     folder.mkdir()
-    save_run_config(replace(run, model=model), folder / "config.json")
-    shutil.copy(BUNDLED / "tokenizer.safetensors", folder)
+    run = replace(run, model=model, tokenizer=tokenizer or run.tokenizer)
+    save_run_config(run, folder / "config.json")
+    if tokenizer is None:
+        shutil.copy(BUNDLED / "tokenizer.safetensors", folder)
+    else:
+        save_weights(make_tokenizer(tokenizer), folder / "tokenizer.safetensors")
     save_weights(RAR(model), folder / "model.safetensors")
     return folder

@@ -419,6 +419,24 @@ def test_runs_of_one_size_are_told_apart(tmp_path, monkeypatch):
     assert panel.settings != before
 
 
+def test_a_run_of_other_sizes_can_be_chosen(tmp_path, monkeypatch):
+    """In colour, of a thousand classes and 256 tokens."""
+    grey = TokenizerConfig("grey", image_size=64, channels=3, codebook_size=8)
+    sizes = dict(codebook_size=8, num_tokens=256, num_classes=1000)
+    large = own_run(tmp_path / "large", grey, **sizes)
+    monkeypatch.setattr(watch, "list_runs", lambda: [("large", str(large))])
+    panel = Watch(label=9, step=24)
+    panel.run = "large"
+    settings = panel.settings
+    assert (settings["grid_size"], settings["num_classes"], panel.label) == (16, 1000, 9)
+    assert settings["image"]["size"] == 64 and len(settings["empty"]) == 256
+    panel.label = 999
+    assert panel.png().startswith(b"\x89PNG")
+    content, (buffer,) = answers(panel, number=1, kind="decode", tokens=[[7] * 256] * 2)
+    assert content == dict(number=1)
+    assert np.frombuffer(buffer, np.float32).tolist() == [1.0] * (2 * 3 * 64 * 64)
+
+
 def test_a_run_from_elsewhere_is_one_of_the_choices(tmp_path):
     panel = Watch(own_run(tmp_path / "mine", num_classes=1))
     assert panel.run == "mine" and "bundled digits" in panel.runs

@@ -26,7 +26,7 @@ from PIL import Image
 from ..data.images import open_data
 from ..data.tokens import TokenData, pretokenize
 from ..orders import permute, spiral_in
-from .watch import BUNDLED, cached_model, cached_run
+from .watch import BUNDLED, cached_model, cached_run, panel_settings
 from .widgets import KernelPanel, module_text
 from ..sampler import SampleConfig, final_orders, image_noise, sample_tokens
 from ..style import COLORS
@@ -212,13 +212,9 @@ def digit_tokens(digit: int) -> tuple[torch.Tensor, int]:  # int64 [L], and the 
 def hole_settings() -> dict:
     "What the panel's module has to know; JSON can hold it."
     run, tokenizer, model = cached_run(str(BUNDLED))
-    (low, high), images = tokenizer.value_range, validation_digits()[0]
-    return dict(
-        num_digits=len(images), grid_size=model.config.grid_size,
-        num_classes=model.config.num_classes, order_name=model.config.final_order,
-        methods=[dict(model=name, own=own) for name, own in METHODS],
-        guidance_power=GUIDANCE.guidance_power,
-        image=dict(size=images.shape[-1], channels=images.shape[1], low=low, high=high))
+    return panel_settings(run, tokenizer, {}) | dict(
+        num_digits=len(validation_digits()[1]), guidance_power=GUIDANCE.guidance_power,
+        methods=[dict(model=name, own=own) for name, own in METHODS])
 
 
 @checked

@@ -155,7 +155,8 @@ def attention_maps(
     model = seen_model(model)
     empty = empty_cache(model, len(tokens))
     caches = [StepCache(layer, layer) for layer in empty]
-    model.features = partial(model.features, cache=caches)
+    # `forward` gives its blocks no caches
+    model.features = partial(model.features, cache=caches)  # type: ignore[method-assign]
     model(tokens, condition, orders)
     return torch.stack([cache.attention for cache in caches])
 

@@ -1519,6 +1519,32 @@ def play() -> Iterator[Door]:
         ),
     )
     yield Door(
+        "play.inpainting.fill_digit",
+        given(
+            tokens=torch.zeros(49, dtype=torch.long),
+            hole=(47, 48),
+            how=how(),
+            label=3,
+            guidance_scale=2.0,
+            seed=0,
+            model="annealed",
+            own=False,
+        ),
+        dict(
+            how=Word(),
+            label=Int(high=9),
+            guidance_scale=Number(),
+            seed=Int(high=2**32 - 1),
+            model=Word(),
+            own=Truth(),
+        ),
+    )
+    yield Door(
+        "play.inpainting.export_digits",
+        lambda room: dict(folder=room.folder / "digits"),
+        dict(folder=Place(skip=("text", "missing", "url", "nobody"))),
+    )
+    yield Door(
         "play.inpainting.fill_order",
         given(hole=(1, 2), grid_size=4, how=how(), seed=0),
         dict(

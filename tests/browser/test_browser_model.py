@@ -55,7 +55,8 @@ class Watched:
 
     def shown(self, view=0):
         """Tokens in raster order, -1 where none is known yet."""
-        return [int(t) for t in self.find(".rar-views", view).get_attribute("data-tokens").split()]
+        tokens = self.find(".rar-views", view).get_attribute("data-tokens") or ""  # not drawn yet
+        return [int(token) for token in tokens.split()]
 
     def heights(self, chart):
         """Heights of a chart over the steps, from 0 to 1."""

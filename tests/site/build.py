@@ -57,7 +57,7 @@ WAYS_IN = {  # from the first page, under its picture
     "results/index.md": "Results",
 }
 MARK = ".rar-site"  # a file in each folder that a site was built into: it may be emptied
-COPIED = (".png", ".gif", ".webp", ".jpg", ".json", ".jsonl", ".py")  # files that a page may link to
+COPIED = (".png", ".gif", ".webp", ".jpg", ".json", ".jsonl", ".py")  # what a page may link to
 PLACES = re.compile(  # but not those of other papers, "equation 3 of …"
     r"(?:supplement, )?(?:(?:equation|section) \d(?:\.\d)?|(?:Figure|Table|Algorithm) \d+)(?! of\b)"
 )

@@ -18,12 +18,13 @@ import {imageNoise} from './sampling.js';
 
 const COUNT = 4;  // fillings by each method
 const WISH = ['digit', 'hole', 'how', 'seed', 'guidance_scale', 'guess'];
+const HINT = 'To erase cells or bring them back, drag over the digit, or use arrow keys and space.';
 const COLOR = {'any order': 'random', 'annealed': 'raster'};  // of a model, in `common.js`
 const STYLE = `
 .rar-filled {display: grid; gap: 12px 22px; margin: 8px 0 4px;
-  grid-template-columns: minmax(0, 312px) 130px minmax(0, 1fr)}
+  grid-template-columns: minmax(0, 312fr) 130px minmax(0, 440fr)}
 .rar-filled p {min-height: 21px; margin: 0 0 4px}
-.rar-app .rar-hole text {font-size: .36px; text-anchor: middle; dominant-baseline: central}
+.rar-app .rar-hole text {font-size: .42px; text-anchor: middle; dominant-baseline: central}
 .rar-filled canvas {aspect-ratio: 1; image-rendering: pixelated; background: var(--rar-cell)}
 .rar-app .rar-original {width: 120px; margin-bottom: 14px}
 .rar-classes {display: grid; grid-template: 1fr auto / repeat(10, 1fr); height: 130px;
@@ -32,10 +33,11 @@ const STYLE = `
 .rar-classes i.rar-taken {background: var(--rar-model)}
 .rar-methods > div {border-left: 5px solid; padding-left: 9px; margin-bottom: 10px;
   max-width: 460px}
+.rar-methods > div:last-child {margin: 0}
 .rar-fillings {display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 5px}
 .rar-fillings canvas {width: 100%}
 .rar-fillings .rar-old, .rar-old i {opacity: .3}
-@container (max-width: 820px) {
+@container (max-width: 680px) {
   .rar-filled {grid-template-columns: minmax(0, 312px) 1fr}
   .rar-methods {grid-column: 1 / -1}
 }
@@ -226,15 +228,13 @@ function controlsOf(model, {num_digits}) {
   const how = choice('order', HOW, value => change(model, {how: value}));
   const guess = choice('class', [[false, 'the true one'], [true, 'guessed from what is left']],
     value => change(model, {guess: value}));
-  const close = button('close the hole', () => change(model, {hole: []}));
   const row = (...elements) => html('div', {class: 'rar-row'}, ...elements);
   const element = html('div', {}, row(digit.element, scale.element),
-    row(how.element, guess.element, ...seed.elements, close));
+    row(how.element, guess.element, ...seed.elements));
   return {element, show() {
     for (const one of [digit, scale, seed]) one.show();
     how.show(model.get('how'));
     guess.show(model.get('guess'));
-    set(close, {disabled: !model.get('hole').length});
   }};
 }
 
@@ -265,10 +265,9 @@ class Panel {
     this.say = say;
     cutHoles(this.hole, grid_size, () => model.get('hole'), hole => change(model, {hole}), say);
     this.filled = html('div', {class: 'rar-methods'}, ...this.methods.map(one => one.element));
-    const hint = html('p', {class: 'rar-faint', text: 'Drag over the large digit to erase cells or '
-      + 'to bring them back; or focus it, and use arrow keys and space.'});
+    this.close = button('close the hole', () => change(model, {hole: []}));
     root.append(this.controls.element, html('div', {class: 'rar-filled'}, this.hole.element,
-      this.known.element, this.filled), hint, voice);
+      this.known.element, this.filled), html('div', {class: 'rar-row'}, status, this.close), voice);
     const ends = [follow(model, WISH, () => this.renew()), whenSeen(root, () => this.renew())];
     this.end = () => {
       for (const end of ends) end();
@@ -286,6 +285,7 @@ class Panel {
     set(this.known.chart, {class: 'rar-classes rar-old'});
     for (const method of this.methods) method.begin(how);
     set(this.filled, {hidden: !hole.length});
+    set(this.close, {disabled: !hole.length});
   }
 
   /** Drop what is computed, and fill anew. */
@@ -305,7 +305,7 @@ class Panel {
       try {
         await this.fill(signal);
       } catch (problem) {
-        if (!signal.aborted) set(this.status, {hidden: false, text: problem.message});
+        if (!signal.aborted) set(this.status, {text: problem.message});
       }
     } while (signal !== this.wanted.signal);
     this.busy = false;
@@ -321,7 +321,7 @@ class Panel {
     signal.throwIfAborted();
     const label = wish.guess ? probabilities.indexOf(Math.max(...probabilities)) : digit.label;
     this.known.draw(probabilities, label, wish.guess);
-    set(this.status, {hidden: true});
+    set(this.status, {text: HINT});
     if (!wish.hole.length) return;
     for (const [k, method] of settings.methods.entries()) {
       let i = 0;

@@ -328,8 +328,8 @@ function stepChart(color, length) {
   const area = svg('polygon', {fill: `var(--rar-${color})`, 'fill-opacity': .45});
   const mark = svg('rect', {y: 0, width: 1, height: 1, fill: 'var(--rar-next)',
     'fill-opacity': .8});
-  const strip = svg('svg', {viewBox: `0 0 ${length} 1`, preserveAspectRatio: 'none', role: 'img'},
-    area, mark);
+  const strip = svg('svg', {viewBox: `0 0 ${length} 1`, preserveAspectRatio: 'none', role: 'img',
+    'aria-label': 'no step yet'}, area, mark);
   const title = html('figcaption', {class: 'rar-faint'});
   function show(values, highest, now, text) {
     const heights = values.map(value => (1 - value / highest).toFixed(3));
@@ -337,7 +337,6 @@ function stepChart(color, length) {
     set(area, {points: [`0,1`, ...points, `${heights.length},1`].join(' ')});
     set(mark, {x: Math.min(now, length - 1)});
     set(title, {text});
-    set(strip, {'aria-label': text});
   }
   return {element: html('figure', {}, title, strip), show};
 }
