@@ -337,6 +337,7 @@ function stepChart(color, length) {
     set(area, {points: [`0,1`, ...points, `${heights.length},1`].join(' ')});
     set(mark, {x: Math.min(now, length - 1)});
     set(title, {text});
+    set(strip, {'aria-label': text});
   }
   return {element: html('figure', {}, title, strip), show};
 }
