@@ -10,6 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SITE_READY := $(VENV)/.site
+NPM := build/npm/.ready
 
 # On a machine that others use, too, a thread that waits for another soon sleeps (44_launch says why).
 export GOMP_SPINCOUNT ?= 1000
@@ -40,20 +42,27 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-# The notebooks' own tests; that library and notebooks agree, properties, golden values and runs;
-# every notebook in a real kernel (but for the run notebooks, which pytest runs in the small).
+# The notebooks' own tests, as nbdev runs them; every notebook in a real kernel (but for the run
+# notebooks, which pytest runs in the small); that library and notebooks agree, properties, golden
+# values and runs. The kernels run every cell that nbdev runs, so nbdev need not repeat the LONG
+# notebooks here; `nbdev_test` alone does.
 # One thread a process, as two processes run side by side. They share whole modules or notebooks,
 # in the order that conftest.py and nbval_plugin.py put them in: the longest first.
+# What npm brings is needed by pytest alone, and may take minutes: it comes while notebooks run.
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 RUN_NOTEBOOKS := nbs/train.ipynb nbs/evaluate.ipynb nbs/pretokenize.ipynb nbs/your_images.ipynb \
   nbs/study_run.ipynb
+LONG := 00_tour|01_|05_|07_|12_|17_|31_|33_|41_|43_|44_|50_|51_|algorithm1|make_it_yours
+WITHOUT := The website's packages are not here: its tests will be skipped
 test: export OMP_NUM_THREADS = 1
 test: $(READY) browser lint
-	@command -v npm >/dev/null && $(MAKE) --no-print-directory $(NPM) || echo "The website's packages are not here: its tests will be skipped"
-	$(BIN)/nbdev_test --n_workers 2 --timing
+	@command -v npm >/dev/null && $(MAKE) --no-print-directory $(SITE_READY) || echo "$(WITHOUT)"
+	@{ [ ! -e $(SITE_READY) ] || $(MAKE) --no-print-directory $(NPM) || echo "$(WITHOUT)"; } & \
+	  $(BIN)/nbdev_test --n_workers 2 --timing --skip_file_re '^($(LONG))' && \
+	  $(BIN)/python -m pytest $(SHARED) -p tests.nbval_plugin --nbval-lax \
+	    --nbval-sanitize-with tests/nbval.cfg $(RUN_NOTEBOOKS:%=--ignore %) nbs; \
+	  status=$$?; wait; exit $$status
 	$(BIN)/python -m pytest $(SHARED) tests
-	$(BIN)/python -m pytest $(SHARED) -p tests.nbval_plugin --nbval-lax \
-	  --nbval-sanitize-with tests/nbval.cfg $(RUN_NOTEBOOKS:%=--ignore %) nbs
 
 quick: export OMP_NUM_THREADS = 1
 quick: $(READY) lint
@@ -80,9 +89,10 @@ notebooks: $(READY)
 	$(BIN)/nbdev_clean
 	$(MAKE) readme
 
-# The moving picture of the README.
-pictures: $(READY)
+# The moving pictures of the README; three of them are the panels, in Chromium.
+pictures: $(NPM) browser
 	$(BIN)/python -m tests.tools.moving_picture results/pictures/rar.gif
+	$(BIN)/python -m tests.tools.moving_panels results/pictures
 
 # README.md is nbs/index.ipynb, with its links as seen from the top folder.
 README ?= README.md
@@ -101,15 +111,18 @@ explore: $(READY)
 
 # The website: any web server can publish the folder. What only it needs is installed with it:
 # Sphinx (settings.ini, constraints.txt) and, from npm, what its pages would else load from other
-# hosts (tests/site/package-lock.json, with checksums), into build/npm.
+# hosts: build/npm (tests/site/package-lock.json, with checksums) and build/onnxruntime.
 SITE ?= build/site
-NPM := build/npm/.ready
-$(NPM): $(READY) tests/site/package.json tests/site/package-lock.json
-	@command -v npm >/dev/null || { echo "npm is needed for the website: install Node.js (apt-get install npm)"; exit 1; }
+$(SITE_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	@touch $@
+
+$(NPM): $(SITE_READY) tests/site/package.json tests/site/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed for the website: install Node.js (apt-get install npm)"; exit 1; }
 	@mkdir -p $(@D)
 	cp tests/site/package.json tests/site/package-lock.json $(@D)
 	npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel error
+	$(BIN)/python -c 'from rar_nb.play.browser_model import fetch_runtime; fetch_runtime("build/onnxruntime")'
 	@touch $@
 
 site: $(NPM)

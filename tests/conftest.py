@@ -1,15 +1,19 @@
 """The longest modules first, so that of two processes that share them (`make test`) none is left
 with a long one at the end."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 LONG = [
-    "test_jupyterlab",
-    "test_voila",
-    "test_site",
+    "browser/test_jupyterlab",
+    "browser/test_voila",
+    "browser/test_browser_model",
+    "browser/test_site",
     "test_runs",
     "test_runs_evaluate",
+    "browser/test_static_page",
     "test_commands",
     "test_training",
     "test_fidelity",
@@ -23,8 +27,9 @@ LONG = [
 ]
 
 SLOW = [*LONG, "test_devices", "test_vq_models", "test_kernels", "test_algorithm1", "test_watch",
-        "test_inpainting", "test_cost", "test_commands", "test_images", "test_report",
-        "test_study_runs", "test_browser_model", "test_browser_model_lab"]  # fmt: skip
+        "test_inpainting", "test_cost", "test_images", "test_report", "test_study_runs",
+        "test_browser_model", "test_site", "test_wheel"]  # fmt: skip
+TESTS = Path(__file__).parent
 
 
 def pytest_configure(config):
@@ -32,11 +37,18 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "cuda: needs a GPU; `make gpu` runs them")
 
 
+def module_of(item) -> str:
+    """A test's module, from this folder on."""
+    path = item.path.with_suffix("")
+    return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else path.stem
+
+
 def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in SLOW:
+    names = {item: module_of(item) for item in items}
+    for item, name in names.items():
+        if name in SLOW:
             item.add_marker("slow")
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    items.sort(key=lambda item: LONG.index(names[item]) if names[item] in LONG else len(LONG))
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ from rar_nb.transformer import RAR, ModelConfig
 from tests import node
 from tests.doors import refuses
 from tests.node import needs_node
+from tests.once import exported_model
 from tests.panels import answers, own_run
 
 
@@ -154,9 +155,7 @@ def test_the_model_is_asked_what_the_library_asks_it():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported")
-    export_browser_model(BUNDLED, folder)
-    return folder
+    return exported_model(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 INDEX = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))
@@ -48,3 +49,14 @@ def test_readme_is_the_index():
     made = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert made.stdout == readme, "run `make readme`"
+
+
+def test_panels_move_in_the_readme():
+    """Their pictures are animated, as wide as a page of GitHub, and soon loaded."""
+    names = re.findall(r"!\[[^\]]{40,}\]\(\.\./(results/pictures/\w+\.webp)\)", TEXT)
+    assert [Path(name).stem for name in names] == ["scan_orders", "annealing", "watch"]
+    assert sum((ROOT / name).stat().st_size for name in names) < 1.5e6
+    for name in names:
+        with Image.open(ROOT / name) as picture:
+            assert picture.n_frames >= 30 and picture.info["loop"] == 0
+            assert 780 <= picture.width <= 820

@@ -1,7 +1,6 @@
 """What an evaluation leaves behind: the sweep, the metadata, the protocol and the page."""
 
 import json
-import subprocess
 from dataclasses import replace
 from datetime import date
 
@@ -13,14 +12,12 @@ import torch
 from bs4 import BeautifulSoup
 from PIL import Image
 
-import rar_nb.reports.report as report
 from rar_nb.pretrained.presets import PRESETS, get_preset, override
 from rar_nb.reports.published import read_measurements
 from rar_nb.reports.report import (
     AXES,
     differences,
     evaluation_table,
-    git_commit,
     imagenet_entries,
     plot_agreement,
     plot_images,
@@ -151,26 +148,6 @@ def test_metadata_name_what_is_needed_to_measure_again():
     assert found["device"].startswith("2 × ") and date.fromisoformat(found["date"])
     assert torch.__version__.startswith(found["versions"]["torch"])
     assert json.loads(json.dumps(found)) == found, "plain values"
-
-
-def test_the_commit_is_gits(tmp_path, monkeypatch):
-    def git(*arguments):
-        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    monkeypatch.setattr(report, "PROJECT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert git_commit() == ("", False), "no repository"
-    git("init", "-q")
-    (tmp_path / "a").write_text("1")
-    git("add", "a")
-    git("commit", "-q", "-m", "one")
-    assert git_commit() == (git("rev-parse", "HEAD"), False)
-    (tmp_path / "a").write_text("2")
-    assert git_commit() == (git("rev-parse", "HEAD"), True)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert git_commit() == ("", False), "no git"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """A run's folder: what it holds, what it refuses, and what is never deleted from it."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+import rar_nb.runs.run_folders as run_folders
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import (
     LATER,
@@ -20,8 +22,10 @@ from rar_nb.runs.run_folders import (
     Metrics,
     check_tokens,
     check_trackers,
+    commit,
     curve,
     flat_config,
+    git_commit,
     go_on,
     has_run,
     keep_identity,
@@ -481,3 +485,27 @@ def test_a_request_keeps_a_folder_to_one_content(tmp_path):
     (tmp_path / "new" / "0.png").touch()
     with pytest.raises(ValueError, match="one without images, or with their request.json"):
         ask(seed=1)
+
+
+def test_the_commit_is_gits(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    monkeypatch.setattr(run_folders, "PROJECT", tmp_path)
+    monkeypatch.delenv("RAR_NB_COMMIT", raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert (git_commit(), commit()) == (("", False), "unknown"), "no repository"
+    git("init", "-q")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-q", "-m", "one")
+    assert git_commit() == (git("rev-parse", "HEAD"), False)
+    (tmp_path / "a").write_text("2")
+    assert git_commit() == (git("rev-parse", "HEAD"), True)
+    assert commit() == git("rev-parse", "HEAD") + "+"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_commit() == ("", False), "no git"
+    monkeypatch.setenv("RAR_NB_COMMIT", "0123abc+")
+    assert (git_commit(), commit()) == (("0123abc", True), "0123abc+"), "a copy without history"

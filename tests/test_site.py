@@ -1,4 +1,4 @@
-"""The website: a small one is built, of three notebooks, and read as a browser would.
+"""The website: a small one is built, and pages of three notebooks are read as a browser would.
 
 The whole of it, in Chromium, is for `tests/browser/test_site.py`.
 """
@@ -16,6 +16,7 @@ import pytest
 from fastcore.docments import docments
 
 from rar_nb.support import InvalidValue
+from tests.once import NAMES, small_site
 from tests.site.build import MARK, beside, chosen, prepare
 from tests.site.links import broken_links, foreign_loads, read_site
 from tests.site.notebooks import Stage, directives, navigation_left, panel
@@ -23,23 +24,14 @@ from tests.site.reference import every_entry, read_library
 from tests.site.text import rewrite
 
 ROOT = Path(__file__).parent.parent
-NAMES = ["02_orders", "05_trainer", "10_scan_orders"]
+READ = ["02_orders", "05_trainer", "10_scan_orders"]
 MODULES = ["rar_nb.orders", "rar_nb.trainer", "rar_nb.play.scan_orders"]
 LIBRARY = read_library(ROOT / "rar_nb")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    pytest.importorskip("myst_nb", reason="the website's packages: `make site` installs them")
-    folder = tmp_path_factory.mktemp("site")
-    script = folder / "npm" / "mathjax" / "es5" / "tex-svg.js"  # whatever it does
-    script.parent.mkdir(parents=True)
-    script.write_text("// in the place of MathJax\n")
-    command = [sys.executable, "-m", "tests.site.build", folder / "site"]
-    command += ["--only", ",".join(NAMES), "--npm", folder / "npm"]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-    assert not done.returncode, done.stdout + done.stderr
-    return folder / "site"
+    return small_site(tmp_path_factory)
 
 
 def page(site: Path, name: str) -> str:
@@ -111,7 +103,7 @@ def test_first_page_is_the_readme(site):
 # Notebooks
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", READ)
 def test_a_page_has_what_its_notebook_shows(site, name):
     text = page(site, name)
     seen = words(text)
@@ -182,7 +174,7 @@ def test_reference_and_notebook_lead_to_each_other(site):
         cell = notebook.partition(f'id="{anchor}"')[2].partition("</pre>")[0]
         assert re.search(rf"(def )?\b{entry.name}\b", words(cell))
         assert f'href="api/rar_nb.orders.html#{entry.full_name}"' in cell
-    assert f'href="api/{MODULES[1]}.html' in page(site, NAMES[1])
+    assert f'href="api/{MODULES[1]}.html' in page(site, READ[1])
 
 
 def has_docments(function) -> bool:

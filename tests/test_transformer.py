@@ -1,6 +1,7 @@
 """The transformer against formulas, closed forms and properties that any causal model has."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -266,17 +267,7 @@ def test_initial_weights():
 
 
 def test_dropout_acts_in_training_only():
-    config = ModelConfig(
-        codebook_size=V,
-        num_tokens=L,
-        num_classes=C,
-        hidden_size=D,
-        num_layers=2,
-        num_heads=HEADS,
-        mlp_size=40,
-        dropout=0.5,
-    )
-    model, batch = randomize(RAR(config)), inputs(0, 2)
+    model, batch = randomize(RAR(replace(CONFIG, dropout=0.5))), inputs(0, 2)
     assert torch.equal(model(*batch), model(*batch))
     model.train()
     assert not torch.equal(model(*batch), model(*batch))

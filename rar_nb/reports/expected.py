@@ -23,8 +23,7 @@ from typing_extensions import TypedDict
 
 from ..pretrained.presets import PRESETS, RunConfig, load_run_config
 from .report import run_metadata
-from ..runs.run_folders import RUNS, curve, flat_config, read_metrics
-from ..runs.study import processor
+from ..runs.run_folders import RUNS, curve, flat_config, processor, read_metrics
 from ..style import COLORS
 from rar_nb.support import (
     PROJECT, InvalidValue, Stopped, make_folder, program, read_json, require, require_key,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROXY', 'AXES', 'PROTOCOL', 'FORMATS', 'plot_training', 'evaluation_table', 'plot_nearest', 'sweep_points', 'Point',
-           'read_point', 'run_sweep', 'plot_line', 'plot_heat_map', 'plot_sweep', 'git', 'git_commit', 'run_metadata',
-           'differences', 'imagenet_entries', 'as_text', 'metrics_section', 'sweep_section', 'configuration_section',
+           'read_point', 'run_sweep', 'plot_line', 'plot_heat_map', 'plot_sweep', 'run_metadata', 'differences',
+           'imagenet_entries', 'as_text', 'metrics_section', 'sweep_section', 'configuration_section',
            'metadata_section', 'report_page', 'plot_images', 'first_of_each', 'run_images', 'set_folder', 'read_set',
            'stack_pictures', 'papermill_command', 'plot_agreement']
 
@@ -16,7 +16,6 @@ import json
 import math
 import platform
 import shlex
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -43,13 +42,13 @@ from rar_nb.reports.published import (
     TABLES,
     check_measurement,
 )
-from ..runs.run_folders import curve
+from ..runs.run_folders import curve, git_commit
 from ..sampler import SampleConfig
 from ..style import (
     COLORS, figure_text, image_grid, is_whole_png, markdown_table, markdown_text, one_line)
 from ..support import (
-    PROJECT, InvalidValue, check_classes, check_image_sets, checked, read_json, require,
-    require_int, usable_path, write_json)
+    InvalidValue, check_classes, check_image_sets, checked, read_json, require, require_int,
+    usable_path, write_json)
 from ..tokenizer import stack_images
 
 # %% ../../nbs/51_report.ipynb #005f60ee
@@ -277,24 +276,6 @@ def plot_sweep(
     return fig
 
 # %% ../../nbs/51_report.ipynb #0232227c
-def git(*arguments: str) -> str | None:
-    "Output of a git command in this checkout; None if there is no git or no repository."
-    try:
-        done = subprocess.run(['git', '-C', str(PROJECT), *arguments], capture_output=True,
-                              text=True)
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def git_commit() -> tuple[str, bool]:  # hexadecimal, or ''; whether files differ from it
-    "The commit that this library comes from."
-    commit = git('rev-parse', 'HEAD')
-    if commit is None:
-        return '', False
-    return commit, bool(git('status', '--porcelain', '--untracked-files=no'))
-
-
 def run_metadata(
     device: torch.device | str,  # what computed
     processes: int = 1,

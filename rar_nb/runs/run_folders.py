@@ -9,12 +9,14 @@ __all__ = ['RUNS', 'TOKENIZER_FILE', 'FULL', 'SET_FILES', 'IMAGE_SETS', 'RUN_FOL
            'remove_files', 'lies_in', 'new_run_folder', 'remove_run', 'difference', 'keep_identity', 'seal',
            'check_seal', 'save_tokenizer', 'changed_fields', 'in_full', 'require_same_run', 'has_run', 'go_on',
            'open_tokenizer', 'open_run', 'load_latest', 'open_tokens', 'save_tokens', 'check_tokens', 'verify_tokens',
-           'resolve_tokens', 'keep_request']
+           'resolve_tokens', 'keep_request', 'git', 'git_commit', 'commit', 'processor']
 
 # %% ../../nbs/42_run_folders.ipynb #5b0a3166
 import json
 import os
+import platform
 import re
+import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -625,3 +627,40 @@ def keep_request(
     for name in request | found:
         require(found.get(name) == request.get(name), name, request.get(name),
                 f"{found.get(name)!r}, for which {path} was made; name another folder for others")
+
+# %% ../../nbs/42_run_folders.ipynb #origin02
+def git(*arguments: str) -> str | None:
+    "Output of a git command in this checkout; None if there is no git or no repository."
+    command = ['git', '-C', str(PROJECT), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def git_commit() -> tuple[str, bool]:  # hexadecimal, or ''; whether files differ from it
+    """The commit that this library comes from.
+
+    Where the checkout came without its history, the variable RAR_NB_COMMIT says it."""
+    if 'RAR_NB_COMMIT' in os.environ:
+        told = os.environ['RAR_NB_COMMIT']
+        return told.removesuffix('+'), told.endswith('+')
+    found = git('rev-parse', 'HEAD')
+    if found is None:
+        return '', False
+    return found, bool(git('status', '--porcelain', '--untracked-files=no'))
+
+
+def commit() -> str:
+    "The commit in one word: with '+' if files differ from it, or 'unknown'."
+    found, changed = git_commit()
+    return found + '+' * changed if found else 'unknown'
+
+
+def processor() -> str:
+    "The name of this machine's processor."
+    path = Path('/proc/cpuinfo')
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    found = re.search(r'model name\s*: (.+)', text)
+    return found[1] if found else platform.processor() or platform.machine()

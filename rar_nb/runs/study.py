@@ -8,10 +8,10 @@ __all__ = ['Share', 'STRATEGIES', 'ORDERS', 'WINDOWS', 'LONG', 'CELLS', 'PARTS',
            'split_images', 'first_of_each', 'judges', 'open_parts', 'labels_of', 'split_of', 'check_images_of',
            'Shared', 'tokenizer_of', 'make_shared', 'check_tokens_of', 'open_shared', 'own_orders', 'loss_by_cell',
            'Cloud', 'make_cloud', 'compare', 'measure_set', 'Judge', 'make_judge', 'measure', 'BestWeights',
-           'one_thread', 'processor', 'commit', 'machine', 'Place', 'find_place', 'read_tuned', 'begin', 'train_cell',
-           'curves', 'training_seconds', 'keep_grid', 'parameters_of', 'factors_of', 'describe', 'measure_run',
-           'Numbers', 'Raw', 'read_raw', 'find_raw', 'run_cell', 'mean_by', 'choose_tuned', 'write_tuned', 'runs_of',
-           'one_line', 'list_cells', 'Job', 'stop_all', 'run_all', 'numbers_in', 'names_in', 'run_study', 'main']
+           'one_thread', 'machine', 'Place', 'find_place', 'read_tuned', 'begin', 'train_cell', 'curves',
+           'training_seconds', 'keep_grid', 'parameters_of', 'factors_of', 'describe', 'measure_run', 'Numbers', 'Raw',
+           'read_raw', 'find_raw', 'run_cell', 'mean_by', 'choose_tuned', 'write_tuned', 'runs_of', 'one_line',
+           'list_cells', 'Job', 'stop_all', 'run_all', 'numbers_in', 'names_in', 'run_study', 'main']
 
 # %% ../../nbs/49_study_runs.ipynb #strun003
 import os
@@ -47,7 +47,8 @@ from ..pretrained.checkpoints import (
     load_pretrained, load_weights, read_weights, save_weights)
 from ..pretrained.presets import (
     RunConfig, get_preset, load_run_config, save_run_config)
-from .run_folders import RUNS, Metrics, changed_fields, curve, flat_config, read_metrics
+from .run_folders import (
+    RUNS, Metrics, changed_fields, commit, curve, flat_config, processor, read_metrics)
 from .safekeeping import StopRequest, hold
 from .training import train_run, versions
 from ..sampler import balanced_classes, sample_images
@@ -574,28 +575,6 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def processor() -> str:
-    "The name of this machine's processor."
-    path = Path('/proc/cpuinfo')
-    text = path.read_text(encoding='utf-8') if path.is_file() else ''
-    found = re.search(r'model name\s*: (.+)', text)
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """The commit of this checkout, with '-dirty' if files have changed.
-
-    Where the checkout came without its history, the variable RAR_NB_COMMIT says it."""
-    if 'RAR_NB_COMMIT' in os.environ:
-        return os.environ['RAR_NB_COMMIT']
-    command = ['git', 'describe', '--always', '--dirty', '--exclude', '*']
-    try:
-        found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return 'unknown'
-    return found.stdout.strip() or 'unknown'
 
 
 def machine(run: RunConfig, device: torch.device) -> dict[str, Any]:

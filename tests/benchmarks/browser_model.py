@@ -3,10 +3,9 @@
     python -m tests.benchmarks.browser_model --digits 20 --json FILE
 
 A digit is 50 steps of the network, one after the other, each drawn when the browser finds time;
-it is there when its last picture is. Measured within the page, from the press of a button, once on
-one thread, as on any page, and once on a page that is isolated from others and may use several.
-Then the time from a key on the slider of steps until the picture of that step is there. The model
-that is compared with is off. The first digit, which waits for 17 MB of runtime and weights from
+it is there when its last picture is. Measured within the page, from the press of a button. Then the
+time from a key on the slider of steps until the picture of that step is there. The model that is
+compared with is off. The first digit, which waits for 17 MB of runtime and weights from
 this machine, is counted apart.
 """
 
@@ -17,10 +16,12 @@ from pathlib import Path
 
 import torch
 
+from rar_nb.play.browser_model import export_browser_model
+from rar_nb.play.watch import BUNDLED
 from tests.benchmarks.machine import machine, output
 from tests.browser.conftest import start_browser
-from tests.browser.model_site import served, write_site
-from tests.browser.page import wait
+from tests.browser.model_site import write_site
+from tests.browser.page import served, wait
 
 DIGITS = """
 const [count, done] = arguments, view = document.querySelector('.rar-views');
@@ -60,7 +61,6 @@ function next(k) {
 next(0);
 """
 FIRST = "return performance.now()"
-THREADS = "return crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency) : 1"
 
 
 def summary(milliseconds: list[float]) -> dict:
@@ -73,10 +73,9 @@ def measure(driver, address: str, digits: int) -> dict:
     whole = ".rar-views[data-pictured='49']"
     wait(lambda: driver.find_elements("css selector", whole), 120, "a whole digit")
     first = driver.execute_script(FIRST)  # at most 50 ms late
-    threads = driver.execute_script(THREADS)
     sampled = driver.execute_async_script(DIGITS, digits)
     keys = driver.execute_async_script(KEYS, digits)
-    return dict(threads=threads, first=first, digit=summary(sampled), key=summary(keys))
+    return dict(first=first, digit=summary(sampled), key=summary(keys))
 
 
 def main():
@@ -88,22 +87,19 @@ def main():
     driver.set_script_timeout(600)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            write_site(Path(folder))
-            with served(Path(folder)) as addresses:
-                found = {
-                    name: measure(driver, address, args.digits)
-                    for name, address in addresses.items()
-                }
+            site, model = Path(folder) / "site", Path(folder) / "model"
+            export_browser_model(BUNDLED, model)
+            write_site(site, model)
+            with served(site) as address:
+                times = measure(driver, address, args.digits)
     finally:
         driver.quit()
-    for name, times in found.items():
-        print(
-            f"{name}, {times['threads']} threads: a digit in {times['digit']['median']:.0f} ms "
-            f"(at most {times['digit']['highest']:.0f}), the first {times['first']:.0f} ms after "
-            f"the page, from a key to its picture {times['key']['median']:.1f} ms "
-            f"(at most {times['key']['highest']:.1f})"
-        )
-    output(args.json, dict(machine=machine(torch.device("cpu")), browser=found))
+    print(
+        f"a digit in {times['digit']['median']:.0f} ms (at most {times['digit']['highest']:.0f}), "
+        f"the first {times['first']:.0f} ms after the page, from a key to its picture "
+        f"{times['key']['median']:.1f} ms (at most {times['key']['highest']:.1f})"
+    )
+    output(args.json, dict(machine=machine(torch.device("cpu")), browser=times))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ its files with those of a run that nobody disturbed: weights bit for bit, metric
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -32,7 +31,13 @@ import psutil
 
 from rar_nb.pretrained.presets import get_preset, save_run_config
 from rar_nb.runs.launch import launch_command
-from rar_nb.runs.run_folders import open_tokens, read_metrics, resolve_tokens
+from rar_nb.runs.run_folders import (
+    commit,
+    open_tokens,
+    processor,
+    read_metrics,
+    resolve_tokens,
+)
 from rar_nb.runs.safekeeping import newest_checkpoint
 from rar_nb.support import PROJECT, TRY_AGAIN
 from tests.tools.runs import save_made_up_tokens
@@ -378,12 +383,9 @@ def main():
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     results = measure(args.parts.split(","), args.kills, args.seed)
-    commit = subprocess.run(["git", "-C", PROJECT, "rev-parse", "--short", "HEAD"],
-                            capture_output=True, text=True).stdout.strip()  # fmt: skip
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.processor())  # fmt: skip
-    report = dict(results, seed=args.seed, commit=commit, date=str(date.today()),
-                  machine=f"{os.cpu_count()} cores, {cpu}", command=" ".join(sys.argv))  # fmt: skip
+    report = dict(results, seed=args.seed, commit=commit(), date=str(date.today()),
+                  machine=f"{os.cpu_count()} cores, {processor()}",
+                  command=" ".join(sys.argv))  # fmt: skip
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report, indent=2) + "\n")

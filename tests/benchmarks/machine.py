@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from pathlib import Path
 import torch
 
 from rar_nb.runs.cost import best_rate, known_device, product_rate, read_rate
+from rar_nb.runs.run_folders import commit, processor
 from rar_nb.support import float32_products, write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -30,40 +30,11 @@ SETTINGS = ("OMP_NUM_THREADS", "THP_MEM_ALLOC_ENABLE", "GOMP_SPINCOUNT", "OMP_WA
             "KMP_BLOCKTIME", "GLIBC_TUNABLES", "PYTORCH_CUDA_ALLOC_CONF")  # fmt: skip
 
 
-def git(*arguments: str) -> str:
-    """What git prints; '' where there is no git or no checkout."""
-    command = ["git", "-C", str(ROOT), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def commit() -> str:
-    """The commit, with '+' if files differ from it. Where the checkout came without its history, or
-    with an older one, the variable RAR_NB_COMMIT says it."""
-    if "RAR_NB_COMMIT" in os.environ:
-        return os.environ["RAR_NB_COMMIT"]
-    found = git("rev-parse", "HEAD")
-    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return found + changed or "unknown"
-
-
 def command() -> str:
     """How this process was started."""
     name = getattr(sys.modules["__main__"].__spec__, "name", None)
     program = ["python", "-m", name] if name else ["python", sys.argv[0]]
     return shlex.join(program + sys.argv[1:])
-
-
-def processor() -> str:
-    """The processor's model, as lscpu says it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    found = re.search(r"model name\s*:\s*(.*)", text)
-    return found[1] if found else platform.machine()
 
 
 def fast_instructions() -> list[str]:

@@ -27,7 +27,7 @@ from rar_nb.play.scan_orders import ScanOrders
 from rar_nb.play.widgets import JS
 from tests.browser.conftest import copy_project, start_browser, start_lab
 from tests.browser.page import live_panel, wait
-from tests.browser.test_jupyterlab import run_all
+from tests.browser.test_jupyterlab import open_notebook
 from tests.browser.test_static_page import PAGE, Quiet
 
 CASES = {  # the panel, and the name of the slider or handle that the right arrow key moves
@@ -113,8 +113,7 @@ def in_lab(driver, keys: int):
         lab = start_lab(copy_project(Path(folder)))
         try:
             for notebook, name in IN_LAB.items():
-                lab.end_kernels()
-                run_all(driver, lab, notebook)
+                open_notebook(driver, lab, notebook)
                 panel = live_panel(driver, notebook)
                 yield f"JupyterLab, {notebook}, {name}", measure(driver, panel, name, keys)
         finally:

@@ -24,6 +24,7 @@ import torch
 from rar_nb.data.tokens import TokenData, convert_jsonl, write_index, write_shard
 from rar_nb.pretrained.presets import PRESETS
 from rar_nb.runs.cost import UTILISATION, known_device, trained_images_per_second
+from rar_nb.runs.run_folders import processor
 from rar_nb.trainer import batch_indices
 
 CROPS, LENGTH, BATCH, SHARD = 10, 256, 2048, 2**14
@@ -203,7 +204,7 @@ def main():
     parser.add_argument("--json_rows", type=int, default=50_000)
     parser.add_argument(
         "--device",
-        default=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        default=f"{processor()}, {os.cpu_count()} cores",
         help="what to call this machine",
     )
     parser.add_argument("--write", type=Path, help="the JSON file that gets the numbers")

@@ -1,15 +1,12 @@
-"""A folder with the panel of `13_watch`, its model and what runs it, served from here."""
+"""A folder with the panel of `13_watch`, its model and what runs it."""
 
-import functools
 import shutil
-import threading
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from rar_nb.play.browser_model import export_browser_model, fetch_runtime
-from rar_nb.play.watch import BUNDLED, Watch
+from rar_nb.play.browser_model import fetch_runtime
+from rar_nb.play.watch import Watch
 from rar_nb.play.widgets import JS
+from tests.site.build import RUNTIME
 
 PAGE = """<!doctype html>
 <html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>A model</title>
@@ -19,41 +16,14 @@ PAGE = """<!doctype html>
 """
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-class Isolated(Quiet):
-    """Pages that share nothing with others, as browsers demand before they allow threads."""
-
-    def end_headers(self):
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        super().end_headers()
-
-
-def write_site(folder: Path):
-    """Pages `light`, `dark`, and `broken`, whose model is not there."""
+def write_site(folder: Path, model: Path):
+    """Pages `light`, `dark`, and `broken`, whose model is not there; `model` is one that
+    `export_browser_model` has made."""
     shutil.copytree(JS, folder / "js")
-    export_browser_model(BUNDLED, folder / "js" / "browser_model")
-    fetch_runtime(folder / "js" / "browser_model")
+    fetch_runtime(RUNTIME)
+    for files in (model, RUNTIME):
+        shutil.copytree(files, folder / "js" / "browser_model", dirs_exist_ok=True)
     panels = dict(light=Watch(), dark=Watch(), broken=Watch(folder="nowhere"))
     for name, panel in panels.items():
         theme = "dark" if name == "dark" else "light"
         (folder / f"{name}.html").write_text(PAGE.format(theme=theme, panel=panel.static_html()))
-
-
-@contextmanager
-def served(folder: Path):
-    """Its addresses: as any server would serve it, and isolated."""
-    servers = [
-        ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(kind, directory=folder))
-        for kind in (Quiet, Isolated)
-    ]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    usual, isolated = (f"http://127.0.0.1:{server.server_port}" for server in servers)
-    yield dict(usual=usual, isolated=isolated)
-    for server in servers:
-        server.shutdown()

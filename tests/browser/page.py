@@ -9,14 +9,19 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import warnings
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.site.build import NPM, ROOT
+
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 DRIVER = shutil.which("chromedriver")
@@ -71,7 +76,36 @@ class Server:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(30)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:  # JupyterLab can wait for a thread that never ends
+            self.process.kill()
+            self.process.wait()
+
+
+class Files(SimpleHTTPRequestHandler):
+    """Files of a folder, as any web server gives them."""
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def served(folder: Path):
+    """The address at which a folder can be read."""
+    handler = functools.partial(Files, directory=str(folder))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def axe_core() -> str:
+    """The text of axe-core, at the version and with the checksum of package-lock.json."""
+    path = NPM / "axe-core" / "axe.min.js"
+    if not path.is_file():
+        pytest.skip("no axe-core in build/npm: `make site` gets it from npm")
+    return path.read_text(encoding="utf-8")
 
 
 def free_port() -> int:
@@ -120,6 +154,7 @@ def once_more(test):
             notes = getattr(problem, "__notes__", [])
             first = f"{test.__name__} {kwargs.get('name')}: {problem}; trying once more"
             warnings.warn("\n".join([first, *notes]), stacklevel=1)
+            kwargs["driver"].get("about:blank")
             test(*args, **kwargs)
 
     return run

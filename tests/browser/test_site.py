@@ -1,17 +1,13 @@
 """The website in headless Chromium: nothing from other hosts, no fault that axe-core finds, by
 keyboard, in the dark, and on a narrow screen.
 
-The site has the panels' notebooks and a few others, so that it is built soon.
+The site has the panels' notebooks and a few others, so that it is built soon. Without SCREENSHOTS
+one page of each kind is examined; links of all are followed when the site is built.
 """
 
-import functools
-import http.server
 import io
 import json
 import re
-import subprocess
-import sys
-import threading
 import time
 
 import pytest
@@ -21,15 +17,15 @@ from selenium.webdriver.common.keys import Keys
 
 from rar_nb.play.inpainting import BAND
 from tests.browser.holes import HolePanel
-from tests.browser.page import ROOT, SCREENSHOTS, button_of, slider_of
+from tests.browser.page import ROOT, SCREENSHOTS, axe_core, button_of, served, slider_of
 from tests.browser.test_static_page import SMALL
-from tests.site.build import NPM
-from tests.tools.reading_order import ORDER
+from tests.once import NAMES, need_runtime, small_site
 
-PANELS = [name for name in ORDER if re.match(r"1[0-47]_|explore", name)]
-NAMES = ["02_orders", "04_transformer", *PANELS, "53_study"]
 OTHERS = ["index", "paper", "results/index", "api/rar_nb.transformer"]
-PAGES = [*OTHERS, *NAMES]
+EVERY = [*OTHERS, *NAMES]
+FEW = ["index", "paper", "api/rar_nb.transformer", "04_transformer", "10_scan_orders"]
+FEW += ["14_inpainting", "17_browser_model"]  # one of each kind of page
+PAGES = EVERY if SCREENSHOTS else FEW  # `make screenshots` visits all
 KEPT = ROOT / "results" / "site"  # receives pictures of these pages
 SHOWN = ["index", "02_orders", "10_scan_orders", "17_browser_model", "53_study"]
 SHOWN += ["api/rar_nb.transformer"]
@@ -37,22 +33,10 @@ SHOWN += ["api/rar_nb.transformer"]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    if not (NPM / "axe-core").is_dir():
-        pytest.skip("no axe-core and no MathJax in build/npm: `make site` gets them from npm")
-    folder = tmp_path_factory.mktemp("site") / "site"
-    command = [sys.executable, "-m", "tests.site.build", str(folder), "--only", ",".join(NAMES)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert not done.returncode, done.stdout + done.stderr
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    axe_core()
+    need_runtime()
+    with served(small_site(tmp_path_factory)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +54,13 @@ class Reader:
     def run(self, script, *args):
         return self.driver.execute_script(script, *args)
 
-    def open(self, page, width=1300, height=900, dark=False):
-        feature = dict(name="prefers-color-scheme", value="dark" if dark else "light")
+    def prefer(self, theme):
+        """What the system says that its user prefers: light or dark."""
+        feature = dict(name="prefers-color-scheme", value=theme)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[feature]))
+
+    def open(self, page, width=1300, height=900, dark=False):
+        self.prefer("dark" if dark else "light")
         screen = dict(width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         self.driver.get(f"{self.site}/{page}.html")
@@ -94,7 +82,7 @@ class Reader:
     def faults(self, rules=None):
         """What axe-core finds serious or critical: rule, and the element."""
         self.wait("return !document.getAnimations().some(a => a instanceof CSSTransition)")
-        self.run((NPM / "axe-core" / "axe.min.js").read_text(encoding="utf-8"))
+        self.run(axe_core())
         found = self.driver.execute_async_script(
             "const [options, done] = arguments;"
             "axe.run(document, options).then(r => done(r.violations))",
@@ -111,8 +99,11 @@ class Reader:
 @pytest.mark.parametrize("page", PAGES)
 def test_no_serious_fault_and_no_stranger(reader, page):
     """In light and dark; the whole page comes from the site, and nothing goes wrong in it."""
+    reader.open(page)
     for dark in (False, True):
-        reader.open(page, dark=dark)
+        if dark:
+            reader.prefer("dark")
+            reader.wait("return document.documentElement.dataset.theme == 'dark'")
         assert reader.faults(["color-contrast"] if dark else None) == []
         loaded = reader.run("return performance.getEntriesByType('resource').map(r => r.name)")
         assert [url for url in loaded if not url.startswith((reader.site, "data:", "blob:"))] == []
@@ -122,7 +113,7 @@ def test_no_serious_fault_and_no_stranger(reader, page):
             keep(reader, f"{page.replace('/', '_')}{'_dark' if dark else ''}")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", EVERY)
 def test_narrow(reader, page):
     """At 380 px what is wide scrolls by itself, not the page."""
     reader.open(page, width=380, height=800)
@@ -162,7 +153,7 @@ def test_keyboard(reader):
     unseen = [s for s in stops if s[1] == "none" and s[2] == "none"]
     assert unseen == [], "a stop of the keyboard that one can't see"
     reader.press(Keys.ENTER)
-    reader.wait("return location.pathname.endsWith('/10_scan_orders.html')")
+    reader.wait("return location.pathname.endsWith('/05_trainer.html')")
 
 
 def test_light_and_dark(reader):
@@ -205,6 +196,21 @@ def test_search(reader):
     assert any("api/rar_nb.orders.html#rar_nb.orders.sample_orders" in link for link in links)
     reader.driver.get(f"{reader.site}/search.html?q=regularisation")
     reader.wait(f"return (() => {{{found}}})().some(a => a.includes('53_study'))")
+
+
+@pytest.mark.parametrize(
+    "words, first",
+    [
+        ("scan order", "10_scan_orders.html"),
+        ("annealing", "11_annealing.html"),
+        ("sample_orders", "api/rar_nb.orders.html#rar_nb.orders.sample_orders"),
+    ],
+)
+def test_search_finds_first_what_is_about_it(reader, words, first):
+    reader.driver.get(f"{reader.site}/search.html?q={words}")
+    links = "const links = [...document.querySelectorAll('#search-results li a')];"
+    reader.wait(f"{links} return links.length > 4")
+    assert reader.run(f"{links} return links[0].getAttribute('href')") == first
 
 
 @pytest.mark.parametrize("name", ["10_scan_orders", "11_annealing"])

@@ -1,19 +1,11 @@
 """Panels on a page without a kernel: served from disk, moved by mouse and keyboard."""
 
-import base64
-import functools
-import hashlib
 import json
 import os
 import random
 import re
 import shutil
-import subprocess
-import tarfile
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 import torch
 
@@ -28,11 +20,13 @@ from tests.browser.page import (
     KEPT,
     LIGHT,
     SCREENSHOTS,
+    axe_core,
     button_of,
     choose,
     drag_over,
     ground,
     no_errors,
+    served,
     slider_of,
     snake,
     text_of,
@@ -51,15 +45,6 @@ RESULTS = [
     ),
     dict(start=0, end=0, final_order="raster", text="0 – 0, r always 0: FID 3.08"),
 ]
-AXE = "4.14.1"
-AXE_HASH = (
-    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
-)
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
 
 
 def mine(g):
@@ -86,12 +71,8 @@ def site(tmp_path_factory):
             attribute = f' data-theme="{theme}"' if theme else ""
             page = PAGE.format(theme=attribute, panel=panel)
             (folder / f"{name}{theme}.html").write_text(page)
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(folder) as address:
+        yield address
 
 
 def resize(driver, width=1000, height=900):
@@ -139,27 +120,44 @@ def press(driver, element, *points):
 # Scan orders
 
 
+SEEN = """
+const panel = arguments[0], all = selector => [...panel.querySelectorAll(selector)];
+return {
+  said: panel.querySelector('.rar-said').textContent,
+  kinds: all('.rar-grid rect.cell').map(cell => cell.getAttribute('class').split(' ')[1]),
+  near: all('.rar-grid .around:not(.later)').filter(box => box.checkVisibility()).length,
+  steps: all('.rar-grid text').map(text => text.textContent),
+  numbers: all('tr.chosen td').map(cell => cell.textContent),
+};
+"""
+
+
+def seen(panel) -> dict:
+    """What the panel shows, in one question to the browser: a grid has up to 1,024 cells."""
+    return panel.parent.execute_script(SEEN, panel)
+
+
 def says_what_python_says(panel, name: str, g: int, step: int):
     """Words, numbers and colours of the panel, at a step of an order."""
-    order = list(named_order(name, g))
-    said = text_of(panel, ".rar-said")
+    order, shown = list(named_order(name, g)), seen(panel)
+    said, kinds = shown["said"], shown["kinds"]
     assert said.startswith(f"{step} of {g * g} steps done")
-    cells = panel.find_elements("css selector", ".rar-grid rect.cell")
-    kinds = [cell.get_attribute("class").split()[1:] for cell in cells]
-    assert [i for i, kind in enumerate(kinds) if kind == ["known"]] == sorted(order[:step])
+    assert [i for i, kind in enumerate(kinds) if kind == "known"] == sorted(order[:step])
     if step < g * g:
         cell, near = order[step], known_neighbours(order, g)[step]
         assert f"row {cell // g + 1}, column {cell % g + 1}" in said
         assert f"It knows {near} of its" in said
-        assert kinds[cell] == ["next"]
-        around = panel.find_elements("css selector", ".rar-grid .around:not(.later)")
-        assert len([box for box in around if box.is_displayed()]) == near
+        assert kinds[cell] == "next"
+        assert shown["near"] == near
         if step:
             assert f", {jumps(order, g)[step - 1]:.2f} cells from the one before" in said
+    assert shown["numbers"] == as_in_the_table(order, g)
+
+
+def as_in_the_table(order: list[int], g: int) -> list[str]:
+    """The numbers of an order, as the table writes them."""
     mean, longest, touching = statistics(order, g)
-    (row,) = panel.find_elements("css selector", "tr.chosen")
-    numbers = [cell.text for cell in row.find_elements("css selector", "td")]
-    assert numbers == [f"{mean:.2f}", f"{longest:.2f}", f"{round(100 * touching)} %"]
+    return [f"{mean:.2f}", f"{longest:.2f}", f"{round(100 * touching)} %"]
 
 
 def test_scan_orders_by_keyboard(show):
@@ -223,26 +221,21 @@ def test_the_walk_is_played_to_its_end(show):
 
 def test_a_registered_order_and_a_seed(show):
     panel = show("mine")
-    numbers = [cell.text for cell in panel.find_elements("css selector", "tr.chosen td")]
-    assert numbers[0] == f"{statistics(mine(5), 5)[0]:.2f}"
-    cells = [int(text.text) for text in panel.find_elements("css selector", ".rar-grid text")]
-    assert cells == [mine(5).index(i) for i in range(25)]
+    assert seen(panel)["numbers"] == as_in_the_table(mine(5), 5)
+    assert numbered_order(panel) == mine(5)
     choose(panel, "random")
     seed = slider_of(panel, "seed")
     assert seed.get_attribute("value") == "0"
     seed.clear()
     seed.send_keys("12")
-    cells = [int(text.text) for text in panel.find_elements("css selector", ".rar-grid text")]
-    assert cells == np.argsort(named_order("random", 5, 12)).tolist()
+    assert numbered_order(panel) == list(named_order("random", 5, 12))
     button_of(panel, "another").click()
-    cells = [int(text.text) for text in panel.find_elements("css selector", ".rar-grid text")]
-    assert cells == np.argsort(named_order("random", 5, 13)).tolist()
+    assert numbered_order(panel) == list(named_order("random", 5, 13))
 
 
-def own_order(panel) -> list[int]:
+def numbered_order(panel) -> list[int]:
     """Cells by the numbers that are written into them."""
-    texts = [text.text for text in panel.find_elements("css selector", ".rar-grid text")]
-    steps = {int(text): cell for cell, text in enumerate(texts) if text}
+    steps = {int(text): cell for cell, text in enumerate(seen(panel)["steps"]) if text}
     return [steps[k] for k in range(len(steps))]
 
 
@@ -251,30 +244,28 @@ def test_an_order_of_ones_own_by_keyboard(show):
 
     panel = show("scan_orders")
     choose(panel, "yours")
-    begun = own_order(panel)
+    begun = numbered_order(panel)
     assert begun == ScanOrders().cells["7"]
     grid = panel.find_element("css selector", ".rar-grid")
     grid.send_keys(Keys.SPACE, Keys.RIGHT, Keys.DOWN, Keys.SPACE)
-    assert own_order(panel) == [*begun, 0, 8]
+    assert numbered_order(panel) == [*begun, 0, 8]
     grid.send_keys(Keys.SHIFT, Keys.RIGHT, Keys.RIGHT)
-    assert own_order(panel) == [*begun, 0, 8, 9, 10]
+    assert numbered_order(panel) == [*begun, 0, 8, 9, 10]
     grid.send_keys(Keys.BACKSPACE, Keys.LEFT, Keys.LEFT, Keys.SPACE)
-    assert own_order(panel) == [*begun, 0, 9]
+    assert numbered_order(panel) == [*begun, 0, 9]
     button_of(panel, "finish in raster order").click()
-    whole = own_order(panel)
+    whole = numbered_order(panel)
     assert whole[:12] == [*begun, 0, 9] and sorted(whole) == [*range(49)]
-    numbers = [cell.text for cell in panel.find_elements("css selector", "tr.chosen td")]
-    mean, longest, touching = statistics(whole, 7)
-    assert numbers == [f"{mean:.2f}", f"{longest:.2f}", f"{round(100 * touching)} %"]
+    assert seen(panel)["numbers"] == as_in_the_table(whole, 7)
     button_of(panel, "clear").click()
-    assert own_order(panel) == [] and "click cells" in text_of(panel, ".rar-said")
+    assert numbered_order(panel) == [] and "click cells" in text_of(panel, ".rar-said")
     button_of(panel, "undo").click()
     button_of(panel, "16 × 16").click()  # another grid has an order of its own
     grid.send_keys(Keys.SPACE)
     button_of(panel, "7 × 7").click()
-    assert own_order(panel) == []
+    assert numbered_order(panel) == []
     button_of(panel, "16 × 16").click()
-    assert own_order(panel) == [16 + 1]
+    assert numbered_order(panel) == [16 + 1]
 
 
 def test_a_drag_arrives_in_order(show, driver):
@@ -287,9 +278,44 @@ def test_a_drag_arrives_in_order(show, driver):
         button_of(panel, "clear").click()
         path = snake(rng, 12, 7)
         drag_over(driver, grid, path, 7)
-        if own_order(panel) != path:
-            wrong.append((path, own_order(panel)))
+        if numbered_order(panel) != path:
+            wrong.append((path, numbered_order(panel)))
     assert not wrong
+
+
+def swipe(driver, element, *points):
+    """A finger goes from point to point, which are shares of an element's size."""
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    box = driver.execute_script("return arguments[0].getBoundingClientRect().toJSON()", element)
+    x, y, width, height = (box[name] for name in ("x", "y", "width", "height"))
+    (first, *others) = [dict(x=x + u * width, y=y + v * height) for u, v in points]
+    steps = [("touchStart", [first]), *(("touchMove", [at]) for at in others), ("touchEnd", [])]
+    for kind, at in steps:
+        driver.execute_cdp_cmd("Input.dispatchTouchEvent", dict(type=kind, touchPoints=at))
+
+
+def test_a_finger_drags_cells_and_scrolls_the_page(show, driver):
+    """It writes your own order, whichever way it goes, and the page stays; on another order it goes
+    to a step if it moves sideways, and scrolls the page if it moves up."""
+    panel, scrolled = show("scan_orders", 380), "return document.scrollingElement.scrollTop"
+    metrics = dict(width=380, height=500, deviceScaleFactor=1, mobile=True)
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", dict(enabled=True))
+    try:
+        choose(panel, "yours")
+        button_of(panel, "clear").click()
+        grid = panel.find_element("css selector", ".rar-grid")
+        down = [(0.5, (row + 0.5) / 7) for row in (5, 4, 3, 2, 1)]
+        swipe(driver, grid, *down)
+        before = driver.execute_script(scrolled)
+        assert numbered_order(panel) == [7 * row + 3 for row in (5, 4, 3, 2, 1)]
+        choose(panel, "raster")
+        swipe(driver, grid, *((x, 0.5) for x in (0.1, 0.2, 0.3, 0.4, 0.5)))
+        says_what_python_says(panel, "raster", 7, 24)
+        swipe(driver, grid, *down)
+        wait(lambda: driver.execute_script(scrolled) > before + 30, 10, "another part of the page")
+    finally:
+        driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", dict(enabled=False))
 
 
 # Annealing
@@ -489,32 +515,14 @@ def test_every_width(show, driver, name, width):
         panel.screenshot(str(KEPT / f"page_{name}_380.png"))
 
 
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory) -> str:
-    """The text of axe-core, from npm, as it was when its hash was written down."""
-    if not shutil.which("npm"):
-        pytest.skip("no npm on this machine to fetch axe-core with")
-    folder = tmp_path_factory.mktemp("axe")
-    done = subprocess.run(
-        ["npm", "pack", "--silent", f"axe-core@{AXE}"], cwd=folder, capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"axe-core can't be fetched: {done.stderr.strip()[-200:]}")
-    (packed,) = folder.glob("*.tgz")
-    digest = hashlib.sha512(packed.read_bytes()).digest()
-    assert base64.b64encode(digest).decode() == AXE_HASH
-    with tarfile.open(packed) as archive:
-        return archive.extractfile("package/axe.min.js").read().decode()
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", PANELS)
-def test_accessibility(show, driver, axe, name, theme):
+def test_accessibility(show, driver, name, theme):
     """axe-core finds nothing wrong."""
     panel = show(f"{name}{theme}")
     if name == "scan_orders":
         choose(panel, "random")
-    driver.execute_script(axe)
+    driver.execute_script(axe_core())
     found = driver.execute_async_script(
         "const done = arguments[0]; axe.run(document.querySelector('.rar-app')).then(done)"
     )

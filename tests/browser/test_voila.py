@@ -1,4 +1,4 @@
-"""`make explore`: the gallery and every panel in Voilà, without code."""
+"""`make explore`: the gallery, and every panel on a dark page of Voilà, without code."""
 
 import pytest
 
@@ -15,6 +15,7 @@ from tests.browser.page import (
     use_live,
     wait,
 )
+from tests.browser.test_browser_model import Watched, digit
 from tests.tools.reading_order import PANELS as GALLERY  # all that `explore` shows
 
 LINKS = "return [...document.querySelectorAll('a[href]')].map(a => a.href)"
@@ -47,13 +48,27 @@ def test_gallery(driver, voila):
 @once_more
 def test_live_panels(driver, voila, name):
     driver.get_log("browser")
-    driver.get(f"{voila.address}/voila/render/{name}.ipynb")
+    driver.get(f"{voila.address}/voila/render/{name}.ipynb?theme=dark")
     panel = live_panel(driver, name)
+    wait(lambda: ground(driver, panel) == DARK, 60, "a dark panel")
     assert not code_shown(driver)
     assert "How it is made" not in driver.find_element("tag name", "body").text
     assert f"{voila.address}/voila/render/explore.ipynb" in driver.execute_script(LINKS)
     use_live(driver, panel, name)
     no_errors(driver)
+
+
+@once_more
+def test_the_kernel_samples(driver, voila):
+    """The panel with the model asks PyTorch."""
+    driver.get(f"{voila.address}/voila/render/13_watch.ipynb")
+    panel = Watched(driver, live_panel(driver, "13_watch"))
+    tokens = digit(5)
+    panel.become(tokens[:24] + [-1] * 25, seconds=120)
+    panel.field("step").send_keys("\ue012")
+    panel.become(tokens[:23] + [-1] * 26)
+    body = driver.find_element("tag name", "body").text
+    assert "How it is made" not in body and "import Watch" not in body
 
 
 @once_more
@@ -68,10 +83,3 @@ def test_the_kernel_fills_holes(driver, voila):
     assert not code_shown(driver)
     assert "How it is made" not in driver.find_element("tag name", "body").text
     no_errors(driver)
-
-
-@once_more
-def test_a_dark_page_has_dark_panels(driver, voila):
-    driver.get(f"{voila.address}/voila/render/10_scan_orders.ipynb?theme=dark")
-    panel = live_panel(driver, "10_scan_orders")
-    wait(lambda: ground(driver, panel) == DARK, 60, "a dark panel")

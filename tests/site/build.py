@@ -25,6 +25,7 @@ from tests.tools.reading_order import ORDER, title
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 NPM = ROOT / "build" / "npm" / "node_modules"
+RUNTIME = ROOT / "build" / "onnxruntime"  # ONNX Runtime Web, kept for the next time
 CHAPTERS = [name for name in ORDER if re.match(r"0[1-7]_", name)]
 TEXTS = {  # files of the repository that are pages, in the order of the navigation: their titles
     "results/README.md": "How results are stored",
@@ -43,7 +44,7 @@ MENDED = {  # a name that a screen reader reads must hold the words that one see
     '<summary><span class="toctree-toggle"': '<summary aria-label="Its pages">'
     '<span class="toctree-toggle"',
 }
-MOVING = re.compile(r'<img [^>]*src="([^"]+)\.gif"[^>]*>')
+MOVING = re.compile(r'<img [^>]*src="([^"]+)\.(?:gif|webp)"[^>]*>')
 STANDING = (  # for those who have asked their system for less motion
     r'<picture><source media="(prefers-reduced-motion: reduce)" srcset="\1.still.png">'
     r"\g<0></picture>"
@@ -56,7 +57,7 @@ WAYS_IN = {  # from the first page, under its picture
     "results/index.md": "Results",
 }
 MARK = ".rar-site"  # a file in each folder that a site was built into: it may be emptied
-COPIED = (".png", ".gif", ".jpg", ".json", ".jsonl", ".py")  # files that a page may link to
+COPIED = (".png", ".gif", ".webp", ".jpg", ".json", ".jsonl", ".py")  # what a page may link to
 PLACES = re.compile(  # but not those of other papers, "equation 3 of …"
     r"(?:supplement, )?(?:(?:equation|section) \d(?:\.\d)?|(?:Figure|Table|Algorithm) \d+)(?! of\b)"
 )
@@ -65,8 +66,8 @@ PLACES = re.compile(  # but not those of other papers, "equation 3 of …"
 class Site:
     """The source of the site: what is on it, and how pages name each other."""
 
-    def __init__(self, source: Path, names: list[str], npm: Path):
-        self.source, self.names, self.npm = source, names, npm
+    def __init__(self, source: Path, names: list[str], npm: Path, model: Path | None):
+        self.source, self.names, self.npm, self.model = source, names, npm, model
         self.static = source / "_static"
         self.modules = [m for m in read_library(ROOT / "rar_nb") if m.notebook in names]
         self.entries = every_entry(self.modules)
@@ -263,16 +264,18 @@ class Site:
         self.copy(self.npm / "mathjax/es5", "_static/vendor/mathjax", "tex-svg.js")
 
     def write_model(self):
-        """The bundled run for panels that sample in the page, digits, and what runs it there."""
+        """A run for panels that sample in the page, digits, and what runs it there."""
         from rar_nb.play.browser_model import export_browser_model, fetch_runtime
         from rar_nb.play.inpainting import export_digits
 
-        folder = self.static / "js" / "browser_model"
-        export_browser_model(ROOT / "data" / "digits_run", folder)
-        export_digits(folder)
-        runtime = ROOT / "build" / "onnxruntime"  # kept for the next time
-        fetch_runtime(runtime)
-        self.copy(runtime, "_static/js/browser_model", "*")
+        place = "_static/js/browser_model"
+        if self.model:
+            self.copy(self.model, place, "*")
+        else:
+            export_browser_model(ROOT / "data" / "digits_run", self.source / place)
+        export_digits(self.source / place)
+        fetch_runtime(RUNTIME)
+        self.copy(RUNTIME, place, "*")
 
     def write(self) -> set[str]:
         """Everything that Sphinx reads; the pages with panels that run."""
@@ -315,7 +318,9 @@ def run_sphinx(source: Path, out: Path, live: set[str]):
     for pattern in ("*.map", "*webpack-macros.html"):  # what only the theme's makers need
         for file in (out / "_static").rglob(pattern):
             file.unlink()
-    for file in (out / "_images").glob("*.gif"):
+    for file in (out / "_images").glob("*.*"):
+        if file.suffix not in (".gif", ".webp"):
+            continue
         with Image.open(file) as picture:
             picture.seek(picture.n_frames - 1)
             picture.convert("RGB").save(file.with_suffix(".still.png"))
@@ -368,11 +373,11 @@ def prepare(out: Path, keep: bool) -> Path:
     return out
 
 
-def build(out: Path, names: list[str], npm: Path) -> list[str]:
+def build(out: Path, names: list[str], npm: Path, model: Path | None = None) -> list[str]:
     """Build the site of these notebooks into `out`; links of it that lead nowhere."""
     out = out.resolve()
     source = beside(out)[0]
-    site = Site(source, names, npm)
+    site = Site(source, names, npm, model)
     run_sphinx(source, out, site.write())
     return broken_links(out)
 
@@ -382,6 +387,7 @@ def main():
     parser.add_argument("out", type=Path, help="the folder of the site")
     parser.add_argument("--only", default="", help="notebooks of a smaller site, as 00_tour,…")
     parser.add_argument("--npm", type=Path, default=NPM, help="node_modules with MathJax")
+    parser.add_argument("--model", type=Path, help="of export_browser_model; else the bundled run")
     parser.add_argument("--keep", action="store_true", help="make only what is new since last time")
     args = parser.parse_args()
     start = time.time()
@@ -390,7 +396,7 @@ def main():
                 "a folder with mathjax in it, which `make site` gets from npm")  # fmt: skip
         names = chosen(args.only)
         out = prepare(args.out, args.keep)
-        broken = build(out, names, args.npm)
+        broken = build(out, names, args.npm, args.model)
     except InvalidValue as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,7 @@
 """Sphinx's settings for the website. `build.py` calls Sphinx and says where the pages lie."""
 
+from pathlib import Path
+
 from docutils import nodes
 
 project = "rar_nb"
@@ -39,6 +41,7 @@ mathjax3_config = {
 html_theme = "sphinx_book_theme"
 html_css_files = ["site.css"]
 html_js_files = [("site.js", {"type": "module"})]
+html_search_scorer = str(Path(__file__).parent / "static" / "ranking.js")
 html_favicon = "static/favicon.svg"
 html_show_sourcelink = False
 html_copy_source = False

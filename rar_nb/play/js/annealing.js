@@ -10,7 +10,7 @@ const STYLES = `
 @container (min-width: 760px) {.rar-anneal {grid-template-columns: minmax(0, 1fr) 453px}}
 .rar-anneal > div {min-width: 0}
 .rar-app figure {margin: 0 0 6px; padding: 0; min-width: 0}
-.rar-plot {width: 100%; overflow: visible; touch-action: none; user-select: none}
+.rar-plot {width: 100%; overflow: visible; user-select: none}
 .rar-app .rar-plot text {font-size: 12.5px}
 .rar-plot .band {fill: var(--rar-random); opacity: .16}
 .rar-plot .axis {stroke: var(--rar-ink)}
@@ -126,9 +126,10 @@ function makeCurves(hand) {
   const x = epoch => LEFT + (width - LEFT - RIGHT) * epoch / run.epochs;
   const y = share => bottom - (bottom - top) * share;
   const epochAt = share => (share * width - LEFT) / (width - LEFT - RIGHT) * run.epochs;
-  draggable(area, share => hand.go(epochAt(share)), element);
-  draggable(start.element, share => hand.move('anneal_start', epochAt(share)), element);
-  draggable(end.element, share => hand.move('anneal_end', epochAt(share)), element);
+  const drag = (part, move) => draggable(part, x => move(epochAt(x)), element, 'pan-y');
+  drag(area, hand.go);
+  drag(start.element, epoch => hand.move('anneal_start', epoch));
+  drag(end.element, epoch => hand.move('anneal_end', epoch));
 
   /** The corners of r's curve, which may fall at once. */
   function ratios() {

@@ -237,9 +237,10 @@ export function place(event, element) {
 /**
  * Call `move(x, y, first)` with shares of width and height (of `within`) where a pointer presses an
  * element, and wherever it is dragged until it lets go: each place that it has passed, in order.
+ * `touch` is what a finger may do there besides: nothing, or scroll the page up and down (pan-y).
  */
-export function draggable(element, move, within = element) {
-  element.style.touchAction = 'none';
+export function draggable(element, move, within = element, touch = 'none') {
+  element.style.touchAction = touch;
   element.addEventListener('pointerdown', event => {
     if (event.button !== 0) return;
     element.setPointerCapture(event.pointerId);

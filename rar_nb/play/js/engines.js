@@ -39,9 +39,9 @@ async function startFolder(base) {
   async function start() {
     const ort = await import(new URL('ort.wasm.min.mjs', base).href);
     ort.env.wasm.wasmPaths = base.href;
-    // Threads share memory, which a browser allows only on pages that are isolated from others.
-    ort.env.wasm.numThreads = globalThis.crossOriginIsolated
-      ? Math.min(4, navigator.hardwareConcurrency) : 1;
+    // On two cores, two threads were slower than one: a step is so short that they mostly wait for
+    // one another. And a page could use them only if its server isolated it from all others.
+    ort.env.wasm.numThreads = 1;
     return ort;
   }
 

@@ -30,7 +30,7 @@ const STYLES = `
   no-repeat left bottom 5px / calc(100% - 14px) 3px}
 .rar-app .rar-orders tr.chosen td {background-image: linear-gradient(to right,
   var(--rar-next) var(--share, 0%), transparent 0)}
-.rar-grid {width: 100%; max-width: 480px; aspect-ratio: 1; cursor: pointer; touch-action: none;
+.rar-grid {width: 100%; max-width: 480px; aspect-ratio: 1; cursor: pointer;
   user-select: none}
 .rar-grid rect.cell {fill: var(--rar-cell); stroke: var(--rar-paper); stroke-width: .06}
 .rar-grid rect.known {fill: var(--rar-known-cell)}
@@ -52,7 +52,7 @@ const STYLES = `
 @container (min-width: 760px) {.rar-charts {grid-template-columns: 1fr 1fr}}
 .rar-app figure {margin: 0; padding: 0; min-width: 0}
 .rar-chart {position: relative; padding-left: 30px; height: 86px}
-.rar-chart svg {width: 100%; height: 100%; cursor: ew-resize; touch-action: none; overflow: visible}
+.rar-chart svg {width: 100%; height: 100%; cursor: ew-resize; overflow: visible}
 .rar-chart span {position: absolute; left: 0; width: 25px; text-align: right; font-size: 12px;
   line-height: 1; color: var(--rar-faint)}
 .rar-chart .rest {fill: var(--rar-control); opacity: .45}
@@ -221,7 +221,7 @@ function makeChart(high, onstep) {
   const element = html('figure', {}, title,
     html('div', {class: 'rar-chart'}, top, bottom, picture));
   let values = [], n = 1, scale = 1;
-  draggable(picture, x => onstep(Math.floor(x * n)));
+  draggable(picture, x => onstep(Math.floor(x * n)), picture, 'pan-y');
 
   /** Other values, one a step from step `n - values.length` on. */
   function show(next, steps, average = null) {
@@ -447,6 +447,8 @@ function render({model, el}) {
       near.show(walk.near, order.length);
       table.show(model);
       settings.show(walk, model);
+      // A finger writes your own order; on any other order it may scroll the page, too.
+      grid.element.style.touchAction = name === 'yours' ? 'none' : 'pan-y';
       set(grid.element, {'aria-label': `${g} by ${g} cells. ` + (name === 'yours'
         ? 'Arrow keys move a frame, the space bar adds a cell to your order or takes it out.'
         : 'Arrow keys go to the step of a neighbouring cell.')});

@@ -101,7 +101,7 @@ function makeChoice(way, model) {
   draggable(grid.element, (x, y) => {
     const [column, row] = [x, y].map(share => Math.floor(share * SIDE));
     if (Math.min(column, row) >= 0 && Math.max(column, row) < SIDE) go(row * SIDE + column);
-  });
+  }, grid.element, 'pan-y');
   /** The next cell that is left, in the order of the grid. */
   const by = step => () => {
     const {left, targets} = forkOf(model), sorted = [...left].sort((a, b) => a - b);

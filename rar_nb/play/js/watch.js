@@ -254,8 +254,9 @@ class View {
   drawAttention(course, k, weights) {
     const {order} = course.request, most = Math.max(...weights);
     const at = new Map(order.slice(0, k).map((cell, i) => [cell, weights[i + 2]]));
-    const shade = w => ({fill: 'var(--rar-model)',
-      'fill-opacity': Math.max(.04, w / most).toFixed(3)});
+    // The shade to write with, and a least opacity, so that weak cells are seen in the dark, too.
+    const shade = w => ({fill: 'var(--rar-model-ink)',
+      'fill-opacity': Math.max(.08, w / most).toFixed(3)});
     this.looks.forEach((cell, i) => set(cell, at.has(i) ? shade(at.get(i))
       : {fill: 'var(--rar-cell)', 'fill-opacity': 1}));
     this.starts.forEach((start, i) => set(start, shade(weights[i])));
