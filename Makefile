@@ -58,7 +58,7 @@ test: export OMP_NUM_THREADS = 1
 test: $(READY) browser lint
 	@command -v npm >/dev/null && $(MAKE) --no-print-directory $(SITE_READY) || echo "$(WITHOUT)"
 	@{ [ ! -e $(SITE_READY) ] || $(MAKE) --no-print-directory $(NPM) || echo "$(WITHOUT)"; } & \
-	  $(BIN)/nbdev_test --n_workers 2 --timing --skip_file_re '^($(LONG))' && \
+	  $(BIN)/nbdev_test --n_workers 2 --timing --skip_file_re '^([_.]|$(LONG))' && \
 	  $(BIN)/python -m pytest $(SHARED) -p tests.nbval_plugin --nbval-lax \
 	    --nbval-sanitize-with tests/nbval.cfg $(RUN_NOTEBOOKS:%=--ignore %) nbs; \
 	  status=$$?; wait; exit $$status
