@@ -10,25 +10,26 @@ say nothing.
 """
 
 import argparse
-import functools
 import json
 import os
 import random
 import shutil
 import statistics
 import tempfile
-import threading
 import time
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from rar_nb.play.annealing import Annealing
+from rar_nb.play.browser_model import export_browser_model, fetch_runtime
+from rar_nb.play.inpainting import Inpainting, export_digits
 from rar_nb.play.scan_orders import ScanOrders
+from rar_nb.play.target_aware import TargetAware
+from rar_nb.play.watch import BUNDLED, Watch
 from rar_nb.play.widgets import JS
 from tests.browser.conftest import copy_project, start_browser, start_lab
-from tests.browser.page import live_panel, wait
+from tests.browser.page import live_panel, served, wait
 from tests.browser.test_jupyterlab import open_notebook
-from tests.browser.test_static_page import PAGE, Quiet
+from tests.browser.test_static_page import PAGE
 
 CASES = {  # the panel, and the name of the slider or handle that the right arrow key moves
     "scan orders 7 × 7, step": (lambda: ScanOrders("spiral_in", 7, 0), "step"),
@@ -39,8 +40,19 @@ CASES = {  # the panel, and the name of the slider or handle that the right arro
     "annealing, start": (lambda: Annealing(anneal_start=0.0), "the annealing starts"),
     "annealing, fresh orders at each epoch": (lambda: fresh(), "epoch"),
     "annealing of the digits, epoch": (lambda: Annealing("digits", epoch=0.0), "epoch"),
+    "target-aware, cells known": (lambda: TargetAware(), "cells known"),
+    "watch, step": (lambda: Watch(folder=MODEL, step=0), "step"),
+    "inpainting, digit": (lambda: Inpainting(folder=MODEL), "digit"),
 }
-IN_LAB = {"10_scan_orders": "step", "11_annealing": "epoch"}
+MODEL = "js/model"  # from the page
+IN_LAB = {
+    "10_scan_orders": "step",
+    "11_annealing": "epoch",
+    "12_target_aware": "cells known",
+    "13_watch": "step",
+    "14_inpainting": "digit",
+}
+WAY = {"grid": 30, "step": 24, "cells known": 4}  # keys in one direction, if it is short
 STOPWATCH = """
 window.works = [];
 window.lags = [];
@@ -78,7 +90,7 @@ def measure(driver, panel, name: str, keys: int) -> dict[str, float]:
     path = f".//label[span='{name}']/input | .//*[@aria-label='{name}']"
     driver.execute_script("arguments[0].focus()", panel.find_element("xpath", path))
     driver.execute_script(STOPWATCH)
-    rng, high = random.Random(0), 30 if name == "grid" else keys
+    rng, high = random.Random(0), WAY.get(name, keys)
     for k in range(keys):  # there and back, if the way is short
         there = k // high % 2 == 0
         press(driver, *(("ArrowRight", 39) if there else ("ArrowLeft", 37)))
@@ -94,27 +106,35 @@ def measure(driver, panel, name: str, keys: int) -> dict[str, float]:
 
 def on_a_page(driver, keys: int):
     """Times of every case, on a page that a plain web server serves."""
-    folder = Path(tempfile.mkdtemp())
-    shutil.copytree(JS, folder / "js")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    for label, (make, name) in CASES.items():
-        (folder / "page.html").write_text(PAGE.format(theme="", panel=make().static_html()))
-        driver.get(f"http://127.0.0.1:{server.server_port}/page.html")
-        panel = wait(lambda: driver.find_elements("css selector", ".rar-app"), 30, "a panel")[0]
-        yield label, measure(driver, panel, name, keys)
-    server.shutdown()
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as place, served(Path(place)) as address:
+        folder = Path(place)
+        shutil.copytree(JS, folder / "js")
+        export_browser_model(BUNDLED, folder / MODEL)
+        export_digits(folder / MODEL)
+        fetch_runtime(folder / MODEL)
+        for label, (make, name) in CASES.items():
+            (folder / "page.html").write_text(PAGE.format(theme="", panel=make().static_html()))
+            driver.get(f"{address}/page.html")
+            yield label, measure(driver, ready(driver), name, keys)
+
+
+def ready(driver):
+    """The panel of a page; one with a model has finished its samples."""
+    panel = wait(lambda: driver.find_elements("css selector", ".rar-app"), 30, "a panel")[0]
+    wait(lambda: panel.find_elements("css selector", "input[type=range]"), 60, "its sliders")
+    time.sleep(8 if "model" in driver.page_source else 0.5)
+    return panel
 
 
 def in_lab(driver, keys: int):
-    """Times of the two panels in JupyterLab."""
+    """Times of the panels in JupyterLab."""
     with tempfile.TemporaryDirectory() as folder:
         lab = start_lab(copy_project(Path(folder)))
         try:
             for notebook, name in IN_LAB.items():
                 open_notebook(driver, lab, notebook)
                 panel = live_panel(driver, notebook)
+                time.sleep(8)  # so that a panel with a model has finished its samples
                 yield f"JupyterLab, {notebook}, {name}", measure(driver, panel, name, keys)
         finally:
             lab.stop()
