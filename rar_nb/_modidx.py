@@ -841,6 +841,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.annealed_sizes': ( 'study_figures.html#annealed_sizes',
                                                                                                'rar_nb/reports/study_figures.py'),
+                                              'rar_nb.reports.study_figures.best_dropout': ( 'study_figures.html#best_dropout',
+                                                                                             'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.best_dropout_pairs': ( 'study_figures.html#best_dropout_pairs',
                                                                                                    'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.best_dropout_table': ( 'study_figures.html#best_dropout_table',

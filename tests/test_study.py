@@ -59,10 +59,11 @@ PLOTS = {
     "plot_target": "target",
     "plot_sizes": "sizes",
     "plot_size_measures": "sizes",
+    "plot_long_dropout": "long_dropout",
 }
 TABLES = ["overview", "headline_table", "twice_table", "predictions_table", "windows_table"]
 TABLES += ["orders_table", "target_table", "no_dropout_table", "long_dropout_table"]
-TABLES += ["claims_table"]
+TABLES += ["claims_table", "differences_table", "best_dropout_table"]
 differences = st.lists(st.floats(-10, 10), min_size=2, max_size=8)
 
 
@@ -379,6 +380,23 @@ def test_differences_table_agrees_with_the_headline_sentence(runs):
     assert len(others) == 5 and [row.count("*") for row in rows[2:]] == [1, 1, 0, 0, 0, 0]
     only_raster = [run for run in runs if run["factors"]["strategy"] == "raster"]
     assert str(study.differences_table(only_raster)).startswith("not measured yet")
+
+
+def test_each_strategy_is_taken_at_its_best_dropout(runs):
+    changed = []
+    for run in runs:
+        factors = run["factors"]
+        if run["part"] == "long_dropout" and factors["passes"] == 100:  # 0.5 and 0.3 are best
+            best = factors["dropout"] == dict(raster=0.5, annealed=0.3)[factors["strategy"]]
+            loss = 1.0 + run["seed"] / 10 * (factors["strategy"] == "raster") + 5 * (not best)
+            run = run | dict(final=run["final"] | dict(validation_loss=loss))
+        changed.append(run)
+    raster, annealed, pair = study.best_dropout_pairs(changed)[100]
+    assert (raster, annealed) == (0.5, 0.3) and pair.seeds == [0, 1, 2]
+    assert pair.differences == pytest.approx([0.0, -0.1, -0.2])
+    assert sorted(study.best_dropout_pairs(runs)) == [50, 100, 200]
+    table = str(study.best_dropout_table(changed))
+    assert "| 100 | 0.5 | 0.3 | 3 | −0.100 (" in table
 
 
 def test_headline_sentence_goes_either_way(runs):

@@ -16,9 +16,9 @@ __all__ = ['STUDY', 'Finite', 'Share', 'Window', 'Cell', 'PARTS', 'CURVE_FIELDS'
            'windows_table', 'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table', 'target_pairs',
            'plot_target', 'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning',
            'no_dropout_table', 'by_dropout', 'added_cells', 'long_dropout_table', 'plot_long_dropout',
-           'best_dropout_pairs', 'best_dropout_table', 'Claim', 'fid_range', 'all_windows', 'all_orders',
-           'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row',
-           'claims_table']
+           'best_dropout_pairs', 'best_dropout', 'best_dropout_table', 'Claim', 'fid_range', 'all_windows',
+           'all_orders', 'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only',
+           'claim_row', 'claims_table']
 
 # %% ../../nbs/54_study_figures.ipynb #sf-imports
 import itertools
@@ -1162,28 +1162,28 @@ def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
     if not added_cells(runs):
         not_measured('long_dropout')
         return None
-    styles = {0.0: ('o', ':'), 0.1: ('s', '-'), 0.3: ('^', '--'), 0.5: ('D', '-.')}
-    measures = {'validation_loss': 'validation loss', 'proxy_fid_unseen': 'proxy FID, unseen images'}
+    styles = {0.0: 'o:', 0.1: 's-', 0.3: '^--', 0.5: 'D-.'}
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
+    lengths = set()
     for strategy in ('raster', 'annealed'):
-        cells = by_dropout(runs, strategy)
+        cells, color = by_dropout(runs, strategy), COLORS[STRATEGIES[strategy]]
+        lengths |= {passes for passes, _ in cells}
         for dropout in sorted({dropout for _, dropout in cells}):
-            marker, line = styles[dropout]
             own = {passes: cell for (passes, other), cell in cells.items() if other == dropout}
-            for ax, measure in zip(axes, measures):
-                found = [mean_interval(by_seed(cell, measure)) for cell in own.values()]
-                means = [mean for mean, *_ in found]
-                ax.plot(list(own), means, marker=marker, ls=line,
-                        color=COLORS[STRATEGIES[strategy]], label=f'{strategy}, {dropout:g}')
-                for passes, (_, low, high) in zip(own, found):
-                    ax.plot([passes] * 2, [low, high], color=COLORS[STRATEGIES[strategy]], lw=1)
-    for ax, title in zip(axes, measures.values()):
-        passes = sorted({passes for name in ('raster', 'annealed')
-                         for passes, _ in by_dropout(runs, name)})
-        ax.set(title=title, xlabel='passes over the data', xscale='log')
-        ax.set_xticks(passes, [str(number) for number in passes])
+            for ax, measure in zip(axes, ('validation_loss', 'proxy_fid_unseen')):
+                found = {passes: mean_interval(by_seed(cell, measure))
+                         for passes, cell in own.items()}
+                means = [mean for mean, *_ in found.values()]
+                ax.plot(list(own), means, styles.get(dropout, 'x-'), color=color,
+                        label=f'{strategy}, {dropout:g}')
+                for passes, (_, low, high) in found.items():
+                    ax.plot([passes, passes], [low, high], color=color, lw=1)
+    for ax, measure in zip(axes, ('validation_loss', 'proxy_fid_unseen')):
+        ax.set(title=title_of(measure), xlabel='passes over the data', xscale='log')
+        ax.set_xticks(sorted(lengths), [f'{passes:,}' for passes in sorted(lengths)])
         ax.minorticks_off()
-    axes[1].legend(title='strategy, dropout', fontsize=11)
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, title='strategy, dropout', loc='outside right upper', fontsize=11)
     return fig
 
 # %% ../../nbs/54_study_figures.ipynb #st-longbest
@@ -1195,16 +1195,18 @@ def best_dropout_pairs(
     sides = [by_dropout(runs, name) for name in ('raster', 'annealed')]
     pairs = {}
     for length in sorted({passes for passes, _ in sides[0]} & {passes for passes, _ in sides[1]}):
-        chosen = []
-        for cells in sides:
-            tried = {dropout: cell for (passes, dropout), cell in cells.items() if passes == length}
-            losses = {dropout: mean_interval(by_seed(cell, 'validation_loss'))[0]
-                      for dropout, cell in tried.items()}
-            chosen.append(min(losses, key=losses.__getitem__))
-        raster, annealed = (by_seed(cells[length, dropout], measure)
-                            for cells, dropout in zip(sides, chosen))
-        pairs[length] = *chosen, Comparison(annealed, raster)
+        raster, annealed = (best_dropout(cells, length) for cells in sides)
+        pair = Comparison(by_seed(sides[1][length, annealed], measure),
+                          by_seed(sides[0][length, raster], measure))
+        pairs[length] = raster, annealed, pair
     return pairs
+
+
+def best_dropout(cells: Mapping[tuple[int, float], Cell], length: int) -> float:
+    "The dropout with the lowest mean validation loss of the finished models, at one length."
+    losses = {dropout: mean_interval(by_seed(cell, 'validation_loss'))[0]
+              for (passes, dropout), cell in cells.items() if passes == length}
+    return min(losses, key=losses.__getitem__)
 
 
 def best_dropout_table(runs: Sequence[StudyRun]) -> Text:
