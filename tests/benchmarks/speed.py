@@ -4,7 +4,7 @@
     python -m tests.benchmarks.speed --list        # the pieces, and what each is given in seconds
     python -m tests.benchmarks.speed --dry-run     # the same code at tiny sizes
 
-`nbs/62_speed.ipynb` shows what comes out. To measure anew, delete the files in results/speed first:
+`nbs/63_speed.ipynb` shows what comes out. To measure anew, delete the files in results/speed first:
 a piece that is done is not done again (`tests.benchmarks.pieces`). Leave the machine alone meanwhile.
 """
 

@@ -20,7 +20,7 @@ your_images make_it_yours train evaluate pretokenize study_run
 40_devices 41_safekeeping 42_run_folders 43_training 44_launch
 45_pretokenizer 46_image_sets 47_cost 48_sample 49_study_runs
 50_fidelity 51_report 52_published 53_study 54_study_figures 55_expected
-60_kernels 60_gpu_kernels 61_fast_sampling 62_speed
+60_kernels 61_gpu_kernels 62_fast_sampling 63_speed
 """.split()
 
 SEE_IT_MOVE = {  # a notebook about an idea: the panel in which it moves

@@ -25,7 +25,6 @@ RASTER = dict(anneal_start=0, anneal_end=0)
 STRATEGIES = {
     "raster, 0.3": dict(RASTER, dropout=0.3, guidance_scale=2.0),
     "annealed, 0.1": dict(dropout=0.1, guidance_scale=3.0),
-    "annealed, 0": dict(dropout=0.0, guidance_scale=3.0),
 }  # with the guidance that was tuned for each on the digits
 EPOCHS = (36, 144)
 SEEDS = (0, 1, 2)
@@ -70,8 +69,8 @@ def main(results: Path, work: Path):
     if not (first / "evaluation.json").is_file():
         train(data, first, None, dropout=0.0, guidance_scale=2.0, epochs=1, seed=100)
     for epochs in EPOCHS:
-        for name, changes in STRATEGIES.items():
-            for seed in SEEDS:
+        for seed in SEEDS:
+            for name, changes in STRATEGIES.items():
                 words = name.replace(", ", "_dropout_")
                 path = make_folder(results) / f"{words}_{epochs}_epochs_{seed}.json"
                 if not path.is_file():
