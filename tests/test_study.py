@@ -45,6 +45,7 @@ from rar_nb.reports.study_figures import (
 )
 from rar_nb.runs import study as driver
 from rar_nb.support import InvalidValue
+from tests.tools import rule
 from tests.tools.study import write_study
 
 PLOTS = {
@@ -394,9 +395,50 @@ def test_each_strategy_is_taken_at_its_best_dropout(runs):
     raster, annealed, pair = study.best_dropout_pairs(changed)[100]
     assert (raster, annealed) == (0.5, 0.3) and pair.seeds == [0, 1, 2]
     assert pair.differences == pytest.approx([0.0, -0.1, -0.2])
-    assert sorted(study.best_dropout_pairs(runs)) == [50, 100, 200]
+    assert sorted(study.best_dropout_pairs(runs)) == [10, 25, 50, 100, 200]
     table = str(study.best_dropout_table(changed))
-    assert "| 100 | 0.5 | 0.3 | 3 | −0.100 (" in table
+    assert "| 100 | 0.5 / 0.3 | 3 | −0.100 (" in table
+
+
+def write_tried(folder, strategy, seed, loss, lowest, fid=1.0, epochs=36):
+    evaluation = dict(proxy_fid_samples=fid, samples_of_the_class_asked_for=0.9, sample={})
+    run = dict(strategy=strategy, epochs=epochs, seed=seed, validation_loss=loss)
+    run |= dict(lowest_loss=lowest, evaluation=evaluation, commit="0123abc")
+    (folder / f"{strategy[:3]}_{epochs}_{seed}.json").write_text(json.dumps(run))
+
+
+def test_the_rule_compares_by_seed_and_says_how_far_raster_training_rose(tmp_path, runs):
+    for seed in range(3):
+        write_tried(tmp_path, "raster, 0.3", seed, 3.0 + seed, 2.5 + seed, fid=2.0)
+        write_tried(tmp_path, "annealed, 0.1", seed, 2.75 + seed, 2.75 + seed)
+    write_tried(tmp_path, "raster, 0.3", 0, 3.0, 3.0, epochs=144)  # without a partner
+    tried = study.read_tried(tmp_path)
+    points = study.rule_points(runs, tried)
+    rise, compared = points["drawings, 36"]
+    assert rise == 0.5 and compared.differences == [-0.25] * 3
+    assert [name for name in points if name.startswith("drawings")] == ["drawings, 36"]
+    raster = study.by_dropout(runs, "raster")
+    for passes, (dropout, _, pair) in study.best_dropout_pairs(runs).items():
+        cell = raster[passes, dropout].values()
+        rises = [run["final"]["validation_loss"] - run["best"]["validation_loss"] for run in cell]
+        assert points[f"digits, {passes}"] == (pytest.approx(statistics.mean(rises)), pair)
+    table = str(study.tried_table(tried))
+    assert "| 36 | 3 | 0.500 | 4.00 / 3.75 | −0.250 (−0.250 to −0.250) | 2.00 / 1.00 |" in table
+    assert "90% / 90%" in table and "144" not in table
+    figure = study.plot_rule(runs, tried)
+    assert len(figure.axes[0].texts) == len(points)
+
+
+def test_a_damaged_file_of_the_rule_is_named(tmp_path):
+    (tmp_path / "raster.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"raster\.json .*tests\.tools\.rule"):
+        study.read_tried(tmp_path)
+
+
+def test_the_drawings_of_the_rule_are_those_of_your_images(tmp_path):
+    rule.make_drawings(tmp_path / "drawings")
+    assert sorted(p.name for p in (tmp_path / "drawings").iterdir()) == ["house", "sun", "tree"]
+    assert len(list((tmp_path / "drawings").glob("*/*"))) == 600
 
 
 def test_headline_sentence_goes_either_way(runs):

@@ -16,9 +16,10 @@ __all__ = ['STUDY', 'Finite', 'Share', 'Window', 'Cell', 'PARTS', 'CURVE_FIELDS'
            'windows_table', 'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table', 'target_pairs',
            'plot_target', 'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning',
            'no_dropout_table', 'by_dropout', 'added_cells', 'long_dropout_table', 'plot_long_dropout',
-           'best_dropout_pairs', 'best_dropout', 'best_dropout_table', 'Claim', 'fid_range', 'all_windows',
-           'all_orders', 'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only',
-           'claim_row', 'claims_table']
+           'best_dropout_pairs', 'best_dropout', 'best_dropout_table', 'Tried', 'read_tried', 'tried_pairs', 'rise_of',
+           'rule_points', 'plot_rule', 'tried_table', 'Claim', 'fid_range', 'all_windows', 'all_orders',
+           'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row',
+           'claims_table']
 
 # %% ../../nbs/54_study_figures.ipynb #sf-imports
 import itertools
@@ -1123,12 +1124,12 @@ def no_dropout_table(runs: Sequence[StudyRun]) -> Text:
 
 # %% ../../nbs/54_study_figures.ipynb #st-longdrop
 def by_dropout(runs: Sequence[StudyRun], strategy: str) -> dict[tuple[int, float], Cell]:
-    "The cells of 50 passes and more by passes and dropout, whichever part they belong to."
+    "The cells of all lengths by passes and dropout, whichever part they belong to."
     cells: dict[tuple[int, float], Cell] = {}
     for run in runs:
-        factors, part = run['factors'], run['part']
-        if (factors['strategy'] == strategy and factors['passes'] >= 50
-                and part in ('headline', 'length', 'long_dropout')):
+        factors = run['factors']
+        if factors['strategy'] == strategy and run['part'] in ('headline', 'length',
+                                                               'long_dropout'):
             key = round(factors['passes']), factors['dropout']
             cells.setdefault(key, {})[run['seed']] = run
     return dict(sorted(cells.items()))
@@ -1141,7 +1142,7 @@ def added_cells(runs: Sequence[StudyRun]) -> list[Cell]:
 
 
 def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
-    "Both strategies after 50 passes and more, with the dropout chosen for 50 and with others."
+    "Both strategies at all lengths, with the dropout chosen for 50 passes and with others."
     rows: list[list[str]] = []
     added = added_cells(runs)
     for strategy in ('raster', 'annealed'):
@@ -1190,14 +1191,15 @@ def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
 def best_dropout_pairs(
     runs: Sequence[StudyRun],
     measure: str = 'validation_loss',
+    when: str = 'final',  # or 'best': the early-stopped models
 ) -> dict[int, tuple[float, float, Comparison]]:  # passes: dropout of raster, of annealed, pair
     "Annealed minus raster at each length, each with the dropout that ends at its lowest loss."
     sides = [by_dropout(runs, name) for name in ('raster', 'annealed')]
     pairs = {}
     for length in sorted({passes for passes, _ in sides[0]} & {passes for passes, _ in sides[1]}):
         raster, annealed = (best_dropout(cells, length) for cells in sides)
-        pair = Comparison(by_seed(sides[1][length, annealed], measure),
-                          by_seed(sides[0][length, raster], measure))
+        pair = Comparison(by_seed(sides[1][length, annealed], measure, when),
+                          by_seed(sides[0][length, raster], measure, when))
         pairs[length] = raster, annealed, pair
     return pairs
 
@@ -1212,16 +1214,109 @@ def best_dropout(cells: Mapping[tuple[int, float], Cell], length: int) -> float:
 def best_dropout_table(runs: Sequence[StudyRun]) -> Text:
     "By the number of passes, annealed minus raster, each with its best dropout of those tried."
     added, rows = added_cells(runs), []
-    losses, fids = (best_dropout_pairs(runs, name)
-                    for name in ('validation_loss', 'proxy_fid_unseen'))
-    for passes, (raster, annealed, pair) in losses.items():
-        fid = fids[passes][2]
-        rows.append([f'{passes:,}', f'{raster:g}', f'{annealed:g}', str(len(pair.seeds)),
-                     f'{number(pair.mean, True)} ({interval_text(pair)})', p_text(pair.p_value),
-                     f'{number(fid.mean, True)} ({interval_text(fid)})', p_text(fid.p_value)])
-    head = ['passes', 'dropout, raster', 'dropout, annealed', 'seeds',
-            'validation loss, annealed − raster', 't test', 'proxy FID, unseen', 't test']
+    measures = [('validation_loss', 'final'), ('validation_loss', 'best'),
+                ('proxy_fid_unseen', 'final')]
+    found = [best_dropout_pairs(runs, *measure) for measure in measures]
+    for passes, (raster, annealed, pair) in found[0].items():
+        row = [f'{passes:,}', f'{raster:g} / {annealed:g}', str(len(pair.seeds))]
+        for pairs in found:
+            each = pairs[passes][2]
+            row += [f'{number(each.mean, True)} ({interval_text(each)})', p_text(each.p_value)]
+        rows.append(row)
+    head = ['passes', 'dropout, raster / annealed', 'seeds', 'validation loss, finished', 't test',
+            'validation loss, early-stopped', 't test', 'proxy FID, unseen, finished', 't test']
     return table(head, rows if added else [], 'long_dropout', added)
+
+# %% ../../nbs/54_study_figures.ipynb #st-tried
+class Tried(TypedDict):
+    "A run on other data: what `tests.tools.rule` writes."
+
+    strategy: str  # 'raster, 0.3' or 'annealed, 0.1': its name and its dropout
+    epochs: Finite
+    seed: int
+    validation_loss: Finite  # of the finished model
+    lowest_loss: Finite
+    evaluation: dict[str, Any]
+
+
+def read_tried(folder: Path | str = STUDY / 'rule') -> list[Tried]:
+    "The runs on other data, by name."
+    again = "remove the file, and run `python -m tests.tools.rule` again"
+    return [read_json(path, Tried, again) for path in sorted(Path(folder).glob('*.json'))]
+
+
+def tried_pairs(tried: Sequence[Tried], measure: str) -> dict[float, Comparison]:
+    "Annealed minus raster by the number of epochs: 'validation_loss', or one of the evaluation."
+    found = {}
+    for epochs in sorted({run['epochs'] for run in tried}):
+        sides: dict[str, Seeds] = dict(annealed={}, raster={})
+        for run in tried:
+            if run['epochs'] == epochs:
+                values = dict(run['evaluation'], validation_loss=run['validation_loss'])
+                sides[run['strategy'].split(',')[0]][run['seed']] = values[measure]
+        found[epochs] = Comparison(sides['annealed'], sides['raster'])
+    return {epochs: pair for epochs, pair in found.items() if pair.seeds}
+
+
+def rise_of(tried: Sequence[Tried], epochs: float) -> float:
+    "Mean rise of raster training on other data."
+    rises = [run['validation_loss'] - run['lowest_loss'] for run in tried
+             if run['epochs'] == epochs and run['strategy'].startswith('raster')]
+    return sum(rises) / len(rises)
+
+# %% ../../nbs/54_study_figures.ipynb #st-rule-fig
+def rule_points(
+    runs: Sequence[StudyRun],
+    tried: Sequence[Tried] = (),
+) -> dict[str, tuple[float, Comparison]]:  # name: rise of raster training, annealed − raster
+    "Every length of the digits and of other data, each strategy at its best dropout."
+    cells, points = by_dropout(runs, 'raster'), {}
+    for passes, (dropout, _, pair) in best_dropout_pairs(runs).items():
+        final, best = (by_seed(cells[passes, dropout], 'validation_loss', when) for when in WHEN)
+        points[f'digits, {passes:,}'] = Comparison(final, best).mean, pair
+    for epochs, pair in tried_pairs(tried, 'validation_loss').items():
+        points[f'drawings, {epochs:g}'] = rise_of(tried, epochs), pair
+    return points
+
+
+def plot_rule(runs: Sequence[StudyRun], tried: Sequence[Tried]) -> plt.Figure | None:
+    "What annealing gains against how far raster training overfits, one point a length."
+    points = rule_points(runs, tried)
+    if not points:
+        not_measured('length')
+        return None
+    fig, ax = plt.subplots(figsize=(9.5, 4.4))
+    for name, (rise, pair) in points.items():
+        is_digits = name.startswith('digits')
+        color = COLORS['model' if is_digits else 'next']
+        ax.plot([rise], [pair.mean], 'o' if is_digits else 'D', color=color, ms=9)
+        ax.plot([rise, rise], pair.interval(), color=color, lw=1.5)
+        ax.annotate(name, (rise, pair.mean), (9, 5), textcoords='offset points', fontsize=12)
+    ax.axhline(0, color=COLORS['real'], lw=1)
+    ax.margins(x=0.15, y=0.15)
+    ax.set(title='Where raster training overfits, annealed orders win (passes over the data)',
+           xlabel='rise of raster training: its last validation loss minus its lowest',
+           ylabel='annealed − raster, nats a token')
+    return fig
+
+
+def tried_table(tried: Sequence[Tried]) -> Text:
+    "The runs on other data: means over seeds, and annealed minus raster."
+    rows = []
+    losses, fids = (tried_pairs(tried, name) for name in ('validation_loss', 'proxy_fid_samples'))
+    agreement = tried_pairs(tried, 'samples_of_the_class_asked_for')
+    for epochs, pair in losses.items():
+        row = [f'{epochs:g}', str(len(pair.seeds)), number(rise_of(tried, epochs))]
+        for each in (pair, fids[epochs]):
+            means = [sum(side.values()) / len(side) for side in (each.other, each.one)]
+            row += [' / '.join(map(number, means)),
+                    f'{number(each.mean, True)} ({interval_text(each)})']
+        sides = agreement[epochs].other, agreement[epochs].one
+        rows.append(row + [' / '.join(f'{sum(side.values()) / len(side):.0%}' for side in sides)])
+    head = ['epochs', 'seeds', 'rise of raster training', 'validation loss, raster / annealed',
+            'difference', 'proxy FID, raster / annealed', 'difference',
+            'of the class asked for, raster / annealed']
+    return Text(markdown_table(head, rows, right=range(1, len(head))))
 
 # %% ../../nbs/54_study_figures.ipynb #st-claims
 @dataclass(frozen=True)
