@@ -117,6 +117,8 @@ def test_a_page_has_what_its_notebook_shows(site, name):
     article = text.partition("<article")[2].partition("</article>")[0]
     assert len(re.findall(r"<img ", article)) == len(pictures)
     assert not re.search(r'<img(?![^>]*alt="[^"]{8})', article), "a picture without words"
+    tables = sum("| --- |" in str(o.get("data")) for c in cells(name) for o in c.get("outputs", []))
+    assert "| --- |" not in seen and article.count("<table") >= tables
     assert "#| " not in seen and "navigation" not in seen and "fastcore.test" not in seen
 
 

@@ -15,6 +15,7 @@ smartquotes = False
 
 nb_execution_mode = "off"  # what a reader sees is what is saved
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # the default knows no tables
 nb_number_source_lines = False
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
