@@ -707,7 +707,7 @@ def plot_along(ax, found: Mapping[str, Mapping[float, Comparison]], when: str):
     early = when == 'best'
     for k, (name, pairs) in enumerate(found.items()):
         color = COLORS[STRATEGIES[name]]
-        x = [value * 1.05 ** (2 * (k + 2 * early) - 3) for value in pairs]  # side by side
+        x = [value * 1.02 ** (2 * (k + 2 * early) - 3) for value in pairs]  # side by side
         ax.plot(x, [pair.mean for pair in pairs.values()], 'o--' if early else 'o-', color=color,
                 mfc='white' if early else color, label=f'{name} − raster, {WHEN[when]}')
         for place, pair in zip(x, pairs.values()):
