@@ -329,7 +329,7 @@ for (let seed = 0; seed < 12; seed++) {
 """
 
 
-def test_quick_changes_leave_nothing_behind(driver, site, tmp_path):
+def test_quick_changes_leave_nothing_behind(driver, tmp_path):
     """A kernel that is asked for one digit after the other, and forgets the first of them."""
     state = json.dumps(Watch(compare="any order").live_state())
     page = f"<template>{state}</template><main></main><script type=module>{KERNEL}</script>"
