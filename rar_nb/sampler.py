@@ -148,7 +148,7 @@ def final_orders(
     require(seed is not None, 'orders', None,
             "given for a model that samples in random orders: final_orders(config, seed, indices)")
     noise = image_noise(cast(int, seed), indices, 2 * config.num_tokens)
-    return noise[:, config.num_tokens:].argsort(1)  # the first half decides the tokens
+    return noise[:, config.num_tokens:].argsort(dim=1, stable=True)  # first half: for tokens
 
 # %% ../nbs/06_sampler.ipynb #cadada09
 class GrowingCache:
