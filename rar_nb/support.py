@@ -804,12 +804,12 @@ def check_order(name: str, order, length: int) -> list[int]:
     return order
 
 
-def check_path(order, grid_size: int) -> list[int]:
+def check_path(order, grid_size: int, name: str = 'order') -> list[int]:
     "Cells of an order, or of its start, as a list; `InvalidValue` for a cell outside or repeated."
     listed = isinstance(order, (Sequence, np.ndarray, torch.Tensor)) and np.ndim(order) == 1
     cells = np.asarray(order).tolist() if listed else []
     whole = all(isinstance(cell, int) and 0 <= cell < grid_size**2 for cell in cells)
-    require(listed and whole and len(set(cells)) == len(cells), 'order', order,
+    require(listed and whole and len(set(cells)) == len(cells), name, order,
             f"a list of different cells, each from 0 to {grid_size**2 - 1}")
     return cells
 

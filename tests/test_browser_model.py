@@ -26,6 +26,7 @@ from rar_nb.play.browser_model import (
 from rar_nb.play.inpainting import fill_hole, fill_order
 from rar_nb.play.watch import (
     BUNDLED,
+    JS_SCHEDULES,
     Watch,
     attention_maps,
     cached_model,
@@ -72,7 +73,7 @@ def test_noise_is_that_of_numpy_to_the_last_bit(seed):
 @needs_node
 def test_every_guidance_schedule_is_there():
     names = run_js("show(Object.keys(js.GUIDANCE_SCHEDULES))")
-    assert names == list(GUIDANCE_SCHEDULES)
+    assert names == list(GUIDANCE_SCHEDULES) == list(JS_SCHEDULES)
     for name in names:
         for scale, power in [(0.5, 1.0), (4.0, 0.5), (16.0, 2.75)]:
             sample = SampleConfig(
@@ -118,6 +119,16 @@ def test_random_orders_are_those_of_the_library():
     config = ModelConfig(num_tokens=49, final_order="random")
     found = run_js("show([0, 1, 2].map(seed => js.randomOrder(seed, 5, 49)))")
     assert found == [final_orders(config, seed, [5])[0].tolist() for seed in range(3)]
+
+
+@needs_node
+def test_cells_of_the_same_score_are_in_order():
+    found = run_js("show(js.randomOrder(75, 0, 256))")
+    scores = image_noise(75, [0], 512)[0, 256:].tolist()
+    assert len({*scores}) == 255  # this seed gives two cells the same
+    assert found == sorted(range(256), key=scores.__getitem__)
+    config = ModelConfig(num_tokens=256, final_order="random")
+    assert found == final_orders(config, 75, [0])[0].tolist()
 
 
 @needs_node

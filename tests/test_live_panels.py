@@ -69,6 +69,33 @@ def test_an_unknown_module_is_refused():
     refuses(lambda: module_text("scan_order"), "JavaScript module = 'scan_order'")
 
 
+@needs_node
+def test_a_file_that_cannot_be_read_is_named():
+    problems = run_js("""
+        import {fetched} from './engines.js';
+        const files = ['data:application/json,{half', 'http://127.0.0.1:9/settings.json'];
+        const told = files.map(file => fetched(file, 'json').catch(problem => problem.message));
+        console.log(JSON.stringify(await Promise.all(told)));
+    """)
+    assert problems[0].startswith("data:application/json,{half can't be read: ")
+    assert problems[1].startswith("http://127.0.0.1:9/settings.json can't be read: ")
+
+
+@needs_node
+def test_two_windows_ask_a_kernel_under_different_numbers():
+    """It sends its answers to both."""
+    numbers = run_js("""
+        const sent = [], model = {on() {}, get: () => ({}), send: request => sent.push(request)};
+        for (const window of ['a', 'b']) {
+          const {openKernel} = await import(`./engines.js?${window}`);
+          openKernel(model).sequence('annealed')({position: [0]});
+        }
+        console.log(JSON.stringify(sent.flatMap(({number, sequence}) => [number, sequence])));
+    """)
+    assert numbers[0] != numbers[2] and numbers[1] != numbers[3]
+    assert all(0 < number < 2**53 for number in numbers)
+
+
 # One state, two hosts
 
 

@@ -28,12 +28,14 @@ from rar_nb.play.watch import (
     guidance_grid,
     list_runs,
     make_trace,
+    panel_settings,
     plot_step,
     seen_model,
 )
 from rar_nb.pretrained.checkpoints import save_weights
-from rar_nb.pretrained.presets import save_run_config
+from rar_nb.pretrained.presets import load_run_config, save_run_config
 from rar_nb.sampler import (
+    GUIDANCE_SCHEDULES,
     SampleConfig,
     final_orders,
     guidance_weight,
@@ -321,6 +323,40 @@ def test_old_sequences_are_forgotten():
     assert len(server.caches) <= 5 and 19 in server.caches
 
 
+def test_a_page_that_is_loaded_anew_may_begin_with_any_number():
+    """The youngest sequence is kept, though its number be the smallest."""
+    server = StepServer(str(BUNDLED))
+    for sequence in (30, 31, 32, 33, 1, 30):
+        for position in (0, 1):
+            ids = dict(place=[position], target=[position], position=[position])
+            server.step("annealed", sequence, entry=[140] * 2, condition=[129, 139], **ids)
+
+
+def test_guidance_that_the_browser_does_not_know_is_refused(monkeypatch):
+    monkeypatch.setitem(GUIDANCE_SCHEDULES, "mine", lambda progress, power: progress)
+    run = replace(RUN, sample=replace(RUN.sample, guidance_schedule="mine"))
+    refuses(lambda: panel_settings(run, TOKENIZER, {}), "guidance_schedule of the run = 'mine'")
+
+
+def test_whatever_a_run_may_be_sampled_with_can_be_shown(tmp_path):
+    folder = own_run(tmp_path / "cold")
+    sample = replace(RUN.sample, temperature=0.001, guidance_power=1e-4, guidance_scale=0.0)
+    config = folder / "config.json"
+    save_run_config(replace(load_run_config(config), sample=sample), config)
+    assert Watch(folder).temperature == 0.001
+
+
+def test_two_runs_of_one_name_can_both_be_chosen(tmp_path, monkeypatch):
+    listed = own_run(tmp_path / "mine")
+    (tmp_path / "other").mkdir()
+    panel_of = own_run(tmp_path / "other" / "mine")
+    monkeypatch.setattr(watch, "list_runs", lambda: [("mine", str(listed))])
+    panel = Watch(panel_of)
+    assert panel.runs == ["mine", str(panel_of)] and panel.run_dir == str(panel_of)
+    panel.run = "mine"
+    assert panel.run_dir == str(listed)
+
+
 def test_a_panel_begins_with_the_guidance_of_its_run():
     run = cached_run(str(BUNDLED))[0]
     panel = Watch(label=7, guidance_scale=2.0)
@@ -352,6 +388,9 @@ def test_any_run_can_be_watched(tmp_path):
         (dict(generator="best"), "model = 'best'"),
         (dict(compare="best"), "model = 'best'"),
         (dict(run_dir="nowhere"), "nowhere"),
+        (dict(hole=[1, 1]), "hole = [1, 1]"),
+        (dict(temperature=0.0), "temperature = 0.0"),
+        (dict(guidance_power=0.0), "guidance_power = 0.0"),
     ],
 )
 def test_a_panel_of_nothing_is_refused(state, message):

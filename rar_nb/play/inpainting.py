@@ -304,7 +304,7 @@ class Inpainting(KernelPanel):
         guess: bool = False,  # use the likeliest class given the known tokens, not the true one
         folder: str = '',  # of a page's models; '': beside the module
     ):
-        hole = check_path(hole, cached_run(str(BUNDLED))[0].model.grid_size)
+        hole = check_path(hole, cached_run(str(BUNDLED))[0].model.grid_size, 'hole')
         super().__init__(settings=hole_settings(), digit=digit, hole=hole, how=how, seed=seed,
                          guidance_scale=guidance_scale, guess=guess, folder=folder)
 
@@ -313,7 +313,7 @@ class Inpainting(KernelPanel):
         "`InvalidValue` for what can't be filled."
         name, value = proposal['trait'].name, proposal['value']
         if name == 'hole':
-            check_path(value, self.settings['grid_size'])
+            check_path(value, self.settings['grid_size'], 'hole')
         elif name == 'how':
             require(value in HOW, name, value, "one of " + ", ".join(HOW))
         elif name == 'guidance_scale':

@@ -1,11 +1,15 @@
 """The model on a page without a kernel, and in JupyterLab: the tokens are those of the library."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 from rar_nb.play.inpainting import fill_hole, fill_order
-from rar_nb.play.watch import BUNDLED, cached_model, cached_run, make_trace
+from rar_nb.play.watch import BUNDLED, Watch, cached_model, cached_run, make_trace
+from rar_nb.play.widgets import JS
 from rar_nb.sampler import SampleConfig, image_noise, textbook_tokens
 from tests.browser.model_site import write_site
 from tests.browser.page import (
@@ -286,6 +290,59 @@ def test_nothing_is_too_wide(show, driver, page, width):
     assert driver.execute_script("return document.scrollingElement.scrollWidth") <= width
     if SCREENSHOTS:
         panel.root.screenshot(str(KEPT / f"page_watch_{page}_{width}.png"))
+
+
+def test_a_field_shows_the_seed_that_is_used(show):
+    """Even if another one was written, and the nearest one that there is was used before."""
+    from selenium.webdriver.common.keys import Keys
+
+    panel = show()
+    highest = "4294967295"
+    for written, used in (("0", "0"), ("-5", "0"), ("4294967296", highest), ("9e99", highest)):
+        panel.field("seed").clear()
+        panel.field("seed").send_keys(written, Keys.TAB)
+        assert panel.field("seed").get_attribute("value") == used
+
+
+KERNEL = """
+const {default: panel} = await import('./js/watch.js'), {makeModel} = await import('./js/host.js');
+const state = JSON.parse(document.querySelector('template').innerHTML);
+const model = makeModel({...state, guidance_scale: 0}), youngest = [], answers = [];
+const {num_layers, num_heads, codebook_size, image} = state.settings;
+model.send = ({kind, number, sequence, position, tokens}) => setTimeout(() => {
+  if (position?.[0] === 0) youngest.push(sequence);
+  if (kind === 'step' && !youngest.slice(-4).includes(sequence)) {
+    return answers.forEach(hear => hear({number, problem: 'forgotten'}, []));
+  }
+  const sizes = kind === 'step' ? [2 * codebook_size, num_layers * num_heads * (position[0] + 1)]
+    : [tokens.length * image.size ** 2 * image.channels];
+  const buffers = sizes.map(size => new DataView(new Float32Array(size).buffer));
+  answers.forEach(hear => hear({number}, buffers));
+}, 20);
+const {on} = model;
+model.on = (event, hear) => event === 'msg:custom' ? answers.push(hear) : on(event, hear);
+panel.render({model, el: document.querySelector('main')});
+for (let seed = 0; seed < 12; seed++) {
+  await new Promise(resolve => setTimeout(resolve));
+  model.set('seed', seed);
+}
+"""
+
+
+def test_quick_changes_leave_nothing_behind(driver, tmp_path):
+    """A kernel that is asked for one digit after the other, and forgets the first of them."""
+    state = json.dumps(Watch(compare="any order").live_state())
+    page = f"<template>{state}</template><main></main><script type=module>{KERNEL}</script>"
+    shutil.copytree(JS, tmp_path / "js")
+    (tmp_path / "kernel.html").write_text(f"<!doctype html><meta charset=utf-8>{page}")
+    driver.get_log("browser")
+    with served(tmp_path) as address:
+        driver.get(f"{address}/kernel.html")
+        whole = ".rar-views[data-known='49'][data-pictured='49']"
+        wait(lambda: len(driver.find_elements("css selector", whole)) == 2, 60, "both digits")
+    said = driver.find_element("css selector", ".rar-app [role=status]")
+    assert not said.is_displayed()
+    no_errors(driver)
 
 
 def test_files_that_are_not_there_are_told_of(driver, site):

@@ -307,7 +307,8 @@ export function whenSeen(element, start) {
 export function seedField(model) {
   const highest = 2 ** 32 - 1;
   const field = html('input', {type: 'number', min: 0, max: highest, onchange: () => {
-    change(model, {seed: Math.min(highest, Math.max(0, Math.round(field.value)))});
+    field.value = Math.min(highest, Math.max(0, Math.round(field.value)));
+    change(model, {seed: Number(field.value)});
   }});
   const next = button('other noise', () => change(model, {
     seed: (model.get('seed') + 1) % 2 ** 32}));

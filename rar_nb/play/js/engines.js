@@ -9,7 +9,8 @@
  */
 
 const opened = new Map();  // address of a folder: promise of the engine that is there
-let asked = 0, sequences = 0;  // of all views of a panel, as they share its kernel
+// Of all views of a panel, as they share its kernel; a random start keeps two windows apart.
+let asked = Math.floor(Math.random() * 2 ** 48), sequences = asked;
 
 /** The address of a folder of exported files; '' is the one beside this module. */
 export function addressOf(folder) {
@@ -24,11 +25,20 @@ export function openFolder(folder) {
   return opened.get(base.href);
 }
 
-/** A file, as 'json' or 'arrayBuffer'. */
+/** What a promise makes of a file, or an error that names the file. */
+export async function naming(url, promise) {
+  try {
+    return await promise;
+  } catch (problem) {
+    throw new Error(`${url} can't be read: ${problem.message}`);
+  }
+}
+
+/** A file, as 'json', 'blob' or 'arrayBuffer'. */
 export async function fetched(url, kind) {
-  const answer = await fetch(url);
+  const answer = await naming(url, fetch(url));
   if (!answer.ok) throw new Error(`${url} is not there (${answer.status})`);
-  return answer[kind]();
+  return naming(url, answer[kind]());
 }
 
 async function startFolder(base) {
@@ -48,8 +58,9 @@ async function startFolder(base) {
   async function load(file) {
     runtime ??= start();
     const ort = await runtime;
-    const bytes = new Uint8Array(await fetched(new URL(file, base), 'arrayBuffer'));
-    return ort.InferenceSession.create(bytes, {executionProviders: ['wasm']});
+    const url = new URL(file, base);
+    const bytes = new Uint8Array(await fetched(url, 'arrayBuffer'));
+    return naming(url, ort.InferenceSession.create(bytes, {executionProviders: ['wasm']}));
   }
 
   /** A session, started when it is asked for the first time. */

@@ -11,7 +11,7 @@ import {
   button, change, choice, follow, frame, html, paint, seedField, set, slider, speaker, svg,
   whenSeen,
 } from './common.js';
-import {addressOf, askKernel, fetched, openFolder} from './engines.js';
+import {addressOf, askKernel, fetched, naming, openFolder} from './engines.js';
 import {HOW, classProbabilities, fillHole, fillOrder, holeLoss, readKnown} from './filling.js';
 import {cutHoles} from './holes.js';
 import {imageNoise} from './sampling.js';
@@ -52,7 +52,8 @@ const STYLE = `
 /** The validation digits of a page: tokens, classes, and all pictures, one below the other. */
 async function openDigits(address, {size, low, high}) {
   const {tokens, labels} = await fetched(new URL('digits.json', address), 'json');
-  const sheet = await createImageBitmap(await fetched(new URL('digits.png', address), 'blob'));
+  const url = new URL('digits.png', address);
+  const sheet = await naming(url, createImageBitmap(await fetched(url, 'blob')));
   const canvas = html('canvas', {width: size, height: size});
   const context = canvas.getContext('2d', {willReadFrequently: true});
   function pixels(number) {

@@ -278,7 +278,8 @@ const SAMPLED = ['label', 'guidance_scale', 'guidance_power', 'temperature', 'se
 function labelControl(model, count) {
   if (count > 20) {
     const input = html('input', {type: 'number', min: 0, max: count - 1, onchange: () => {
-      change(model, {label: Math.min(count - 1, Math.max(0, Math.round(input.value)))});
+      input.value = Math.min(count - 1, Math.max(0, Math.round(input.value)));
+      change(model, {label: Number(input.value)});
     }});
     return {element: html('label', {}, 'class', input), show: () => {
       input.value = model.get('label');
@@ -468,8 +469,9 @@ class Panel {
     this.courses = courses;
     this.controls.show();
     try {
-      for (const course of courses) await course.run();
+      for (const course of courses) if (!course.stopped) await course.run();
     } catch (problem) {
+      if (courses !== this.courses) return;  // nobody waits for it any more
       courses[0].problem = problem;
       this.draw();
       throw problem;
