@@ -293,12 +293,18 @@ def test_nothing_is_too_wide(show, driver, page, width):
 
 
 def test_a_field_shows_the_seed_that_is_used(show):
-    """Even if another one was written, and the nearest one that there is was used before."""
+    """Even if another one was written: the highest that there is, or the last good one."""
     from selenium.webdriver.common.keys import Keys
 
     panel = show()
     highest = "4294967295"
-    for written, used in (("0", "0"), ("-5", "0"), ("4294967296", highest), ("9e99", highest)):
+    for written, used in (
+        ("7", "7"),
+        ("-5", "7"),
+        ("", "7"),
+        ("4294967296", highest),
+        ("9e99", highest),
+    ):
         panel.field("seed").clear()
         panel.field("seed").send_keys(written, Keys.TAB)
         assert panel.field("seed").get_attribute("value") == used
