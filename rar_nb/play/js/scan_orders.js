@@ -6,7 +6,7 @@ import {SCAN_ORDERS, jumps, knownNeighbours, namedOrder, neighbours, randomOrder
 
 const STYLES = `
 .rar-walk {display: grid; gap: 4px 22px; align-items: start}
-@container (min-width: 760px) {
+@container (min-width: 690px) {
   .rar-walk {grid-template-columns: minmax(340px, 1fr) minmax(0, 480px)}
 }
 .rar-app .rar-orders {border: 0; padding: 0; margin: 0; min-width: 0}
@@ -49,7 +49,7 @@ const STYLES = `
 .rar-app .rar-said {min-height: 2.9em; margin: 6px 0 0}
 .rar-said b {color: var(--rar-next-ink)}
 .rar-charts {display: grid; gap: 4px 22px}
-@container (min-width: 760px) {.rar-charts {grid-template-columns: 1fr 1fr}}
+@container (min-width: 690px) {.rar-charts {grid-template-columns: 1fr 1fr}}
 .rar-app figure {margin: 0; padding: 0; min-width: 0}
 .rar-chart {position: relative; padding-left: 30px; height: 86px}
 .rar-chart svg {width: 100%; height: 100%; cursor: ew-resize; overflow: visible}
