@@ -7,7 +7,8 @@ import {tilePixels} from './tiles.js';
 
 const STYLES = `
 .rar-anneal {display: grid; gap: 6px 26px; align-items: start}
-@container (min-width: 690px) {.rar-anneal {grid-template-columns: minmax(0, 1fr) 453px}}
+@container (min-width: 690px) {.rar-anneal {grid-template-columns: minmax(0, 1fr) 340px}}
+@container (min-width: 800px) {.rar-anneal {grid-template-columns: minmax(0, 1fr) 453px}}
 .rar-anneal > div {min-width: 0}
 .rar-app figure {margin: 0 0 6px; padding: 0; min-width: 0}
 .rar-plot {width: 100%; overflow: visible; user-select: none}
