@@ -148,8 +148,7 @@ def final_orders(
     require(seed is not None, 'orders', None,
             "given for a model that samples in random orders: final_orders(config, seed, indices)")
     noise = image_noise(cast(int, seed), indices, 2 * config.num_tokens)
-    scores = noise[:, config.num_tokens:]  # the first half decides the tokens
-    return scores.argsort(dim=1, stable=True)  # two scores can be the same
+    return noise[:, config.num_tokens:].argsort(dim=1, stable=True)  # first half: for tokens
 
 # %% ../nbs/06_sampler.ipynb #cadada09
 class GrowingCache:
