@@ -201,6 +201,41 @@ def test_registered_orders_reach_the_browser_as_lists(monkeypatch):
 # Holes
 
 
+DRAG = """
+import {cutHoles} from './holes.js';
+class Picture extends EventTarget {
+  style = {};
+  getAttribute() { return null; }
+  setAttribute() {}
+  setPointerCapture() {}
+  hasPointerCapture() { return true; }
+  getBoundingClientRect() { return {left: 0, top: 0, width: 70, height: 70}; }
+}
+const picture = new Picture();
+let hole = HOLE;
+cutHoles({picture, cursor: new Picture()}, 7, () => hole, changed => { hole = changed; }, () => {});
+POINTS.forEach(([clientX, clientY], i) => picture.dispatchEvent(Object.assign(
+  new Event(i ? 'pointermove' : 'pointerdown'), {clientX, clientY, button: 0, buttons: 1})));
+console.log(JSON.stringify(hole));
+"""
+
+
+@needs_node
+@pytest.mark.parametrize(
+    "hole, points, left",
+    [
+        ([], [(5, 5), (65, 5), (65, 65)], [0, 1, 2, 3, 4, 5, 6, 13, 20, 27, 34, 41, 48]),
+        ([], [(5, 65), (65, 5)], [42, 36, 30, 24, 18, 12, 6]),
+        ([], [(5, 15), (-90, 15), (-90, 35), (25, 35)], [7, 21, 22, 23]),  # out, and in again
+        ([7, 9, 20, 13, 8], [(5, 15), (65, 15)], [20]),
+    ],
+)
+def test_a_fast_drag_skips_no_cell(hole, points, left):
+    """A pointer that is seen only at some points has passed all cells between them."""
+    code = DRAG.replace("HOLE", json.dumps(hole)).replace("POINTS", json.dumps(points))
+    assert run_js(code) == left
+
+
 @needs_node
 @pytest.mark.parametrize("g", [1, 2, 7, 16])
 def test_holes_are_filled_in_the_order_of_python(g):

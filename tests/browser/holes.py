@@ -71,7 +71,8 @@ class HolePanel:
         numbers = self.texts(".rar-hole text")
         assert [i for i, text in enumerate(numbers) if text] == sorted(hole)
         assert sorted(hole, key=lambda cell: int(numbers[cell])) == order[0, known:].tolist()
-        assert f"class {label} ({'guessed' if guess else 'true'})" in self.root.text
+        how = "true" if not guess else "guessed" if known else "a blind guess"
+        assert f"class {label} ({how})" in self.root.text
         said = self.root.find_element("css selector", ".rar-classes").get_attribute("aria-label")
         shares = [int(share) for share in re.findall(r"\d: (\d+) %", said)]
         assert shares == pytest.approx([100 * p for p in classes.tolist()], abs=0.51)

@@ -72,6 +72,11 @@ class Watched:
         texts = self.root.find_elements("css selector", ".rar-views .rar-id")[:49]
         return [text.get_attribute("textContent") for text in texts]
 
+    def framed(self, grid=7):
+        """The cell that has the frame in the picture."""
+        frame = self.find(".rar-picture .rar-framed")
+        return grid * int(frame.get_attribute("y")) + int(frame.get_attribute("x"))
+
     def become(self, expected, view=0, seconds=60):
         """Wait until these tokens are shown."""
         wait(lambda: self.shown(view) == expected, seconds, f"tokens {expected[:5]}…")
@@ -133,8 +138,7 @@ def test_the_page_samples_what_python_samples(show):
     panel.button("other noise").send_keys(Keys.SPACE)
     panel.become(digit(8, 4))
     seed = panel.field("seed")
-    seed.clear()
-    seed.send_keys("4294967295", Keys.TAB)
+    seed.send_keys(Keys.CONTROL, "a", Keys.NULL, "4294967295", Keys.TAB)
     panel.become(digit(8, 2**32 - 1))
     panel.field("guidance scale").send_keys(Keys.RIGHT, Keys.RIGHT)
     sample = SampleConfig(guidance_scale=4.5, guidance_power=0.5, sample_precision="no")
@@ -150,6 +154,8 @@ def test_the_page_samples_what_python_samples(show):
         guidance_scale=0.0, guidance_power=0.75, temperature=0.9, sample_precision="no"
     )
     panel.become(digit(8, 2**32 - 1, sample))
+    assert panel.field("guidance scale", "output").text == "off"
+    assert "guidance is off" in panel.root.text and "weight of guidance" not in panel.root.text
     panel.choose("model", "any order")
     panel.become(digit(8, 2**32 - 1, sample, "any order"))
 
@@ -196,8 +202,10 @@ def test_steps_back_and_forth(show):
     cells = panel.root.find_elements("css selector", ".rar-attention rect")[:21]
     found = [float(cell.get_attribute("fill-opacity")) for cell in cells]
     assert found == pytest.approx(np.maximum(weights[2:] / weights.max(), 0.08), abs=2e-3)
+    assert panel.framed() == 21
     panel.button("play the steps").click()
     panel.become(trace.tokens.tolist())
+    assert panel.framed() == 48  # the last token has its cell, too
 
 
 def test_ids_of_tokens(show, driver):
@@ -277,8 +285,11 @@ def test_a_model_from_before_the_annealing_beside_it(show):
     panel.choose("compare with", "before annealing")
     panel.become(digit(name="before annealing"), view=1)
     assert second.is_displayed() and "before annealing: 49 of 49" in second.text
-    panel.choose("compare with", "none")
+    panel.choose("model", "before annealing")  # which leaves nothing to compare it with
+    panel.become(digit(name="before annealing"))
     wait(lambda: not second.is_displayed(), 20, "one model alone")
+    options = panel.field("compare with", "select").find_elements("css selector", "option")
+    assert [o.text for o in options if not o.is_enabled()] == ["before annealing"]
 
 
 @pytest.mark.parametrize("page, width", [("light", 1000), ("dark", 1000), ("light", 380)])
@@ -293,14 +304,19 @@ def test_nothing_is_too_wide(show, driver, page, width):
 
 
 def test_a_field_shows_the_seed_that_is_used(show):
-    """Even if another one was written, and the nearest one that there is was used before."""
+    """Even if another one was written: the highest that there is, or the last good one."""
     from selenium.webdriver.common.keys import Keys
 
     panel = show()
     highest = "4294967295"
-    for written, used in (("0", "0"), ("-5", "0"), ("4294967296", highest), ("9e99", highest)):
-        panel.field("seed").clear()
-        panel.field("seed").send_keys(written, Keys.TAB)
+    for written, used in (
+        ("7", "7"),
+        ("-5", "7"),
+        ("", "7"),
+        ("4294967296", highest),
+        ("9e99", highest),
+    ):
+        panel.field("seed").send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.DELETE, written, Keys.TAB)
         assert panel.field("seed").get_attribute("value") == used
 
 

@@ -17,7 +17,7 @@ from selenium.webdriver.common.keys import Keys
 
 from rar_nb.play.inpainting import BAND
 from tests.browser.holes import HolePanel
-from tests.browser.page import ROOT, SCREENSHOTS, axe_core, button_of, served, slider_of
+from tests.browser.page import ROOT, SCREENSHOTS, axe_core, button_of, served, slider_of, wait
 from tests.browser.test_static_page import SMALL
 from tests.once import NAMES, need_runtime, small_site
 
@@ -260,6 +260,17 @@ def test_holes_by_mouse(holes):
     assert not holes.root.find_element(By.CSS_SELECTOR, ".rar-methods").is_displayed()
     holes.drag([24])
     holes.shows(hole=[24])
+
+
+def test_a_hole_of_all_cells(holes):
+    """A fast drag, seen at the ends of rows alone, erases them all; the class is a blind guess."""
+    holes.choose("class", "guessed from what is left")
+    holes.drag([0, 6, 13, 7, 14, 20, 27, 21, 28, 34, 41, 35, 42, 48])
+    holes.shows(hole=list(range(49)), guess=True)
+    voice = holes.root.find_element(By.CSS_SELECTOR, ".rar-hidden[role=status]")
+    wait(lambda: "nats" in voice.get_attribute("textContent"), 20, "the losses by voice")
+    button_of(holes.root, "close the hole").click()
+    wait(lambda: not voice.get_attribute("textContent"), 20, "no word about losses any more")
 
 
 def test_holes_by_keyboard(holes):

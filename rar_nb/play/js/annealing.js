@@ -7,7 +7,8 @@ import {tilePixels} from './tiles.js';
 
 const STYLES = `
 .rar-anneal {display: grid; gap: 6px 26px; align-items: start}
-@container (min-width: 760px) {.rar-anneal {grid-template-columns: minmax(0, 1fr) 453px}}
+@container (min-width: 690px) {.rar-anneal {grid-template-columns: minmax(0, 1fr) 340px}}
+@container (min-width: 800px) {.rar-anneal {grid-template-columns: minmax(0, 1fr) 453px}}
 .rar-anneal > div {min-width: 0}
 .rar-app figure {margin: 0 0 6px; padding: 0; min-width: 0}
 .rar-plot {width: 100%; overflow: visible; user-select: none}
@@ -40,7 +41,7 @@ const STYLES = `
 .rar-key i {display: inline-block; width: 12px; height: 12px; margin-right: 5px; border-radius: 2px;
   vertical-align: -1px}
 `;
-const TILES = 64, ROW = 8;
+const COLUMNS = 8, FEW = 6, ROWS = 8, WIDE = 453;  // of tiles, and pixels for all columns
 const [LEFT, RIGHT, TOP, BOTTOM] = [30, 12, 24, 22];  // around a plot, in pixels
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 const short = epoch => String(Number(epoch.toFixed(2)));
@@ -237,14 +238,17 @@ function makeBatch() {
     if (now === key) return;
     key = now;
     const side = Math.sqrt(run.num_tokens);
-    numbers = batchNumbers(run, step, TILES);
+    numbers = batchNumbers(run, step, COLUMNS * ROWS);
     tiles = numbers.orders.map(order => stepsOf(order, side));
   }
 
+  const columns = () => width < WIDE ? FEW : COLUMNS;
+  const seen = () => tiles.slice(0, columns() * ROWS);
+
   function paint(run, r, order) {
     const side = Math.sqrt(run.num_tokens), steps = stepsOf(order, side);
-    const {width: w, height: h, data} = tilePixels(tiles.map((own, i) => numbers.limits[i] < r
-      ? {steps: own, random: true} : {steps, random: false}), ROW, side);
+    const {width: w, height: h, data} = tilePixels(seen().map((own, i) => numbers.limits[i] < r
+      ? {steps: own, random: true} : {steps, random: false}), columns(), side);
     if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
     const scale = Math.max(1, Math.floor(Math.min(width, 460) / w));  // whole pixels, evenly
     canvas.style.width = `${w * scale}px`;
@@ -264,8 +268,8 @@ function makeBatch() {
     set(mark, {d: `M${x(r) - 6},1h12l-6,11z`});
     set(expected, {text: `expected: r = ${percent(r)} ± ${percent(wide)} (two deviations)`});
     set(found, {text: `in this batch: ${count} of ${batch} orders are random, ${percent(share)}`});
-    set(canvas, {'aria-label': `The first ${tiles.length} orders of the batch: `
-      + `${tiles.filter((_, i) => numbers.limits[i] < r).length} are random`});
+    set(canvas, {'aria-label': `The first ${seen().length} orders of the batch: `
+      + `${seen().filter((_, i) => numbers.limits[i] < r).length} are random`});
   }
   return {element, draw, fit: pixels => { width = pixels; }};
 }

@@ -253,6 +253,21 @@ export function draggable(element, move, within = element, touch = 'none') {
   });
 }
 
+/**
+ * Cells of a `g` × `g` grid that a straight line between two points passes, from its start on;
+ * points are shares of width and height.
+ */
+export function cellsBetween([x0, y0], [x1, y1], g) {
+  const pieces = Math.max(1, Math.ceil(4 * g * Math.hypot(x1 - x0, y1 - y0))), found = [];
+  for (let i = 1; i <= pieces; i++) {
+    const column = Math.floor(g * (x0 + (x1 - x0) * i / pieces));
+    const row = Math.floor(g * (y0 + (y1 - y0) * i / pieces));
+    const inside = column >= 0 && column < g && row >= 0 && row < g, cell = row * g + column;
+    if (inside && cell !== found.at(-1)) found.push(cell);
+  }
+  return found;
+}
+
 /** Call `draw(width)` with an element's width in pixels, now and when it changes. */
 export function onWidth(element, draw) {
   let width = 0;
@@ -307,8 +322,9 @@ export function whenSeen(element, start) {
 export function seedField(model) {
   const highest = 2 ** 32 - 1;
   const field = html('input', {type: 'number', min: 0, max: highest, onchange: () => {
-    field.value = Math.min(highest, Math.max(0, Math.round(field.value)));
-    change(model, {seed: Number(field.value)});
+    const seed = Math.min(highest, Math.round(field.value));
+    if (field.value !== '' && seed >= 0) change(model, {seed});
+    field.value = model.get('seed');  // also after something that is no seed
   }});
   const next = button('other noise', () => change(model, {
     seed: (model.get('seed') + 1) % 2 ** 32}));

@@ -1,5 +1,5 @@
 /** A hole in a picture, which is cut with mouse, finger or keys. */
-import {draggable, keys, set} from './common.js';
+import {cellsBetween, draggable, keys, set} from './common.js';
 
 /**
  * Press, drag, or use arrow keys and space to cut out cells or to put them back.
@@ -11,13 +11,14 @@ import {draggable, keys, set} from './common.js';
  * @param {function} say gets what a screen reader says
  */
 export function cutHoles({picture, cursor: mark}, grid, hole, changed, say) {
-  let cursor = Math.floor(grid * grid / 2), adding = true;
+  let cursor = Math.floor(grid * grid / 2), adding = true, before;
   const inside = cell => hole().includes(cell);
   const isThere = (row, column) => Math.min(row, column) >= 0 && Math.max(row, column) < grid;
-  function cut(cell, first) {
-    if (first) adding = !inside(cell);
-    if (inside(cell) === adding) return;
-    changed(adding ? [...hole(), cell] : hole().filter(other => other !== cell));
+  function cut(cells, first) {
+    if (first && cells.length) adding = !inside(cells[0]);
+    const others = cells.filter(cell => inside(cell) !== adding);
+    if (!others.length) return;
+    changed(adding ? [...hole(), ...others] : hole().filter(cell => !others.includes(cell)));
   }
   function move(rows, columns) {
     const [row, column] = [Math.floor(cursor / grid) + rows, cursor % grid + columns];
@@ -29,11 +30,11 @@ export function cutHoles({picture, cursor: mark}, grid, hole, changed, say) {
   set(picture, {tabindex: 0, role: 'application', class: 'rar-picture rar-drawn',
     'data-lm-suppress-shortcuts': 'true'});
   draggable(picture, (x, y, first) => {
-    const [column, row] = [x, y].map(share => Math.floor(share * grid));
-    if (isThere(row, column)) cut(row * grid + column, first);
+    cut(cellsBetween(first ? [x, y] : before, [x, y], grid), first);
+    before = [x, y];
   });
   keys(picture, {ArrowUp: () => move(-1, 0), ArrowDown: () => move(1, 0),
-    ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1), ' ': () => cut(cursor, true)});
+    ArrowLeft: () => move(0, -1), ArrowRight: () => move(0, 1), ' ': () => cut([cursor], true)});
   picture.addEventListener('focus', () => {
     set(mark, {visibility: picture.matches(':focus-visible') ? 'visible' : 'hidden'});
     move(0, 0);

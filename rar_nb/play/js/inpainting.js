@@ -175,11 +175,12 @@ class KnownView {
       html('div', {}, this.title, this.chart));
   }
 
-  draw(probabilities, label, guess) {
+  /** `how` is how the class was found. */
+  draw(probabilities, label, how) {
     const percent = p => `${Math.round(100 * p)} %`;
     this.bars.forEach((bar, c) => set(bar, {class: c === label ? 'rar-taken' : null,
       style: `height: ${(100 * probabilities[c]).toFixed(1)}%`}));
-    set(this.title, {text: `class ${label} (${guess ? 'guessed' : 'true'})`});
+    set(this.title, {text: `class ${label} (${how})`});
     const spoken = Array.from(probabilities, (p, c) => `${c}: ${percent(p)}`).join(', ');
     set(this.chart, {class: 'rar-classes', 'aria-label': `how probable each class is: ${spoken}`});
   }
@@ -224,7 +225,8 @@ function controlsOf(model, {num_digits}) {
     return {...one, show: () => one.show({value: model.get(trait), text: text(model.get(trait))})};
   };
   const digit = slide('digit', 'digit', {max: num_digits - 1}, String);
-  const scale = slide('guidance scale', 'guidance_scale', {max: 8, step: .5}, x => x.toFixed(1));
+  const scale = slide('guidance scale', 'guidance_scale', {max: 8, step: .5},
+    x => x ? x.toFixed(1) : 'off');
   const seed = seedField(model);
   const how = choice('order', HOW, value => change(model, {how: value}));
   const guess = choice('class', [[false, 'the true one'], [true, 'guessed from what is left']],
@@ -293,6 +295,7 @@ class Panel {
   renew() {
     this.wanted.abort();
     this.wanted = new AbortController();
+    this.say('');  // not what belongs to the old one
     this.begin();
     if (!this.busy) this.work();
   }
@@ -321,7 +324,9 @@ class Panel {
     const probabilities = await filler.classes(wish, signal);
     signal.throwIfAborted();
     const label = wish.guess ? probabilities.indexOf(Math.max(...probabilities)) : digit.label;
-    this.known.draw(probabilities, label, wish.guess);
+    const blind = wish.hole.length === settings.grid_size ** 2;  // nothing is left
+    this.known.draw(probabilities, label,
+      wish.guess ? blind ? 'a blind guess' : 'guessed' : 'true');
     set(this.status, {text: HINT});
     if (!wish.hole.length) return;
     for (const [k, method] of settings.methods.entries()) {

@@ -1,12 +1,12 @@
 /** Scan orders: walk through a grid step by step, and compare orders, your own among them. */
-import {button, change, draggable, follow, frame, html, keys, onWidth, player, set, slider,
-  speaker, svg} from './common.js';
+import {button, cellsBetween, change, draggable, follow, frame, html, keys, onWidth, player, set,
+  slider, speaker, svg} from './common.js';
 import {SCAN_ORDERS, jumps, knownNeighbours, namedOrder, neighbours, randomOrder, statistics,
   stepsOf} from './orders.js';
 
 const STYLES = `
 .rar-walk {display: grid; gap: 4px 22px; align-items: start}
-@container (min-width: 760px) {
+@container (min-width: 690px) {
   .rar-walk {grid-template-columns: minmax(340px, 1fr) minmax(0, 480px)}
 }
 .rar-app .rar-orders {border: 0; padding: 0; margin: 0; min-width: 0}
@@ -49,7 +49,7 @@ const STYLES = `
 .rar-app .rar-said {min-height: 2.9em; margin: 6px 0 0}
 .rar-said b {color: var(--rar-next-ink)}
 .rar-charts {display: grid; gap: 4px 22px}
-@container (min-width: 760px) {.rar-charts {grid-template-columns: 1fr 1fr}}
+@container (min-width: 690px) {.rar-charts {grid-template-columns: 1fr 1fr}}
 .rar-app figure {margin: 0; padding: 0; min-width: 0}
 .rar-chart {position: relative; padding-left: 30px; height: 86px}
 .rar-chart svg {width: 100%; height: 100%; cursor: ew-resize; overflow: visible}
@@ -286,18 +286,6 @@ function makeTable(names, onchoice) {
     });
   }
   return {element, show};
-}
-
-/** Cells that a straight line between two points passes, from its start on. */
-function cellsBetween([x0, y0], [x1, y1], g) {
-  const pieces = Math.max(1, Math.ceil(4 * g * Math.hypot(x1 - x0, y1 - y0))), found = [];
-  for (let i = 1; i <= pieces; i++) {
-    const column = Math.floor(g * (x0 + (x1 - x0) * i / pieces));
-    const row = Math.floor(g * (y0 + (y1 - y0) * i / pieces));
-    const inside = column >= 0 && column < g && row >= 0 && row < g, cell = row * g + column;
-    if (inside && cell !== found.at(-1)) found.push(cell);
-  }
-  return found;
 }
 
 /** The pointer on the grid: it goes to a cell's step, or writes your own order. */

@@ -34,6 +34,13 @@ const STYLE = `
 .rar-courses svg {width: 100%; height: 44px}
 .rar-app svg .rar-id {fill: #fff; stroke: #000; stroke-width: .1; paint-order: stroke}
 .rar-labels button {padding: 3px 8px}
+.rar-sliders {display: grid; gap: 6px 22px; margin: 6px 0;
+  grid-template-columns: repeat(auto-fit, minmax(200px, 1fr))}
+.rar-app .rar-sliders span {white-space: nowrap}
+@container (440px < width < 800px) {  /* the name of a slider above it */
+  .rar-app .rar-sliders label {flex-wrap: wrap; gap: 0 8px}
+  .rar-app .rar-sliders span {flex-basis: 100%}
+}
 `;
 
 /* ---- an image that is being sampled ------------------------------------------------------ */
@@ -165,13 +172,14 @@ class View {
     this.covers = cells.map(i => box(i, {fill: 'var(--rar-cell)'}));
     this.holes = cells.map(i => box(i, {fill: 'none', stroke: 'var(--rar-known)',
       'stroke-width': 0.06, 'stroke-dasharray': '.16 .12'}));
-    this.next = box(0, {fill: 'none', stroke: 'var(--rar-next)', 'stroke-width': 0.12});
+    this.framed = box(0, {class: 'rar-framed', fill: 'none', stroke: 'var(--rar-next)',
+      'stroke-width': 0.12});
     this.cursor = box(0, {fill: 'none', stroke: 'var(--rar-known)', 'stroke-width': 0.16,
       visibility: 'hidden'});
     this.ids = cells.map(i => svg('text', {class: 'rar-id', x: i % g + .5, 'text-anchor': 'middle',
       y: Math.floor(i / g) + .65, 'font-size': settings.codebook_size > 1000 ? .32 : .42}));
     this.overlay = svg('svg', {viewBox: `0 0 ${g} ${g}`, 'aria-hidden': 'true'},
-      ...this.covers, ...this.holes, ...this.ids, this.next, this.cursor);
+      ...this.covers, ...this.holes, ...this.ids, this.framed, this.cursor);
     this.picture = html('div', {class: 'rar-picture', role: 'img'}, this.canvas,
       this.overlay);
     this.looks = cells.map(i => box(i, {fill: 'var(--rar-cell)', stroke: 'var(--rar-paper)',
@@ -217,26 +225,26 @@ class View {
     this.holes.forEach((mark, i) => set(mark, {visibility: hole.has(i) ? 'visible' : 'hidden'}));
     set(titles[0], {text: `${course.name}: ${known} of ${length} tokens`});
     set(this.picture, {'aria-label': `picture of ${known} of ${length} tokens`});
-    this.frameNext(known < length ? order[known] : -1);
     const now = Math.min(known, there - 1), live = there < length && known === there;
+    this.frameCell(order[Math.max(0, now)]);
     if (now < 0) return;
     this.drawCandidates(course, now, now < known, live);
     this.drawAttention(course, now, attentionOf(course.steps[now], settings, layer, head));
   }
 
-  frameNext(cell) {
-    const g = this.settings.grid_size;
-    const place = {x: cell % g, y: Math.floor(cell / g)};
-    const visibility = cell < 0 ? 'hidden' : 'visible';
-    for (const mark of [this.next, this.asking]) set(mark, {...place, visibility});
+  /** Frame the cell of the token whose probabilities and attention are shown. */
+  frameCell(cell) {
+    const g = this.settings.grid_size, place = {x: cell % g, y: Math.floor(cell / g)};
+    for (const mark of [this.framed, this.asking]) set(mark, place);
   }
 
   drawCandidates(course, k, isLast, live) {
     const {grid_size, image} = this.settings, step = course.steps[k], ids = course.candidates(k);
     const patches = live ? null : course.decoded('patches', k);  // else sampling would wait
     set(this.titles[1], {text: isLast ? 'the last token' : 'the next token'});
-    set(this.facts, {text: `entropy ${entropy(step.probabilities).toFixed(2)} nats, `
-      + `weight of guidance ${step.weight.toFixed(2)}`});
+    const guidance = course.request.scale ? `weight of guidance ${step.weight.toFixed(2)}`
+      : 'guidance off';
+    set(this.facts, {text: `entropy ${entropy(step.probabilities).toFixed(2)} nats, ${guidance}`});
     const corner = [step.cell % grid_size, Math.floor(step.cell / grid_size)];
     const box = [...corner.map(at => at * image.stride), image.stride];
     this.rows.forEach((row, i) => {
@@ -299,20 +307,23 @@ function samplingControls(model, settings) {
   const label = labelControl(model, settings.num_classes);
   const real = (name, trait, min, max, step) => {
     const one = slider(name, {min, max, step, oninput: value => change(model, {[trait]: value})});
-    return {...one, refresh: () => one.show({value: model.get(trait),
-      text: model.get(trait).toFixed(2)})};
+    return {...one, refresh: () => {
+      const value = model.get(trait);  // only a guidance scale can be 0
+      one.show({value, text: value ? value.toFixed(2) : 'off'});
+    }};
   };
   const most = Math.max(8, settings.sample.guidance_scale);
   const sliders = [real('guidance scale', 'guidance_scale', 0, most, .25),
     real('power', 'guidance_power', .25, 4, .25), real('temperature', 'temperature', .1, 2, .05)];
   const seed = seedField(model);
-  const generator = choice('model', names, value => change(model, {generator: value}));
+  const generator = choice('model', names, value => change(model, {generator: value,
+    compare: value === model.get('compare') ? '' : model.get('compare')}));
   const others = [['', 'none'], ...names.map(name => [name, name])];
   const compare = choice('compare with', others, value => change(model, {compare: value}));
   const choices = names.length > 1 ? [generator.element, compare.element] : [];
   const run = runControl(model);
   const element = html('div', {}, label.element,
-    html('div', {class: 'rar-row'}, ...sliders.map(one => one.element)),
+    html('div', {class: 'rar-sliders'}, ...sliders.map(one => one.element)),
     html('div', {class: 'rar-row'}, ...seed.elements, ...run.elements, ...choices));
   return {element, show() {
     label.show();
@@ -321,14 +332,18 @@ function samplingControls(model, settings) {
     seed.show();
     generator.show(model.get('generator'));
     compare.show(model.get('compare'));
+    others.forEach(([name], i) => {
+      const same = name === model.get('generator');  // as the model that is shown
+      set(compare.select.options[i], {hidden: same, disabled: same});
+    });
   }};
 }
 
 /** A quantity over the steps, from 0 at the bottom; a mark stands at the present one. */
 function stepChart(color, length) {
-  const area = svg('polygon', {fill: `var(--rar-${color})`, 'fill-opacity': .45});
+  const area = svg('polygon', {fill: `var(--rar-${color}-ink)`, 'fill-opacity': .75});
   const mark = svg('rect', {y: 0, width: 1, height: 1, fill: 'var(--rar-next)',
-    'fill-opacity': .8});
+    stroke: 'var(--rar-paper)', 'stroke-width': 1.5, 'vector-effect': 'non-scaling-stroke'});
   const strip = svg('svg', {viewBox: `0 0 ${length} 1`, preserveAspectRatio: 'none', role: 'img',
     'aria-label': 'no step yet'}, area, mark);
   const title = html('figcaption', {class: 'rar-faint'});
@@ -343,10 +358,17 @@ function stepChart(color, length) {
   return {element: html('figure', {}, title, strip), show};
 }
 
-/** The weights of guidance of all steps. */
+/** The weights of guidance of all steps: none where it is off. */
 function guidanceOf({scale, power, order}, {sample}) {
-  return order.map((_, k) => scale
-    ? guidanceWeight(k, order.length, scale, power, sample.guidance_schedule) : 1);
+  return scale ? order.map((_, k) => guidanceWeight(k, order.length, scale, power,
+    sample.guidance_schedule)) : [];
+}
+
+/** Over the chart of these weights. */
+function captionOf(weights) {
+  if (!weights.length) return 'guidance is off';
+  const [least, most] = [Math.min(...weights), Math.max(...weights)];
+  return least < 1 ? `guidance, down to ${least.toFixed(2)}` : `guidance, up to ${most.toFixed(2)}`;
 }
 
 /** Steps: play, one back, one forth, a slider, and what changes from step to step. */
@@ -383,8 +405,8 @@ function stepControls(model, settings) {
     const most = Math.log(settings.codebook_size);
     doubt.show(course.steps.map(step => entropy(step.probabilities)), most, known,
       `entropy, up to ${most.toFixed(2)} nats`);
-    const weights = guidanceOf(course.request, settings), highest = Math.max(...weights);
-    guidance.show(weights, highest, known, `guidance, up to ${highest.toFixed(2)}`);
+    const weights = guidanceOf(course.request, settings);
+    guidance.show(weights, Math.max(...weights), known, captionOf(weights));
   }
   return {element, show, stop: play.stop};
 }
