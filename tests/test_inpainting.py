@@ -245,7 +245,7 @@ WHOLE, FIRST_ORDER = torch.zeros(49, dtype=torch.long), torch.arange(49)[None]
             "num_known = 50",
         ),
         (lambda: Inpainting(digit=500), "digit = 500"),
-        (lambda: Inpainting(hole=[1, 1]), "order = [1, 1]"),
+        (lambda: Inpainting(hole=[1, 1]), "hole = [1, 1]"),
         (lambda: Inpainting(guidance_scale=float("nan")), "guidance_scale = nan"),
         (lambda: export_digits(3), "folder = 3"),
     ],

@@ -113,7 +113,7 @@ def test_what_its_advice_names_reaches_the_training(tmp_path):
 def test_a_demonstration_takes_values_of_ones_own():
     _, ran = run("run_notebook('train'", learning_rate=1e-3, changes={"num_layers": 1})
     given = ran["train"]
-    assert given["learning_rate"] == 1e-3 and given["guidance_scale"] == 2.0
+    assert given["learning_rate"] == 1e-3 and given["guidance_scale"] == 3.0
     assert given["changes"]["num_layers"] == 1 and given["changes"]["num_heads"] == 3
 
 
