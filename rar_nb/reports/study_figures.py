@@ -7,19 +7,19 @@ __all__ = ['STUDY', 'Finite', 'Share', 'Window', 'Cell', 'PARTS', 'CURVE_FIELDS'
            'NAMES', 'HEADLINE', 'WHEN', 'BETTER', 'TWICE', 'AXES', 'SHADES', 'BASELINES', 'ImageSet', 'Measures',
            'Factors', 'Settings', 'StudyRun', 'check_run', 'setting_of', 'check_equal', 'check_settings', 'read_runs',
            'find_cell', 'values_of', 'measured', 'by_seed', 'how_to_measure', 'not_measured', 'commands', 'table',
-           'overview', 'title_of', 'number', 'p_text', 'interval_text', 'headline_cells', 'is_clear', 'statistics_text',
-           'in_words', 'headline_sentence', 'with_interval', 'headline_table', 'differences_table', 'plot_seeds',
-           'plot_interval', 'plot_headline', 'mean_curve', 'plot_curve', 'shade_annealing', 'plot_training_curves',
-           'limit_to_the_end', 'gap_curve', 'plot_gap', 'plot_twice', 'twice_table', 'loss_by_cell', 'plot_loss_map',
-           'along', 'differences_along', 'plot_along', 'plot_length_and_data', 'along_table', 'advantage',
-           'predictions', 'predictions_table', 'window_name', 'windows', 'plot_differences', 'plot_windows',
-           'windows_table', 'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table', 'target_pairs',
-           'plot_target', 'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning',
-           'no_dropout_table', 'by_dropout', 'added_cells', 'long_dropout_table', 'plot_long_dropout',
-           'best_dropout_pairs', 'best_dropout', 'best_dropout_table', 'Tried', 'read_tried', 'tried_pairs', 'rise_of',
-           'rule_points', 'plot_rule', 'tried_table', 'Claim', 'fid_range', 'all_windows', 'all_orders',
-           'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row',
-           'claims_table']
+           'overview', 'title_of', 'number', 'p_text', 'interval_text', 'difference_text', 'headline_cells', 'is_clear',
+           'statistics_text', 'in_words', 'headline_sentence', 'with_interval', 'headline_table', 'differences_table',
+           'plot_seeds', 'plot_interval', 'plot_headline', 'mean_curve', 'plot_curve', 'shade_annealing',
+           'plot_training_curves', 'limit_to_the_end', 'gap_curve', 'plot_gap', 'plot_twice', 'twice_table',
+           'loss_by_cell', 'plot_loss_map', 'along', 'differences_along', 'plot_along', 'plot_length_and_data',
+           'along_table', 'advantage', 'predictions', 'predictions_table', 'window_name', 'windows', 'plot_differences',
+           'plot_windows', 'windows_table', 'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table',
+           'target_pairs', 'plot_target', 'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned',
+           'plot_tuning', 'no_dropout_table', 'by_dropout', 'is_added', 'added_cells', 'long_dropout_table',
+           'plot_long_dropout', 'best_dropout_pairs', 'best_dropout', 'best_dropout_table', 'Tried', 'read_tried',
+           'tried_pairs', 'rise_of', 'rule_points', 'plot_rule', 'tried_table', 'Claim', 'fid_range', 'all_windows',
+           'all_orders', 'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only',
+           'claim_row', 'claims_table']
 
 # %% ../../nbs/54_study_figures.ipynb #sf-imports
 import itertools
@@ -350,6 +350,11 @@ def interval_text(pair: Comparison) -> str:
     return f'{number(low, True)} to {number(high, True)}'
 
 
+def difference_text(pair: Comparison) -> str:
+    "A mean difference, and its interval in brackets."
+    return f'{number(pair.mean, True)} ({interval_text(pair)})'
+
+
 def headline_cells(runs: Sequence[StudyRun]) -> dict[str, Cell]:
     "The runs of the three strategies; empty where there are none."
     return {name: find_cell(runs, 'headline', strategy=name) for name in STRATEGIES}
@@ -442,8 +447,7 @@ def differences_table(runs: Sequence[StudyRun]) -> Text:
             for other in ('raster', 'random'):
                 pair = Comparison(values['annealed'], values[other])
                 star = '*' if measure == 'validation_loss' and other == 'random' else ''
-                row += [f'{number(pair.mean, True)} ({interval_text(pair)}){star}',
-                        p_text(pair.p_value)]
+                row += [difference_text(pair) + star, p_text(pair.p_value)]
             rows.append(row)
     return table(['measure, models', 'annealed − raster', 't test', 'annealed − always random',
                   't test'], rows, 'headline', cells.values())
@@ -634,7 +638,7 @@ def twice_table(runs: Sequence[StudyRun], when: str = 'final') -> Text:
         for cell in cells.values():
             pair = Comparison(*(by_seed(cell, f'{measure}_{kind}', when)
                                 for kind in ('unseen', 'seen')))
-            row.append(f'{number(pair.mean, True)} ({interval_text(pair)})' if pair.seeds else '–')
+            row.append(difference_text(pair) if pair.seeds else '–')
         rows.append(row)
     rows = rows if any(cells.values()) else []
     return table(['unseen minus seen', *cells], rows, 'headline', cells.values())
@@ -1135,10 +1139,15 @@ def by_dropout(runs: Sequence[StudyRun], strategy: str) -> dict[tuple[int, float
     return dict(sorted(cells.items()))
 
 
+def is_added(cell: Cell) -> bool:
+    "Whether a cell is one of the part 'long_dropout'."
+    return all(run['part'] == 'long_dropout' for run in cell.values())
+
+
 def added_cells(runs: Sequence[StudyRun]) -> list[Cell]:
     "The cells of the part 'long_dropout'."
-    names = dict.fromkeys(run['cell'] for run in runs if run['part'] == 'long_dropout')
-    return [{run['seed']: run for run in runs if run['cell'] == name} for name in names]
+    return [cell for strategy in STRATEGIES for cell in by_dropout(runs, strategy).values()
+            if is_added(cell)]
 
 
 def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
@@ -1150,7 +1159,7 @@ def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
             values = [by_seed(cell, name, when) for name, when in (
                 ('validation_loss', 'final'), ('validation_loss', 'best'),
                 ('proxy_fid_unseen', 'final'))]
-            words = f'{dropout:g}' + ('' if cell in added else ', chosen for 50 passes')
+            words = f'{dropout:g}' + ('' if is_added(cell) else ', chosen for 50 passes')
             rows.append([f'{strategy}, {passes:,} passes', words, str(len(cell))]
                         + [with_interval(numbers) for numbers in values])
     head = ['strategy', 'dropout', 'seeds', 'validation loss, finished',
@@ -1163,6 +1172,7 @@ def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
     if not added_cells(runs):
         not_measured('long_dropout')
         return None
+    measures = ('validation_loss', 'proxy_fid_unseen')
     styles = {0.0: 'o:', 0.1: 's-', 0.3: '^--', 0.5: 'D-.'}
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
     lengths = set()
@@ -1171,7 +1181,7 @@ def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
         lengths |= {passes for passes, _ in cells}
         for dropout in sorted({dropout for _, dropout in cells}):
             own = {passes: cell for (passes, other), cell in cells.items() if other == dropout}
-            for ax, measure in zip(axes, ('validation_loss', 'proxy_fid_unseen')):
+            for ax, measure in zip(axes, measures):
                 found = {passes: mean_interval(by_seed(cell, measure))
                          for passes, cell in own.items()}
                 means = [mean for mean, *_ in found.values()]
@@ -1179,7 +1189,7 @@ def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
                         label=f'{strategy}, {dropout:g}')
                 for passes, (_, low, high) in found.items():
                     ax.plot([passes, passes], [low, high], color=color, lw=1)
-    for ax, measure in zip(axes, ('validation_loss', 'proxy_fid_unseen')):
+    for ax, measure in zip(axes, measures):
         ax.set(title=title_of(measure), xlabel='passes over the data', xscale='log')
         ax.set_xticks(sorted(lengths), [f'{passes:,}' for passes in sorted(lengths)])
         ax.minorticks_off()
@@ -1221,7 +1231,7 @@ def best_dropout_table(runs: Sequence[StudyRun]) -> Text:
         row = [f'{passes:,}', f'{raster:g} / {annealed:g}', str(len(pair.seeds))]
         for pairs in found:
             each = pairs[passes][2]
-            row += [f'{number(each.mean, True)} ({interval_text(each)})', p_text(each.p_value)]
+            row += [difference_text(each), p_text(each.p_value)]
         rows.append(row)
     head = ['passes', 'dropout, raster / annealed', 'seeds', 'validation loss, finished', 't test',
             'validation loss, early-stopped', 't test', 'proxy FID, unseen, finished', 't test']
@@ -1260,9 +1270,8 @@ def tried_pairs(tried: Sequence[Tried], measure: str) -> dict[float, Comparison]
 
 def rise_of(tried: Sequence[Tried], epochs: float) -> float:
     "Mean rise of raster training on other data."
-    rises = [run['validation_loss'] - run['lowest_loss'] for run in tried
-             if run['epochs'] == epochs and run['strategy'].startswith('raster')]
-    return sum(rises) / len(rises)
+    return mean_interval({run['seed']: run['validation_loss'] - run['lowest_loss'] for run in tried
+                          if run['epochs'] == epochs and run['strategy'].startswith('raster')})[0]
 
 # %% ../../nbs/54_study_figures.ipynb #st-rule-fig
 def rule_points(
@@ -1303,16 +1312,17 @@ def plot_rule(runs: Sequence[StudyRun], tried: Sequence[Tried]) -> plt.Figure | 
 def tried_table(tried: Sequence[Tried]) -> Text:
     "The runs on other data: means over seeds, and annealed minus raster."
     rows = []
-    losses, fids = (tried_pairs(tried, name) for name in ('validation_loss', 'proxy_fid_samples'))
-    agreement = tried_pairs(tried, 'samples_of_the_class_asked_for')
+    losses, fids, agreement = (tried_pairs(tried, name) for name in (
+        'validation_loss', 'proxy_fid_samples', 'samples_of_the_class_asked_for'))
+
+    def means(pair: Comparison, form: Callable[[float], str]) -> str:
+        return ' / '.join(form(mean_interval(side)[0]) for side in (pair.other, pair.one))
+
     for epochs, pair in losses.items():
-        row = [f'{epochs:g}', str(len(pair.seeds)), number(rise_of(tried, epochs))]
-        for each in (pair, fids[epochs]):
-            means = [sum(side.values()) / len(side) for side in (each.other, each.one)]
-            row += [' / '.join(map(number, means)),
-                    f'{number(each.mean, True)} ({interval_text(each)})']
-        sides = agreement[epochs].other, agreement[epochs].one
-        rows.append(row + [' / '.join(f'{sum(side.values()) / len(side):.0%}' for side in sides)])
+        rows.append([f'{epochs:g}', str(len(pair.seeds)), number(rise_of(tried, epochs)),
+                     means(pair, number), difference_text(pair),
+                     means(fids[epochs], number), difference_text(fids[epochs]),
+                     means(agreement[epochs], '{:.0%}'.format)])
     head = ['epochs', 'seeds', 'rise of raster training', 'validation loss, raster / annealed',
             'difference', 'proxy FID, raster / annealed', 'difference',
             'of the class asked for, raster / annealed']
