@@ -27,7 +27,7 @@ from ..data.images import open_data
 from ..data.tokens import TokenData, pretokenize
 from ..orders import permute, spiral_in
 from .watch import BUNDLED, cached_model, cached_run, panel_settings
-from .widgets import KernelPanel, module_text
+from .widgets import KernelPanel, module_text, new_figure
 from ..sampler import SampleConfig, final_orders, image_noise, sample_tokens
 from ..style import COLORS
 from ..support import (
@@ -341,7 +341,7 @@ class Inpainting(KernelPanel):
         tokens, grid_size = digit_tokens(digit)[0], self.settings['grid_size']
         orders = fill_order(tuple(hole), grid_size, how, seed)
         num_known = len(tokens) - len(hole)
-        return class_probabilities(cached_model('any order'), tokens, orders, num_known),
+        return (class_probabilities(cached_model('any order'), tokens, orders, num_known),)
 
     def fill(self, digit: int, hole, **method) -> Filling:
         "What `fill_digit` makes of a hole in a validation digit."
@@ -353,7 +353,7 @@ class Inpainting(KernelPanel):
         image, probabilities = self.show_digit(self.digit)[1][0], self.guess_class(**request)[0]
         label = int(probabilities.argmax()) if self.guess else digit_tokens(self.digit)[1]
         orders = fill_order(tuple(self.hole), self.settings['grid_size'], self.how, self.seed)
-        fig = Figure(figsize=(10.4, 4.1), dpi=80, layout='none')  # type: ignore[arg-type]
+        fig = new_figure(10.4, 4.1)
         grid = fig.add_gridspec(3, 6, left=0.01, right=0.99, bottom=0.08, top=0.93, wspace=0.08,
                                 hspace=0.25, width_ratios=[3.5, 1.3, 1, 1, 1, 1])
         plot_hole(fig.add_subplot(grid[:, 0]), image, self.hole, orders)

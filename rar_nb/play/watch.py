@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BUNDLED', 'MODELS', 'UNKNOWN', 'INPUTS', 'OUTPUTS', 'JS_SCHEDULES', 'SCALES', 'POWERS', 'list_runs', 'cached_run',
            'models_of', 'cached_model', 'StepCache', 'SeenAttention', 'seen_model', 'empty_cache', 'attention_maps',
-           'Trace', 'hide_cells', 'decode_known', 'check_pair', 'make_trace', 'candidates', 'frame_cell',
-           'plot_candidates', 'attention_grid', 'plot_course', 'check_step', 'plot_step', 'ModelStep', 'panel_settings',
-           'cached_step', 'StepServer', 'Watch', 'guidance_grid']
+           'Trace', 'hide_cells', 'empty_tokens', 'decode_known', 'check_pair', 'make_trace', 'candidates',
+           'frame_cell', 'plot_candidates', 'attention_grid', 'plot_course', 'check_step', 'plot_step', 'ModelStep',
+           'panel_settings', 'cached_step', 'StepServer', 'Watch', 'guidance_grid']
 
 # %% ../../nbs/13_watch.ipynb #cd9ddff3
 import copy
@@ -128,8 +128,9 @@ class SeenAttention(nn.Module):
 
 
 def seen_model(model: RAR) -> RAR:
-    "A copy of a model, in float32, whose blocks need a `StepCache` and leave their weights there."
-    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    "A model like another, in float32, whose blocks need a `StepCache` and leave attention there."
+    shared = {id(p): p for p in model.parameters() if p.dtype == torch.float32}
+    model = copy.deepcopy(model, shared).float().eval()  # weights that are float32 are not copied
     for block in model.blocks:
         block.attn = SeenAttention(block.attn)
     return model
@@ -202,6 +203,13 @@ def hide_cells(
     return torch.where(pixels, torch.tensor(UNKNOWN, dtype=torch.uint8), images)
 
 
+def empty_tokens(tokenizer: Tokenizer, num_tokens: int) -> torch.Tensor:  # int64 [1, L], CPU
+    "The tokens of a black image."
+    side = grid_side(num_tokens) * tokenizer.stride
+    black = torch.full((1, tokenizer.channels, side, side), float(tokenizer.value_range[0]))
+    return tokenizer.encode(black.to(tokenizer.device)).cpu()
+
+
 @checked
 def decode_known(
     tokenizer: Tokenizer,
@@ -209,18 +217,14 @@ def decode_known(
 ) -> torch.Tensor:  # uint8 [B, C, S, S]
     "Pictures of which only some tokens are known."
     require(tokens.ndim == 2 and tokens.dtype == torch.int64, 'tokens', tokens, "int64 [B, L]")
-    side = grid_side(tokens.shape[1]) * tokenizer.stride
-    black = torch.full((1, tokenizer.channels, side, side), float(tokenizer.value_range[0]))
-    empty = tokenizer.encode(black.to(tokenizer.device)).cpu()
-    completed = torch.where(tokens < 0, empty, tokens)
+    completed = torch.where(tokens < 0, empty_tokens(tokenizer, tokens.shape[1]), tokens)
     images = tokenizer.decode(completed.to(tokenizer.device))
     return hide_cells(to_uint8(images, tokenizer.value_range).cpu(), tokens < 0)
 
 # %% ../../nbs/13_watch.ipynb #10af868f
 def check_pair(model: RAR, tokenizer: Tokenizer, label: int):
     "Raise `InvalidValue` unless a model knows a tokenizer's ids, and a class."
-    require(tokenizer.codebook_size == model.config.codebook_size, 'codebook_size of the tokenizer',
-            tokenizer.codebook_size, f"{model.config.codebook_size}, as in the model")
+    check_codebook(model.config, tokenizer)
     require_int('class', label, 0, model.config.num_classes - 1)
 
 
@@ -383,7 +387,8 @@ class ModelStep(nn.Module):
 
     def __init__(self, model: RAR):
         super().__init__()
-        config, model = model.config, seen_model(model)
+        config = model.config
+        model = seen_model(copy.deepcopy(model).requires_grad_(False))
         length = config.num_tokens + 2
         own, target, timesteps = (
             nn.Parameter(torch.zeros(length, config.hidden_size) if table is None
@@ -440,7 +445,6 @@ def panel_settings(
             run.tokenizer.image_size, f"{side}, {tokenizer.stride} pixels for each of the model's "
             f"{model.grid_size} rows of tokens")
     fixed = model.final_order != 'random'
-    black = torch.full((1, tokenizer.channels, side, side), float(low), device=tokenizer.device)
     return dict(
         num_tokens=model.num_tokens, grid_size=model.grid_size, num_classes=model.num_classes,
         codebook_size=model.codebook_size, num_layers=model.num_layers, num_heads=model.num_heads,
@@ -450,7 +454,7 @@ def panel_settings(
         order_name=model.final_order, target_aware=model.target_aware, adaln=model.adaln,
         image=dict(size=side, channels=tokenizer.channels, stride=tokenizer.stride, low=low,
                    high=high),
-        empty=tokenizer.encode(black)[0].tolist(),  # tokens of a black image
+        empty=empty_tokens(tokenizer, model.num_tokens)[0].tolist(),
         sample={name: getattr(run.sample, name) for name in (
             'guidance_scale', 'guidance_power', 'temperature', 'guidance_schedule')},
         models=models)

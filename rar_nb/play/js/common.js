@@ -307,6 +307,18 @@ export function paint(canvas, pixels, image, index = 0, box = [0, 0, image.size]
   canvas.getContext('2d').putImageData(shown, 0, 0);
 }
 
+/** A moment in which the page may draw and hear its reader. */
+export const pause = () => new Promise(resolve => setTimeout(resolve));
+
+let rested = 0;  // when the page last had such a moment
+
+/** Such a moment, unless there was one in the last 10 ms. */
+export async function rest() {
+  if (performance.now() - rested <= 10) return;
+  await pause();
+  rested = performance.now();
+}
+
 /** Call `start` once an element is seen; returns the function that ends this. */
 export function whenSeen(element, start) {
   const watcher = new IntersectionObserver(entries => {

@@ -8,7 +8,7 @@
  * old one.
  */
 import {
-  button, change, choice, follow, frame, html, paint, seedField, set, slider, speaker, svg,
+  button, change, choice, follow, frame, html, paint, rest, seedField, set, slider, speaker, svg,
   whenSeen,
 } from './common.js';
 import {addressOf, askKernel, fetched, naming, openFolder} from './engines.js';
@@ -65,15 +65,10 @@ async function openDigits(address, {size, low, high}) {
   return {tokens, labels, pixels};
 }
 
-let rested = 0;  // when the page last had time to draw
-
 /** `read` for a page that wants to draw meanwhile, and may want something else by then. */
 function attentive(read, signal) {
   async function readNext(ids) {
-    if (performance.now() - rested > 10) {
-      await new Promise(resolve => setTimeout(resolve));
-      rested = performance.now();
-    }
+    await rest();
     signal.throwIfAborted();
     return read(ids);
   }

@@ -4,8 +4,8 @@
  * The numbers come from `sampling.js`, the predictions from one of the engines of `engines.js`.
  */
 import {
-  button, change, choice, follow, frame, html, paint, player, seedField, set, slider, speaker, svg,
-  tick, whenSeen,
+  button, change, choice, follow, frame, html, paint, pause, player, rest, seedField, set, slider,
+  speaker, svg, tick, whenSeen,
 } from './common.js';
 import {openFolder, openKernel} from './engines.js';
 import {fillOrder} from './filling.js';
@@ -62,9 +62,6 @@ function requestOf(model, settings) {
   };
 }
 
-/** A moment in which the page may draw and hear its reader. */
-const pause = () => new Promise(resolve => setTimeout(resolve));
-
 /** An image: its steps so far, and what has been decoded of it. */
 class Course {
   /** `seen` is called when there is something new to be seen. */
@@ -77,15 +74,11 @@ class Course {
   /** Sample all tokens. */
   async run() {
     const {engine, settings, request} = this;
-    let rested = performance.now();
     for await (const step of sampleSteps(engine.sequence(this.name), settings, request)) {
       if (this.stopped) return;
       this.steps.push(step);
       this.seen();
-      if (performance.now() - rested > 10) {
-        await pause();
-        rested = performance.now();
-      }
+      await rest();
     }
   }
 
