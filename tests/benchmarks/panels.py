@@ -13,23 +13,21 @@ import argparse
 import json
 import os
 import random
-import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from rar_nb.play.annealing import Annealing
-from rar_nb.play.browser_model import export_browser_model, fetch_runtime
+from rar_nb.play.browser_model import export_browser_model
 from rar_nb.play.inpainting import Inpainting, export_digits
 from rar_nb.play.scan_orders import ScanOrders
 from rar_nb.play.target_aware import TargetAware
 from rar_nb.play.watch import BUNDLED, Watch
-from rar_nb.play.widgets import JS
 from tests.browser.conftest import copy_project, start_browser, start_lab
-from tests.browser.page import live_panel, served, wait
+from tests.browser.model_site import write_site
+from tests.browser.page import PAGE, live_panel, served, wait
 from tests.browser.test_jupyterlab import open_notebook
-from tests.browser.test_static_page import PAGE
 
 CASES = {  # the panel, and the name of the slider or handle that the right arrow key moves
     "scan orders 7 × 7, step": (lambda: ScanOrders("spiral_in", 7, 0), "step"),
@@ -41,10 +39,9 @@ CASES = {  # the panel, and the name of the slider or handle that the right arro
     "annealing, fresh orders at each epoch": (lambda: fresh(), "epoch"),
     "annealing of the digits, epoch": (lambda: Annealing("digits", epoch=0.0), "epoch"),
     "target-aware, cells known": (lambda: TargetAware(), "cells known"),
-    "watch, step": (lambda: Watch(folder=MODEL, step=0), "step"),
-    "inpainting, digit": (lambda: Inpainting(folder=MODEL), "digit"),
+    "watch, step": (lambda: Watch(step=0), "step"),
+    "inpainting, digit": (lambda: Inpainting(), "digit"),
 }
-MODEL = "js/model"  # from the page
 IN_LAB = {
     "10_scan_orders": "step",
     "11_annealing": "epoch",
@@ -107,13 +104,14 @@ def measure(driver, panel, name: str, keys: int) -> dict[str, float]:
 def on_a_page(driver, keys: int):
     """Times of every case, on a page that a plain web server serves."""
     with tempfile.TemporaryDirectory() as place, served(Path(place)) as address:
-        folder = Path(place)
-        shutil.copytree(JS, folder / "js")
-        export_browser_model(BUNDLED, folder / MODEL)
-        export_digits(folder / MODEL)
-        fetch_runtime(folder / MODEL)
+        folder, model = Path(place), Path(place) / "model"
+        export_browser_model(BUNDLED, model)
+        export_digits(model)
+        write_site(folder, model)
         for label, (make, name) in CASES.items():
-            (folder / "page.html").write_text(PAGE.format(theme="", panel=make().static_html()))
+            (folder / "page.html").write_text(
+                PAGE.format(theme="light", panel=make().static_html())
+            )
             driver.get(f"{address}/page.html")
             yield label, measure(driver, ready(driver), name, keys)
 
@@ -122,7 +120,7 @@ def ready(driver):
     """The panel of a page; one with a model has finished its samples."""
     panel = wait(lambda: driver.find_elements("css selector", ".rar-app"), 30, "a panel")[0]
     wait(lambda: panel.find_elements("css selector", "input[type=range]"), 60, "its sliders")
-    time.sleep(8 if "model" in driver.page_source else 0.5)
+    time.sleep(8 if "models" in driver.page_source else 0.5)
     return panel
 
 

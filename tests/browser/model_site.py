@@ -6,14 +6,8 @@ from pathlib import Path
 from rar_nb.play.browser_model import fetch_runtime
 from rar_nb.play.watch import Watch
 from rar_nb.play.widgets import JS
+from tests.browser.page import PAGE
 from tests.site.build import RUNTIME
-
-PAGE = """<!doctype html>
-<html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>A model</title>
-<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>
-<body style="margin: 8px"><main><h1>A model</h1>{panel}</main>
-<script type="module" src="js/host.js"></script></body></html>
-"""
 
 
 def write_site(folder: Path, model: Path):

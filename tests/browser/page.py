@@ -30,6 +30,13 @@ KEPT = ROOT / "results" / "widgets"
 # Notebooks whose panels need nothing but their state; tests of their own move those with a model.
 LIVE = ["10_scan_orders", "11_annealing", "12_target_aware"]
 
+PAGE = """<!doctype html>
+<html lang="en" data-theme="{theme}"><head><meta charset="utf-8"><title>A panel</title>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>
+<body style="margin: 8px"><main><h1>A panel</h1>{panel}</main>
+<script type="module" src="js/host.js"></script></body></html>
+"""  # beside the folder `js`; the theme is 'light', 'dark', or '': the system's
+
 
 class Server:
     """A Jupyter program in a process of its own, once it says where it listens."""

@@ -19,6 +19,7 @@ from tests.browser.page import (
     DARK,
     KEPT,
     LIGHT,
+    PAGE,
     SCREENSHOTS,
     axe_core,
     button_of,
@@ -33,12 +34,6 @@ from tests.browser.page import (
     wait,
 )
 
-PAGE = """<!doctype html>
-<html lang="en"{theme}><head><meta charset="utf-8"><title>A panel</title>
-<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"></head>
-<body style="margin: 8px"><main><h1>A panel</h1>{panel}</main>
-<script type="module" src="js/host.js"></script></body></html>
-"""
 RESULTS = [
     dict(
         start=200, end=300, final_order="raster", text="200 – 300, the published choice: FID 2.18"
@@ -68,8 +63,7 @@ def site(tmp_path_factory):
     }
     for name, panel in panels.items():
         for theme in ("", "dark", "light"):
-            attribute = f' data-theme="{theme}"' if theme else ""
-            page = PAGE.format(theme=attribute, panel=panel)
+            page = PAGE.format(theme=theme, panel=panel)
             (folder / f"{name}{theme}.html").write_text(page)
     with served(folder) as address:
         yield address

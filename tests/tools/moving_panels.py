@@ -21,8 +21,8 @@ from rar_nb.play.scan_orders import ScanOrders
 from rar_nb.play.watch import BUNDLED, Watch
 from rar_nb.support import make_folder, write_beside
 from tests.browser.conftest import start_browser
-from tests.browser.model_site import PAGE, write_site
-from tests.browser.page import choose, served, slider_of, wait
+from tests.browser.model_site import write_site
+from tests.browser.page import PAGE, choose, served, slider_of, wait
 
 WIDTH, EDGE = 800, 8  # pixels; the edge is part of the width
 MOVE = """
