@@ -50,6 +50,17 @@ def execute(name: str, out: Path, /, as_a_user_does: bool = False, **parameters)
         )  # fmt: skip
 
 
+def printed(notebook) -> str:
+    """All text that the cells of an executed notebook show, printed or as values. What one `print`
+    writes may arrive in two pieces on a busy machine, so the notebook's file is no place to look
+    for a line."""
+    return "".join(
+        "".join(output.get("text", output.get("data", {}).get("text/plain", "")))
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
+
+
 def start_server():
     """Start the fork server if it doesn't run yet; with the project's folder on its path, as other
     packages have a `tests`, too."""

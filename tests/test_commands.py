@@ -27,7 +27,7 @@ from rar_nb.pretrained.presets import (
     resolve,
 )
 from rar_nb.support import ALLOWED, check_parameters
-from tests.kernels import NBS, execute
+from tests.kernels import NBS, execute, printed
 
 ROOT = NBS.parent
 WITH_PARAMETERS = ["train", "evaluate", "pretokenize", "your_images", "study_run"]
@@ -243,14 +243,6 @@ def make_folder(folder, classes):
         for i in range(60 // classes + 2):
             digits[500 * c + i][0].save(folder / f"class {c}" / f"{i}.png")
     return str(folder)
-
-
-def printed(notebook):
-    return "".join(
-        "".join(o.get("text", o.get("data", {}).get("text/plain", "")))
-        for c in notebook.cells
-        for o in c.get("outputs", [])
-    )
 
 
 @pytest.mark.parametrize("classes", [1, 3, 7])

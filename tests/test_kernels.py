@@ -3,7 +3,7 @@
 import nbformat
 from papermill import execute_notebook
 
-from tests.kernels import FORKS, forked
+from tests.kernels import FORKS, forked, printed
 
 LOOK = """
 import multiprocessing, os, random, matplotlib.pyplot as plt, numpy as np, torch
@@ -39,7 +39,7 @@ def look(folder):
         cwd=folder,
         progress_bar=False,
     )
-    found, numbers, process = done.cells[-1].outputs[0].text.splitlines()
+    found, numbers, process = printed(done).splitlines()[:3]
     return found, numbers.split(), process != "MainProcess"
 
 

@@ -13,7 +13,7 @@ from rar_nb.data.tokens import pretokenize
 from rar_nb.pretrained.presets import load_run_config, read_identity, save_run_config
 from rar_nb.runs.run_folders import curve, open_run, read_metrics, save_tokens
 from rar_nb.runs.safekeeping import newest_checkpoint
-from tests.kernels import execute
+from tests.kernels import execute, printed
 
 SMALL = dict(preset="tiny", cpu=True, num_samples=100)
 
@@ -108,7 +108,7 @@ def test_tokens_in_place_of_images_on_two_devices(run, images, tmp_path):
         pretokenize(tokenizer, train_images),
         pretokenize(tokenizer, validation_images),
     )
-    execute(
+    done = execute(
         "train",
         tmp_path / "out.ipynb",
         run_dir="two",
@@ -124,11 +124,8 @@ def test_tokens_in_place_of_images_on_two_devices(run, images, tmp_path):
         )
         assert steps == again_steps and max(abs(x - y) for x, y in zip(values, again)) < 1e-5
     assert "2 × cpu × 16 images" in (tmp_path / "two" / "train.log").read_text()
-    said = (tmp_path / "out.ipynb").read_text()
-    assert (
-        said.count(r"skipped: this run has tokens, but no images\n") == 4
-        and not (tmp_path / "two" / "evaluation.json").exists()
-    )
+    assert printed(done).count("skipped: this run has tokens, but no images\n") == 4
+    assert not (tmp_path / "two" / "evaluation.json").exists()
     assert (tmp_path / "two" / "samples" / "final.png").exists()
 
 
@@ -211,7 +208,7 @@ def test_tokenizer_of_another_run(run, images, tmp_path):
 
 def test_a_run_starts_from_another_one(run, images, tmp_path):
     """Fine-tuning: the first validation loss is the last one of the run that it starts from."""
-    execute(
+    done = execute(
         "train",
         tmp_path / "out.ipynb",
         run_dir=str(tmp_path / "b"),
@@ -226,7 +223,7 @@ def test_a_run_starts_from_another_one(run, images, tmp_path):
         for folder in (tmp_path / "b", run)
     )
     assert first[0]["raster_loss"] == last[-1]["raster_loss"]
-    assert "the rows of all 10 classes among them" in (tmp_path / "out.ipynb").read_text()
+    assert "the rows of all 10 classes among them" in printed(done)
     assert load_run_config(tmp_path / "b" / "config.json").init_from == str(run)
 
 
@@ -281,8 +278,7 @@ def test_random_orders_to_the_end_and_in_the_report(images, tmp_path):
     """What is printed, plotted and sampled follows `final_order`."""
     changes, folder = {"final_order": "random"}, tmp_path / "run"
     given = dict(run_dir=str(folder), data=images, changes=changes)
-    execute("train", tmp_path / "train.ipynb", **given, **SMALL)
-    said = (tmp_path / "train.ipynb").read_text()
+    said = printed(execute("train", tmp_path / "train.ipynb", **given, **SMALL))
     assert "none: all orders stay random, also those of the samples" in said
     assert "Validation loss in random order" in said and "about when r" not in said
     rows = [row for row in read_metrics(folder / "metrics.jsonl") if "raster_loss" in row]

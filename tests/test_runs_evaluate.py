@@ -19,7 +19,7 @@ from rar_nb.reports.fidelity import random_inception
 from rar_nb.runs.safekeeping import hold
 from rar_nb.tokenizer import make_tokenizer
 from rar_nb.transformer import RAR
-from tests.kernels import FORKS, NBS, execute, start_server
+from tests.kernels import FORKS, NBS, execute, printed, start_server
 
 RUN = get_preset(
     "tiny", num_samples=20, sample_batch_size=10, channels=3
@@ -28,13 +28,7 @@ RUN = get_preset(
 
 def evaluate(place, **parameters):
     """Run the notebook from `place`; what it printed."""
-    done = execute("evaluate", place / "out.ipynb", **parameters)
-    return "".join(
-        "".join(o["text"])
-        for c in done.cells
-        for o in c.get("outputs", [])
-        if o["output_type"] == "stream"
-    )
+    return printed(execute("evaluate", place / "out.ipynb", **parameters))
 
 
 @pytest.fixture(scope="module")
