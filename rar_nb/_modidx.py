@@ -850,6 +850,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.best_dropout_table': ( 'study_figures.html#best_dropout_table',
                                                                                                    'rar_nb/reports/study_figures.py'),
+                                              'rar_nb.reports.study_figures.budget_text': ( 'study_figures.html#budget_text',
+                                                                                            'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.by_dropout': ( 'study_figures.html#by_dropout',
                                                                                            'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.by_seed': ( 'study_figures.html#by_seed',

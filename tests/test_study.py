@@ -392,12 +392,13 @@ def test_each_strategy_is_taken_at_its_best_dropout(runs):
             loss = 1.0 + run["seed"] / 10 * (factors["strategy"] == "raster") + 5 * (not best)
             run = run | dict(final=run["final"] | dict(validation_loss=loss))
         changed.append(run)
-    raster, annealed, pair = study.best_dropout_pairs(changed)[100]
+    raster, annealed, pair = study.best_dropout_pairs(changed)[2000, 100]
     assert (raster, annealed) == (0.5, 0.3) and pair.seeds == [0, 1, 2]
     assert pair.differences == pytest.approx([0.0, -0.1, -0.2])
-    assert sorted(study.best_dropout_pairs(runs)) == [10, 25, 50, 100, 200]
+    budgets = [(2000, passes) for passes in (10, 25, 50, 100, 200)]
+    assert list(study.best_dropout_pairs(runs)) == [(500, 200), *budgets, (4500, 22)]
     table = str(study.best_dropout_table(changed))
-    assert "| 100 | 0.5 / 0.3 | 3 | −0.100 (" in table
+    assert "| 2,000 × 100 | 0.5 / 0.3 | 3 | −0.100 (" in table
 
 
 def write_tried(folder, strategy, seed, loss, lowest, fid=1.0, epochs=36):
@@ -414,14 +415,15 @@ def test_the_rule_compares_by_seed_and_says_how_far_raster_training_rose(tmp_pat
     write_tried(tmp_path, "raster, 0.3", 0, 3.0, 3.0, epochs=144)  # without a partner
     tried = study.read_tried(tmp_path)
     points = study.rule_points(runs, tried)
-    rise, compared = points["drawings, 36"]
+    rise, compared = points["drawings, 540 × 36"]
     assert rise == 0.5 and compared.differences == [-0.25] * 3
-    assert [name for name in points if name.startswith("drawings")] == ["drawings, 36"]
+    assert [name for name in points if name.startswith("drawings")] == ["drawings, 540 × 36"]
     raster = study.by_dropout(runs, "raster")
-    for passes, (dropout, _, pair) in study.best_dropout_pairs(runs).items():
-        cell = raster[passes, dropout].values()
+    for budget, (dropout, _, pair) in study.best_dropout_pairs(runs).items():
+        cell = raster[budget][dropout].values()
         rises = [run["final"]["validation_loss"] - run["best"]["validation_loss"] for run in cell]
-        assert points[f"digits, {passes}"] == (pytest.approx(statistics.mean(rises)), pair)
+        expected = pytest.approx(statistics.mean(rises)), pair
+        assert points[f"digits, {study.budget_text(budget)}"] == expected
     table = str(study.tried_table(tried))
     assert "| 36 | 3 | 0.500 | 4.00 / 3.75 | −0.250 (−0.250 to −0.250) | 2.00 / 1.00 |" in table
     assert "90% / 90%" in table and "144" not in table

@@ -153,6 +153,7 @@ MAY_DIFFER = dict(  # from the headline's cell of the same strategy
     sizes={"hidden_size"},
     no_dropout={"dropout"},
     long_dropout={"passes", "dropout"},
+    few_dropout={"images", "passes", "dropout"},
 )
 
 

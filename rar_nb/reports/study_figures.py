@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['STUDY', 'Finite', 'Share', 'Window', 'Cell', 'PARTS', 'CURVE_FIELDS', 'BASE', 'VARIED', 'AGAIN', 'STRATEGIES',
-           'NAMES', 'HEADLINE', 'WHEN', 'BETTER', 'TWICE', 'AXES', 'SHADES', 'BASELINES', 'ImageSet', 'Measures',
-           'Factors', 'Settings', 'StudyRun', 'check_run', 'setting_of', 'check_equal', 'check_settings', 'read_runs',
-           'find_cell', 'values_of', 'measured', 'by_seed', 'how_to_measure', 'not_measured', 'commands', 'table',
-           'overview', 'title_of', 'number', 'p_text', 'interval_text', 'difference_text', 'headline_cells', 'is_clear',
-           'statistics_text', 'in_words', 'headline_sentence', 'with_interval', 'headline_table', 'differences_table',
-           'plot_seeds', 'plot_interval', 'plot_headline', 'mean_curve', 'plot_curve', 'shade_annealing',
-           'plot_training_curves', 'limit_to_the_end', 'gap_curve', 'plot_gap', 'plot_twice', 'twice_table',
-           'loss_by_cell', 'plot_loss_map', 'along', 'differences_along', 'plot_along', 'plot_length_and_data',
-           'along_table', 'advantage', 'predictions', 'predictions_table', 'window_name', 'windows', 'plot_differences',
-           'plot_windows', 'windows_table', 'order_cells', 'plot_orders', 'plot_order_samples', 'orders_table',
-           'target_pairs', 'plot_target', 'target_table', 'plot_sizes', 'plot_size_measures', 'read_tuned',
-           'plot_tuning', 'no_dropout_table', 'by_dropout', 'is_added', 'added_cells', 'long_dropout_table',
-           'plot_long_dropout', 'best_dropout_pairs', 'best_dropout', 'best_dropout_table', 'Tried', 'read_tried',
-           'tried_pairs', 'rise_of', 'rule_points', 'plot_rule', 'tried_table', 'Claim', 'fid_range', 'all_windows',
-           'all_orders', 'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only',
-           'claim_row', 'claims_table']
+           'NAMES', 'HEADLINE', 'WHEN', 'BETTER', 'TWICE', 'AXES', 'SHADES', 'Budget', 'ADDED', 'BASELINES', 'ImageSet',
+           'Measures', 'Factors', 'Settings', 'StudyRun', 'check_run', 'setting_of', 'check_equal', 'check_settings',
+           'read_runs', 'find_cell', 'values_of', 'measured', 'by_seed', 'how_to_measure', 'not_measured', 'commands',
+           'table', 'overview', 'title_of', 'number', 'p_text', 'interval_text', 'difference_text', 'headline_cells',
+           'is_clear', 'statistics_text', 'in_words', 'headline_sentence', 'with_interval', 'headline_table',
+           'differences_table', 'plot_seeds', 'plot_interval', 'plot_headline', 'mean_curve', 'plot_curve',
+           'shade_annealing', 'plot_training_curves', 'limit_to_the_end', 'gap_curve', 'plot_gap', 'plot_twice',
+           'twice_table', 'loss_by_cell', 'plot_loss_map', 'along', 'differences_along', 'plot_along',
+           'plot_length_and_data', 'along_table', 'advantage', 'predictions', 'predictions_table', 'window_name',
+           'windows', 'plot_differences', 'plot_windows', 'windows_table', 'order_cells', 'plot_orders',
+           'plot_order_samples', 'orders_table', 'target_pairs', 'plot_target', 'target_table', 'plot_sizes',
+           'plot_size_measures', 'read_tuned', 'plot_tuning', 'no_dropout_table', 'by_dropout', 'budget_text',
+           'is_added', 'added_cells', 'long_dropout_table', 'plot_long_dropout', 'best_dropout_pairs', 'best_dropout',
+           'best_dropout_table', 'Tried', 'read_tried', 'tried_pairs', 'rise_of', 'rule_points', 'plot_rule',
+           'tried_table', 'Claim', 'fid_range', 'all_windows', 'all_orders', 'orders_and_baseline', 'annealed_sizes',
+           'against', 'paper_claims', 'windows_only', 'claim_row', 'claims_table']
 
 # %% ../../nbs/54_study_figures.ipynb #sf-imports
 import itertools
@@ -126,6 +126,7 @@ PARTS = {  # of the study, and what they vary
     'sizes': 'size of the model',
     'no_dropout': 'no dropout for either strategy',
     'long_dropout': 'other dropout, for more passes',
+    'few_dropout': 'other dropout, for fewer images',
     'length': 'passes over the data',
     'data': 'amount of data',
 }
@@ -136,7 +137,8 @@ CURVE_FIELDS = {'curve': {'step', 'loss', 'r'},
 BASE = ('hidden_size', 'images', 'passes', 'dropout', 'guidance_scale')
 VARIED = {'length': ('passes',), 'data': ('images', 'passes'), 'sizes': ('hidden_size',),
           'no_dropout': ('dropout',),
-          'long_dropout': ('passes', 'dropout')}  # by part: the fields of `BASE` that differ
+          'long_dropout': ('passes', 'dropout'), 'few_dropout': ('images', 'passes', 'dropout')}
+# by part: the fields of `BASE` that differ
 AGAIN = "remove the file, and run that cell of the study again"
 
 
@@ -1127,60 +1129,74 @@ def no_dropout_table(runs: Sequence[StudyRun]) -> Text:
     return table(head, rows, 'no_dropout', bare)
 
 # %% ../../nbs/54_study_figures.ipynb #st-longdrop
-def by_dropout(runs: Sequence[StudyRun], strategy: str) -> dict[tuple[int, float], Cell]:
-    "The cells of all lengths by passes and dropout, whichever part they belong to."
-    cells: dict[tuple[int, float], Cell] = {}
+Budget = tuple[int, int]  # training images, and passes over them
+ADDED = ('long_dropout', 'few_dropout')  # parts that try other values of dropout
+
+
+def by_dropout(runs: Sequence[StudyRun], strategy: str) -> dict[Budget, dict[float, Cell]]:
+    "The cells of all lengths and amounts of data by dropout, whichever part they belong to."
+    cells: dict[Budget, dict[float, Cell]] = {}
     for run in runs:
         factors = run['factors']
-        if factors['strategy'] == strategy and run['part'] in ('headline', 'length',
-                                                               'long_dropout'):
-            key = round(factors['passes']), factors['dropout']
-            cells.setdefault(key, {})[run['seed']] = run
-    return dict(sorted(cells.items()))
+        if factors['strategy'] == strategy and run['part'] in ('headline', 'length', 'data',
+                                                               *ADDED):
+            budget = factors['images'], round(factors['passes'])
+            cell = cells.setdefault(budget, {}).setdefault(factors['dropout'], {})
+            cell[run['seed']] = run
+    return {budget: dict(sorted(cells[budget].items())) for budget in sorted(cells)}
+
+
+def budget_text(budget: Budget) -> str:
+    "Such as '2,000 × 50'."
+    return '{:,} × {:,}'.format(*budget)
 
 
 def is_added(cell: Cell) -> bool:
-    "Whether a cell is one of the part 'long_dropout'."
-    return all(run['part'] == 'long_dropout' for run in cell.values())
+    "Whether a cell is one of the parts that try other values of dropout."
+    return all(run['part'] in ADDED for run in cell.values())
 
 
 def added_cells(runs: Sequence[StudyRun]) -> list[Cell]:
-    "The cells of the part 'long_dropout'."
-    return [cell for strategy in STRATEGIES for cell in by_dropout(runs, strategy).values()
-            if is_added(cell)]
+    "The cells of the parts that try other values of dropout."
+    return [cell for strategy in STRATEGIES for cells in by_dropout(runs, strategy).values()
+            for cell in cells.values() if is_added(cell)]
 
 
 def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
-    "Both strategies at all lengths, with the dropout chosen for 50 passes and with others."
+    "Both strategies for all budgets, with the dropout chosen for the headline and with others."
     rows: list[list[str]] = []
     added = added_cells(runs)
     for strategy in ('raster', 'annealed'):
-        for (passes, dropout), cell in by_dropout(runs, strategy).items():
-            values = [by_seed(cell, name, when) for name, when in (
-                ('validation_loss', 'final'), ('validation_loss', 'best'),
-                ('proxy_fid_unseen', 'final'))]
-            words = f'{dropout:g}' + ('' if is_added(cell) else ', chosen for 50 passes')
-            rows.append([f'{strategy}, {passes:,} passes', words, str(len(cell))]
-                        + [with_interval(numbers) for numbers in values])
-    head = ['strategy', 'dropout', 'seeds', 'validation loss, finished',
+        for budget, cells in by_dropout(runs, strategy).items():
+            for dropout, cell in cells.items():
+                values = [by_seed(cell, name, when) for name, when in (
+                    ('validation_loss', 'final'), ('validation_loss', 'best'),
+                    ('proxy_fid_unseen', 'final'))]
+                words = f'{dropout:g}' + ('' if is_added(cell) else ', that of the headline')
+                rows.append([f'{strategy}, {budget_text(budget)}', words, str(len(cell))]
+                            + [with_interval(numbers) for numbers in values])
+    head = ['strategy, images × passes', 'dropout', 'seeds', 'validation loss, finished',
             'validation loss, early-stopped', 'proxy FID, unseen images']
     return table(head, rows if added else [], 'long_dropout', added)
 
 # %% ../../nbs/54_study_figures.ipynb #st-longfig
 def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
     "Validation loss and proxy FID of both strategies over the passes, a line for each dropout."
-    if not added_cells(runs):
+    if not any(run['part'] == 'long_dropout' for run in runs):
         not_measured('long_dropout')
         return None
     measures = ('validation_loss', 'proxy_fid_unseen')
     styles = {0.0: 'o:', 0.1: 's-', 0.3: '^--', 0.5: 'D-.'}
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
+    images = next(run['factors']['images'] for run in runs if run['part'] == 'headline')
     lengths = set()
     for strategy in ('raster', 'annealed'):
-        cells, color = by_dropout(runs, strategy), COLORS[STRATEGIES[strategy]]
-        lengths |= {passes for passes, _ in cells}
-        for dropout in sorted({dropout for _, dropout in cells}):
-            own = {passes: cell for (passes, other), cell in cells.items() if other == dropout}
+        color = COLORS[STRATEGIES[strategy]]
+        cells = {passes: by for (number, passes), by in by_dropout(runs, strategy).items()
+                 if number == images}
+        lengths |= cells.keys()
+        for dropout in sorted({dropout for by in cells.values() for dropout in by}):
+            own = {passes: by[dropout] for passes, by in cells.items() if dropout in by}
             for ax, measure in zip(axes, measures):
                 found = {passes: mean_interval(by_seed(cell, measure))
                          for passes, cell in own.items()}
@@ -1202,39 +1218,40 @@ def best_dropout_pairs(
     runs: Sequence[StudyRun],
     measure: str = 'validation_loss',
     when: str = 'final',  # or 'best': the early-stopped models
-) -> dict[int, tuple[float, float, Comparison]]:  # passes: dropout of raster, of annealed, pair
-    "Annealed minus raster at each length, each with the dropout that ends at its lowest loss."
-    sides = [by_dropout(runs, name) for name in ('raster', 'annealed')]
+) -> dict[Budget, tuple[float, float, Comparison]]:  # dropout of raster, of annealed, pair
+    "Annealed minus raster by budget, each with the dropout that ends at its lowest loss."
+    raster, annealed = (by_dropout(runs, name) for name in ('raster', 'annealed'))
     pairs = {}
-    for length in sorted({passes for passes, _ in sides[0]} & {passes for passes, _ in sides[1]}):
-        raster, annealed = (best_dropout(cells, length) for cells in sides)
-        pair = Comparison(by_seed(sides[1][length, annealed], measure, when),
-                          by_seed(sides[0][length, raster], measure, when))
-        pairs[length] = raster, annealed, pair
+    for budget in sorted(raster.keys() & annealed.keys()):
+        one, other = best_dropout(annealed[budget]), best_dropout(raster[budget])
+        pair = Comparison(by_seed(annealed[budget][one], measure, when),
+                          by_seed(raster[budget][other], measure, when))
+        pairs[budget] = other, one, pair
     return pairs
 
 
-def best_dropout(cells: Mapping[tuple[int, float], Cell], length: int) -> float:
-    "The dropout with the lowest mean validation loss of the finished models, at one length."
+def best_dropout(cells: Mapping[float, Cell]) -> float:
+    "The dropout with the lowest mean validation loss of the finished models."
     losses = {dropout: mean_interval(by_seed(cell, 'validation_loss'))[0]
-              for (passes, dropout), cell in cells.items() if passes == length}
+              for dropout, cell in cells.items()}
     return min(losses, key=losses.__getitem__)
 
 
 def best_dropout_table(runs: Sequence[StudyRun]) -> Text:
-    "By the number of passes, annealed minus raster, each with its best dropout of those tried."
+    "By budget, annealed minus raster, each with its best dropout of those tried."
     added, rows = added_cells(runs), []
     measures = [('validation_loss', 'final'), ('validation_loss', 'best'),
                 ('proxy_fid_unseen', 'final')]
     found = [best_dropout_pairs(runs, *measure) for measure in measures]
-    for passes, (raster, annealed, pair) in found[0].items():
-        row = [f'{passes:,}', f'{raster:g} / {annealed:g}', str(len(pair.seeds))]
+    for budget, (raster, annealed, pair) in found[0].items():
+        row = [budget_text(budget), f'{raster:g} / {annealed:g}', str(len(pair.seeds))]
         for pairs in found:
-            each = pairs[passes][2]
+            each = pairs[budget][2]
             row += [difference_text(each), p_text(each.p_value)]
         rows.append(row)
-    head = ['passes', 'dropout, raster / annealed', 'seeds', 'validation loss, finished', 't test',
-            'validation loss, early-stopped', 't test', 'proxy FID, unseen, finished', 't test']
+    head = ['images × passes', 'dropout, raster / annealed', 'seeds',
+            'validation loss, finished', 't test', 'validation loss, early-stopped', 't test',
+            'proxy FID, unseen, finished', 't test']
     return table(head, rows if added else [], 'long_dropout', added)
 
 # %% ../../nbs/54_study_figures.ipynb #st-tried
@@ -1278,18 +1295,18 @@ def rule_points(
     runs: Sequence[StudyRun],
     tried: Sequence[Tried] = (),
 ) -> dict[str, tuple[float, Comparison]]:  # name: rise of raster training, annealed − raster
-    "Every length of the digits and of other data, each strategy at its best dropout."
+    "Every budget of the digits and of other data, each strategy at its best dropout."
     cells, points = by_dropout(runs, 'raster'), {}
-    for passes, (dropout, _, pair) in best_dropout_pairs(runs).items():
-        final, best = (by_seed(cells[passes, dropout], 'validation_loss', when) for when in WHEN)
-        points[f'digits, {passes:,}'] = Comparison(final, best).mean, pair
+    for budget, (dropout, _, pair) in best_dropout_pairs(runs).items():
+        final, best = (by_seed(cells[budget][dropout], 'validation_loss', when) for when in WHEN)
+        points[f'digits, {budget_text(budget)}'] = Comparison(final, best).mean, pair
     for epochs, pair in tried_pairs(tried, 'validation_loss').items():
-        points[f'drawings, {epochs:g}'] = rise_of(tried, epochs), pair
+        points[f'drawings, 540 × {epochs:g}'] = rise_of(tried, epochs), pair
     return points
 
 
 def plot_rule(runs: Sequence[StudyRun], tried: Sequence[Tried]) -> plt.Figure | None:
-    "What annealing gains against how far raster training overfits, one point a length."
+    "What annealing gains against how far raster training overfits, one point a budget."
     points = rule_points(runs, tried)
     if not points:
         not_measured('length')
@@ -1303,7 +1320,7 @@ def plot_rule(runs: Sequence[StudyRun], tried: Sequence[Tried]) -> plt.Figure | 
         ax.annotate(name, (rise, pair.mean), (9, 5), textcoords='offset points', fontsize=12)
     ax.axhline(0, color=COLORS['real'], lw=1)
     ax.margins(x=0.15, y=0.15)
-    ax.set(title='Where raster training overfits, annealed orders win (passes over the data)',
+    ax.set(title='Where raster training overfits, annealed orders win (images × passes)',
            xlabel='rise of raster training: its last validation loss minus its lowest',
            ylabel='annealed − raster, nats a token')
     return fig
