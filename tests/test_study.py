@@ -30,6 +30,7 @@ from rar_nb.reports.study import (
 )
 from rar_nb.reports.study_figures import (
     PARTS,
+    by_seed,
     claims_table,
     commands,
     find_cell,
@@ -61,6 +62,7 @@ PLOTS = {
     "plot_sizes": "sizes",
     "plot_size_measures": "sizes",
     "plot_long_dropout": "long_dropout",
+    "plot_situations": "headline",
 }
 TABLES = ["overview", "headline_table", "twice_table", "predictions_table", "windows_table"]
 TABLES += ["orders_table", "target_table", "no_dropout_table", "long_dropout_table"]
@@ -401,6 +403,22 @@ def test_each_strategy_is_taken_at_its_best_dropout(runs):
     assert "| 2,000 × 100 | 0.5 / 0.3 | 3 | −0.100 (" in table
 
 
+def test_the_figure_of_all_situations_shows_the_differences_of_the_tables(runs):
+    labels = [study.budget_text(budget) for budget in study.best_dropout_pairs(runs)]
+    found = study.situations(runs)
+    assert list(found) == [*labels, "2,000 × 50, no dropout"]
+    figure = study.plot_situations(runs)
+    for ax, measure in zip(figure.axes, ("validation_loss", "proxy_fid_unseen")):
+        dots = [line for line in ax.lines if line.get_marker() == "o"]
+        shown = {(round(line.get_ydata()[0]), line.get_mfc() == "white"): line for line in dots}
+        for row, (annealed, raster) in enumerate(found.values()):
+            for when in ("final", "best"):
+                pair = Comparison(*(by_seed(cell, measure, when) for cell in (annealed, raster)))
+                line = shown[row, when == "best"]
+                assert line.get_xdata()[0] == pair.mean
+                assert (line.get_color() == "k") == (not study.is_clear(pair))
+
+
 def write_tried(folder, strategy, seed, loss, lowest, fid=1.0, epochs=36):
     evaluation = dict(proxy_fid_samples=fid, samples_of_the_class_asked_for=0.9, sample={})
     run = dict(strategy=strategy, epochs=epochs, seed=seed, validation_loss=loss)
@@ -521,7 +539,7 @@ def test_every_figure_says_what_is_missing(name, runs, capsys):
     part = PLOTS[name]
     assert draw(name, []) is None
     assert f"not measured yet: python -m rar_nb.runs.study --part {part}" in capsys.readouterr().out
-    if part != "length":  # which still has the panel of the other part
+    if part != "length" and name != "plot_situations":  # which still have what others measured
         assert draw(name, without(runs, part)) is None
 
 

@@ -14,12 +14,13 @@ __all__ = ['STUDY', 'Finite', 'Share', 'Window', 'Cell', 'PARTS', 'CURVE_FIELDS'
            'twice_table', 'loss_by_cell', 'plot_loss_map', 'along', 'differences_along', 'plot_along',
            'plot_length_and_data', 'along_table', 'advantage', 'predictions', 'predictions_table', 'window_name',
            'windows', 'plot_differences', 'plot_windows', 'windows_table', 'order_cells', 'plot_orders',
-           'plot_order_samples', 'orders_table', 'target_pairs', 'plot_target', 'target_table', 'plot_sizes',
-           'plot_size_measures', 'read_tuned', 'plot_tuning', 'no_dropout_table', 'by_dropout', 'budget_text',
-           'is_added', 'added_cells', 'long_dropout_table', 'plot_long_dropout', 'best_dropout_pairs', 'best_dropout',
-           'best_dropout_table', 'Tried', 'read_tried', 'tried_pairs', 'rise_of', 'rule_points', 'plot_rule',
-           'tried_table', 'Claim', 'fid_range', 'all_windows', 'all_orders', 'orders_and_baseline', 'annealed_sizes',
-           'against', 'paper_claims', 'windows_only', 'claim_row', 'claims_table']
+           'plot_order_samples', 'orders_table', 'target_pairs', 'when_marks', 'plot_target', 'target_table',
+           'plot_sizes', 'plot_size_measures', 'read_tuned', 'plot_tuning', 'no_dropout_table', 'by_dropout',
+           'budget_text', 'is_added', 'added_cells', 'long_dropout_table', 'plot_long_dropout', 'best_dropout_pairs',
+           'best_dropout', 'best_dropout_table', 'situations', 'plot_situations', 'Tried', 'read_tried', 'tried_pairs',
+           'rise_of', 'rule_points', 'plot_rule', 'tried_table', 'Claim', 'fid_range', 'all_windows', 'all_orders',
+           'orders_and_baseline', 'annealed_sizes', 'against', 'paper_claims', 'windows_only', 'claim_row',
+           'claims_table']
 
 # %% ../../nbs/54_study_figures.ipynb #sf-imports
 import itertools
@@ -967,6 +968,12 @@ def target_pairs(runs: Sequence[StudyRun], measure: str, when: str) -> dict[str,
     return found
 
 
+def when_marks() -> list[plt.Line2D]:
+    "For a legend: a full dot for finished models, a hollow one for early-stopped ones."
+    return [plt.Line2D([], [], ls='', marker='o', color='k', mfc=fill, label=label)
+            for fill, label in zip(('k', 'white'), WHEN.values())]
+
+
 def plot_target(runs: Sequence[StudyRun]) -> plt.Figure | None:
     "What leaving out the target-aware embedding does to loss and proxy FID."
     if not target_pairs(runs, 'validation_loss', 'final'):
@@ -986,9 +993,7 @@ def plot_target(runs: Sequence[StudyRun]) -> plt.Figure | None:
         ax.set_xticks(range(len(names)), names)
         ax.set_xlim(-0.5, len(names) - 0.5)
     axes[0].set_ylabel('without − with the embedding')
-    marks = [plt.Line2D([], [], ls='', marker='o', color='k', mfc=fill, label=label)
-             for fill, label in zip(('k', 'white'), WHEN.values())]
-    fig.legend(handles=marks, loc='outside lower center', ncols=2)
+    fig.legend(handles=when_marks(), loc='outside lower center', ncols=2)
     return fig
 
 
@@ -1253,6 +1258,53 @@ def best_dropout_table(runs: Sequence[StudyRun]) -> Text:
             'validation loss, finished', 't test', 'validation loss, early-stopped', 't test',
             'proxy FID, unseen, finished', 't test']
     return table(head, rows if added else [], 'long_dropout', added)
+
+# %% ../../nbs/54_study_figures.ipynb #st-sit
+def situations(runs: Sequence[StudyRun]) -> dict[str, tuple[Cell, Cell]]:  # annealed, raster
+    "Every budget, each strategy at its best dropout; and the base setting without dropout."
+    raster, annealed = (by_dropout(runs, name) for name in ('raster', 'annealed'))
+    found = {}
+    for budget, (other, one, _) in best_dropout_pairs(runs).items():
+        found[budget_text(budget)] = annealed[budget][one], raster[budget][other]
+    bare = [find_cell(runs, 'no_dropout', strategy=name) for name in ('annealed', 'raster')]
+    if all(bare):
+        factors = next(iter(bare[0].values()))['factors']
+        budget = factors['images'], round(factors['passes'])
+        found[f'{budget_text(budget)}, no dropout'] = bare[0], bare[1]
+    return found
+
+
+def plot_situations(runs: Sequence[StudyRun]) -> plt.Figure | None:
+    "Annealed − raster in all situations: finished models, and hollow the early-stopped ones."
+    found = situations(runs)
+    if not found:
+        not_measured('headline')
+        return None
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 1.7 + 0.45 * len(found)), sharey=True)
+    for ax, measure in zip(axes, ('validation_loss', 'proxy_fid_unseen')):
+        means = []
+        for k, (annealed, raster) in enumerate(found.values()):
+            for when, shift in (('final', -0.14), ('best', 0.14)):
+                pair = Comparison(*(by_seed(cell, measure, when) for cell in (annealed, raster)))
+                color = 'k'
+                if is_clear(pair):
+                    color = COLORS[STRATEGIES['annealed' if pair.mean < 0 else 'raster']]
+                ax.plot(pair.interval(), [k + shift] * 2, color=color, lw=2)
+                ax.plot(pair.mean, k + shift, 'o', color=color, ms=8,
+                        mfc=color if when == 'final' else 'white')
+                means.append(abs(pair.mean))
+        ax.axvline(0, color='k', lw=1)
+        most = 1.4 * max(means)
+        ax.set(title=title_of(measure), xlabel='annealed − raster', xlim=(-most, most))
+        ax.set_yticks(range(len(found)), found)
+        ax.grid(axis='y', visible=False)
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel('images × passes')
+    leads = [plt.Line2D([], [], marker='o', color=COLORS[STRATEGIES[name]], label=f'{name} ahead')
+             for name in ('annealed', 'raster')]
+    unclear = plt.Line2D([], [], marker='o', color='k', label='not clear')
+    fig.legend(handles=[*leads, unclear, *when_marks()], loc='outside lower center', ncols=5)
+    return fig
 
 # %% ../../nbs/54_study_figures.ipynb #st-tried
 class Tried(TypedDict):
