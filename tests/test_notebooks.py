@@ -130,6 +130,12 @@ def test_a_very_large_notebook_loses_shades_but_no_line():
     packed = np.array(Image.open(io.BytesIO(base64.b64decode(few_colours(png)))).convert("RGB"))
     away = np.abs(packed.astype(int) - pixels).max(2)
     assert (away[pixels.sum(2) == 765] == 0).all() and 0 < away.max() <= 48
+    plain = io.BytesIO()
+    Image.fromarray(pixels[..., 1]).save(plain, "PNG")
+    grey = base64.b64encode(plain.getvalue()).decode()
+    packed = np.array(Image.open(io.BytesIO(base64.b64decode(few_colours(grey)))))
+    assert len(np.unique(packed)) <= 16 and packed[0, 0] == 255
+    assert np.abs(packed.astype(int) - pixels[..., 1]).max() <= 8
     output = dict(output_type="display_data", data={"image/png": png})
     notebook = dict(cells=[dict(outputs=[output]), dict(source="x" * VERY_LARGE)])
     shrink(notebook)

@@ -1369,9 +1369,12 @@ def plot_rule(runs: Sequence[StudyRun], tried: Sequence[Tried]) -> plt.Figure | 
         color = COLORS['model' if is_digits else 'next']
         ax.plot([rise], [pair.mean], 'o' if is_digits else 'D', color=color, ms=9)
         ax.plot([rise, rise], pair.interval(), color=color, lw=1.5)
-        ax.annotate(name, (rise, pair.mean), (9, 5), textcoords='offset points', fontsize=12)
+        side, ha = (9, 'left') if is_digits else (-9, 'right')
+        ax.annotate(name, (rise, pair.mean), (side, 5), textcoords='offset points', ha=ha,
+                    fontsize=12)
     ax.axhline(0, color=COLORS['real'], lw=1)
-    ax.margins(x=0.15, y=0.15)
+    ax.margins(x=0.25, y=0.15)
+    ax.set_ylim(*(1.5 * end(pair.mean for _, pair in points.values()) for end in (min, max)))
     ax.set(title='Where raster training overfits, annealed orders win (images × passes)',
            xlabel='rise of raster training: its last validation loss minus its lowest',
            ylabel='annealed − raster, nats a token')

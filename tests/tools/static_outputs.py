@@ -105,7 +105,8 @@ def repack(png: str) -> str:
 
 
 def few_colours(png: str) -> str:
-    """A PNG in base64 with 48 colours, which is enough for lines and letters; white stays white."""
+    """A PNG in base64 with 48 colours, or with 16 shades of grey, which is enough for lines and
+    letters; white stays white."""
     with Image.open(io.BytesIO(base64.b64decode(png))) as image:
         image.load()
     if image.mode in ("RGB", "RGBA"):
@@ -114,6 +115,8 @@ def few_colours(png: str) -> str:
         image = flat.convert("RGB").quantize(48, octree, dither=Image.Dither.NONE)
         triples = zip(*[iter(image.getpalette())] * 3)  # the octree makes white 254
         image.putpalette([v for rgb in triples for v in ([255] * 3 if min(rgb) > 252 else rgb)])
+    if image.mode == "L":
+        image = image.point([round(15 * shade / 255) * 17 for shade in range(256)])
     packed = io.BytesIO()
     image.save(packed, "PNG", optimize=True)
     return base64.b64encode(packed.getvalue()).decode()
