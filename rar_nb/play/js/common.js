@@ -94,7 +94,8 @@ const keepKeys = {'data-lm-suppress-shortcuts': 'true'};
 /** An HTML element with attributes (see `set`) and children. */
 export function html(name, attributes = {}, ...children) {
   const element = set(document.createElement(name), attributes);
-  if (['button', 'input', 'select', 'textarea'].includes(name)) set(element, keepKeys);
+  const controls = ['button', 'input', 'select', 'textarea'];
+  if (controls.includes(name) || 'tabindex' in attributes) set(element, keepKeys);
   element.append(...children);
   return element;
 }
@@ -281,6 +282,18 @@ export function onWidth(element, draw) {
   return () => observer.disconnect();
 }
 
+/** Call `draw` when the page, or the system, may have changed its theme (see `STYLES`). */
+export function onTheme(draw) {
+  const system = window.matchMedia('(prefers-color-scheme: dark)');
+  const page = new MutationObserver(draw), attributeFilter = ['data-theme', 'data-jp-theme-light'];
+  for (const at of [document.documentElement, document.body]) page.observe(at, {attributeFilter});
+  system.addEventListener('change', draw);
+  return () => {
+    page.disconnect();
+    system.removeEventListener('change', draw);
+  };
+}
+
 /** Listen to keys by name, such as `{ArrowLeft: …, ' ': …}`; those keys do nothing else. */
 export function keys(element, actions) {
   element.addEventListener('keydown', event => {
@@ -330,17 +343,22 @@ export function whenSeen(element, start) {
   return () => watcher.disconnect();
 }
 
-/** A field for the seed of random numbers, and a button for the next one. */
-export function seedField(model) {
-  const highest = 2 ** 32 - 1;
-  const field = html('input', {type: 'number', min: 0, max: highest, onchange: () => {
-    const seed = Math.min(highest, Math.round(field.value));
-    if (field.value !== '' && seed >= 0) change(model, {seed});
-    field.value = model.get('seed');  // also after something that is no seed
+/** A field for a trait that is a whole number: what is typed goes to the nearest one allowed. */
+export function numberField(model, name, trait, max) {
+  const input = html('input', {type: 'number', min: 0, max, onchange: () => {
+    const typed = Math.max(0, Math.min(max, Math.round(input.value)));
+    if (input.value !== '') change(model, {[trait]: typed});
+    show();  // also after something that is no number
   }});
-  const next = button('other noise', () => change(model, {
-    seed: (model.get('seed') + 1) % 2 ** 32}));
-  return {elements: [html('label', {}, 'seed', field), next], show: () => {
-    field.value = model.get('seed');
-  }};
+  function show() {
+    input.value = model.get(trait);
+  }
+  return {element: html('label', {}, html('span', {text: name}), input), show};
+}
+
+/** A field for the seed of random numbers, and a button for the next one. */
+export function seedField(model, another = 'other noise') {
+  const {element, show} = numberField(model, 'seed', 'seed', 2 ** 32 - 1);
+  const next = button(another, () => change(model, {seed: (model.get('seed') + 1) % 2 ** 32}));
+  return {elements: [element, next], show};
 }

@@ -4,8 +4,8 @@
  * The numbers come from `sampling.js`, the predictions from one of the engines of `engines.js`.
  */
 import {
-  button, change, choice, follow, frame, html, paint, pause, player, rest, seedField, set, slider,
-  speaker, svg, tick, whenSeen,
+  button, change, choice, follow, frame, html, numberField, paint, pause, player, rest, seedField,
+  set, slider, speaker, svg, tick, whenSeen,
 } from './common.js';
 import {openFolder, openKernel} from './engines.js';
 import {fillOrder} from './filling.js';
@@ -277,15 +277,7 @@ const SAMPLED = ['label', 'guidance_scale', 'guidance_power', 'temperature', 'se
 
 /** Buttons for a few classes, a field for many. */
 function labelControl(model, count) {
-  if (count > 20) {
-    const input = html('input', {type: 'number', min: 0, max: count - 1, onchange: () => {
-      input.value = Math.min(count - 1, Math.max(0, Math.round(input.value)));
-      change(model, {label: Number(input.value)});
-    }});
-    return {element: html('label', {}, 'class', input), show: () => {
-      input.value = model.get('label');
-    }};
-  }
+  if (count > 20) return numberField(model, 'class', 'label', count - 1);
   const buttons = Array.from({length: count}, (_, label) => button(
     String(label), () => change(model, {label}), {'aria-label': `class ${label}`}));
   const element = html('div', {class: 'rar-row rar-labels', role: 'group', 'aria-label': 'class'},
