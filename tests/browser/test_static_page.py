@@ -248,6 +248,31 @@ def test_a_registered_order_and_a_seed(show):
     assert numbered_order(panel) == list(named_order("random", 5, 12))
     button_of(panel, "another").click()
     assert numbered_order(panel) == list(named_order("random", 5, 13))
+    seed.clear()
+    seed.send_keys(Keys.ENTER)
+    assert seed.get_attribute("value") == "13"  # nothing is no seed
+
+
+FIELD = """
+const [site, done] = arguments;
+const {numberField} = await import(`${site}/js/common.js`);
+const {makeModel} = await import(`${site}/js/host.js`);
+const model = makeModel({label: 7}), {element, show} = numberField(model, 'class', 'label', 999);
+const input = element.querySelector('input');
+show();
+done(['207', '', '-5', '1000', '8.4'].map(written => {
+  input.value = written;
+  input.dispatchEvent(new Event('change'));
+  return [model.get('label'), input.value];
+}));
+"""
+
+
+def test_a_field_for_a_number_shows_what_is_used(show, driver, site):
+    show("scan_orders")
+    driver.set_script_timeout(20)
+    found = driver.execute_async_script(f"(async function() {{{FIELD}}})(...arguments)", site)
+    assert found == [[k, str(k)] for k in (207, 207, 207, 999, 8)]
 
 
 def numbered_order(panel) -> list[int]:

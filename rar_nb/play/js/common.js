@@ -332,6 +332,30 @@ export async function rest() {
   rested = performance.now();
 }
 
+/** What `make` promises, kept in a map for the next call; but what failed is tried again. */
+export function remember(map, key, make) {
+  if (!map.has(key)) {
+    map.set(key, make());
+    map.get(key).catch(() => map.delete(key));
+  }
+  return map.get(key);
+}
+
+/** A line of text about what is being opened, and `open`, which says why if that fails. */
+export function opening(start) {
+  const element = html('p', {class: 'rar-faint', role: 'status'});
+  async function open() {
+    set(element, {text: 'Loading the model …', hidden: false});
+    try {
+      await start();
+    } catch (problem) {
+      element.replaceChildren(`The model can't be loaded: ${problem.message} `,
+        button('try again', open));
+    }
+  }
+  return {element, open};
+}
+
 /** Call `start` once an element is seen; returns the function that ends this. */
 export function whenSeen(element, start) {
   const watcher = new IntersectionObserver(entries => {
@@ -343,12 +367,12 @@ export function whenSeen(element, start) {
   return () => watcher.disconnect();
 }
 
-/** A field for a trait that is a whole number: what is typed goes to the nearest one allowed. */
+/** A field for a trait that is a whole number, from 0 to `max`. */
 export function numberField(model, name, trait, max) {
   const input = html('input', {type: 'number', min: 0, max, onchange: () => {
-    const typed = Math.max(0, Math.min(max, Math.round(input.value)));
-    if (input.value !== '') change(model, {[trait]: typed});
-    show();  // also after something that is no number
+    const typed = Math.min(max, Math.round(input.value));
+    if (input.value !== '' && typed >= 0) change(model, {[trait]: typed});
+    show();  // also after something that is no such number
   }});
   function show() {
     input.value = model.get(trait);
