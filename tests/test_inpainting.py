@@ -1,6 +1,7 @@
 """Filling holes: orders by hand and by brute force, losses against single images, the panel."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,7 @@ from rar_nb.play.watch import BUNDLED, MODELS, cached_model, cached_run
 from rar_nb.sampler import SampleConfig, final_orders, image_noise, sample_tokens
 from rar_nb.transformer import RAR
 from tests.doors import refuses
-from tests.panels import starts_with_its_panel
+from tests.panels import own_run, starts_with_its_panel
 
 MIDDLE = tuple(7 * i + j for i in range(1, 6) for j in range(1, 6))
 SMALL = tuple(7 * i + j for i in range(2, 5) for j in range(2, 5))
@@ -209,6 +210,16 @@ def test_the_picture_follows_the_state():
     states = [dict(), dict(guess=True, digit=5), dict(hole=[]), dict(hole=range(49), how="random")]
     pictures = {Inpainting(**state).png() for state in states}
     assert len(pictures) == 4 and all(png.startswith(b"\x89PNG") for png in pictures)
+
+
+def test_another_tokenizer_makes_other_tokens(tmp_path, monkeypatch):
+    """Of the same folder, if a run was trained anew in it."""
+    folder = own_run(tmp_path / "run")
+    monkeypatch.setattr(inpainting, "pretokenize", lambda tokenizer, data: tokenizer)
+    first = validation_digits(folder)[1]
+    assert validation_digits(folder)[1] is first
+    os.utime(folder / "tokenizer.safetensors", (1, 1))
+    assert validation_digits(folder)[1] is not first
 
 
 def test_a_page_gets_all_validation_digits(tmp_path):

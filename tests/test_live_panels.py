@@ -65,6 +65,11 @@ def test_modules_are_narrow_and_fetch_nothing(name):
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
 
 
+def test_there_is_one_kind_of_field_for_numbers():
+    texts = [(JS / f"{name}.js").read_text() for name in MODULES]
+    assert [text.count("type: 'number'") for text in texts if "type: 'number'" in text] == [1]
+
+
 def test_an_unknown_module_is_refused():
     refuses(lambda: module_text("scan_order"), "JavaScript module = 'scan_order'")
 

@@ -116,6 +116,31 @@ def test_a_registered_order_appears_in_the_panel(monkeypatch):
     assert fork.roads["columns"]["order"] == [0, 3, 6, 1, 4, 7, 2, 5, 8]
 
 
+def test_the_panel_is_there_before_anything_is_trained(monkeypatch):
+    """The numbers of its usual orders are kept; those of another one are computed."""
+    computed = {}
+    monkeypatch.setattr(
+        target_aware, "all_predictions", lambda order: computed.setdefault(tuple(order), {1: 2})
+    )
+    assert set(TargetAware().roads) == {*SCAN_ORDERS, *(f"random {k}" for k in range(1, 5))}
+    assert not computed
+    columns = [0, 3, 6, 1, 4, 7, 2, 5, 8]
+    monkeypatch.setitem(SCAN_ORDERS, "columns", lambda g: columns)
+    assert TargetAware().roads["columns"] == {1: 2} and list(computed) == [tuple(columns)]
+
+
+def test_kept_predictions_are_those_of_the_models():
+    """As exactly as training is the same on another processor."""
+    for name, road in TargetAware().roads.items():
+        expected = all_predictions(target_aware.panel_orders()[name])
+        assert road["order"] == expected["order"]
+        np.testing.assert_allclose(road["without"], expected["without"], atol=0.15)
+        for found, wanted in zip(road["with"], expected["with"], strict=True):
+            assert found.keys() == wanted.keys()
+            for target in found:
+                np.testing.assert_allclose(found[target], wanted[target], atol=0.01)
+
+
 def test_an_order_goes_only_to_a_cell_that_is_left():
     panel = TargetAware("raster", known=3, first=7, second=8)
     assert panel.targets() == (7, 8)

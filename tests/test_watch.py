@@ -21,6 +21,7 @@ from rar_nb.play.watch import (
     Watch,
     attention_grid,
     attention_maps,
+    cached_model,
     cached_run,
     candidates,
     decode_known,
@@ -34,6 +35,7 @@ from rar_nb.play.watch import (
 )
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import load_run_config, save_run_config
+from rar_nb.runs.run_folders import open_run
 from rar_nb.sampler import (
     GUIDANCE_SCHEDULES,
     SampleConfig,
@@ -443,9 +445,65 @@ def test_a_run_that_cannot_be_opened_is_named_and_changes_nothing(several):
     before = several.settings
     several.run = "damaged"
     assert "damaged" in several.problem and several.settings == before and several.label == 7
+    assert several.run == "bundled digits"
     several.run = "small"
     assert several.problem == "" and several.settings["num_classes"] == 3
     refuses(lambda: setattr(several, "run", "none"), "run = 'none'")
+
+
+def test_the_browser_hears_that_a_run_was_not_opened(several):
+    """Its list of runs shows the one that is open, not the one that was chosen in it."""
+    sent = []
+    several.send_state = lambda key: sent.append((key, several.run))
+    several.set_state(dict(run="damaged"))  # as it comes from the browser
+    assert ("run", "bundled digits") in sent
+
+
+@pytest.fixture
+def trained_anew(tmp_path):
+    """A run, and a function that puts another run into its folder."""
+    folder = own_run(tmp_path / "run")
+
+    def train(**changes):
+        other = own_run(tmp_path / "other", **changes)
+        for file in other.iterdir():
+            file.replace(folder / file.name)
+        other.rmdir()
+
+    return folder, train
+
+
+def first_step(panel, sequence: int) -> np.ndarray:
+    ids = dict(entry=[140] * 2, condition=[129, 139], place=[0], target=[0], position=[0])
+    request = dict(kind="step", generator="annealed", sequence=sequence, **ids)
+    _, (logits, _) = answers(panel, number=1, **request)
+    return np.frombuffer(logits, np.float32).reshape(2, -1)
+
+
+def test_a_run_that_is_trained_anew_is_opened_anew(trained_anew):
+    """By its panel, too: new weights for the next image, and new settings at once."""
+    folder, train = trained_anew
+    panel, before, old = Watch(folder), cached_run(folder), cached_model("annealed", folder)
+    assert cached_run(folder) is before and cached_model("annealed", folder) is old
+    first, settings = first_step(panel, 1), panel.settings
+    train()
+    state = open_run(folder)[2].state_dict()
+    for found in (cached_run(folder)[2], cached_model("annealed", folder)):
+        assert all(torch.equal(value, state[name]) for name, value in found.state_dict().items())
+    assert not np.array_equal(first, first_step(panel, 2)) and panel.settings == settings
+    train(final_order="spiral_out")
+    first_step(panel, 3)
+    assert panel.settings["order_name"] == "spiral_out" and panel.settings != settings
+
+
+def test_an_image_is_finished_by_the_model_that_began_it(trained_anew):
+    folder, train = trained_anew
+    panel = Watch(folder)
+    first_step(panel, 1)
+    train(num_heads=2)
+    ids = dict(entry=[5, 5], condition=[129, 139], place=[2], target=[3], position=[1])
+    content, _ = answers(panel, number=2, kind="step", generator="annealed", sequence=1, **ids)
+    assert content == dict(number=2)
 
 
 def test_runs_of_one_size_are_told_apart(tmp_path, monkeypatch):

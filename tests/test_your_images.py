@@ -1,6 +1,7 @@
 """your_images: what it passes to the notebooks that it runs, for folders of every kind."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from rar_nb.data.images import Digits
 from rar_nb.pretrained.presets import get_preset, resolve
 from rar_nb.support import InvalidValue
 from tests.kernels import NBS
+from tests.tools import rule
 
 CELLS = [
     cell
@@ -138,3 +140,13 @@ def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path):
     given = dict(folder=folder, preset="tiny", image_size=28, run_dir=str(tmp_path / "run"))
     with pytest.raises(InvalidValue, match="run this notebook again with resume=True"):
         run("run_notebook('evaluate'", **given, max_minutes=1.0)
+
+
+def test_the_rule_is_tried_with_the_model_of_the_notebook(tmp_path):
+    """`tests.tools.rule` reads it there, whatever it is."""
+    assert rule.MODEL["hidden_size"] == rule.settings_of("smaller")["hidden_size"]
+    text = rule.NOTEBOOK.read_text(encoding="utf-8")
+    changed = tmp_path / "your_images.ipynb"
+    changed.write_text(re.sub(r"hidden_size=\d+", "hidden_size=7", text), encoding="utf-8")
+    found = rule.settings_of("smaller", changed)
+    assert found == rule.settings_of("smaller") | dict(hidden_size=7)

@@ -11,7 +11,6 @@ __all__ = ['HOW', 'METHODS', 'GUIDANCE', 'BAND', 'validation_digits', 'check_hol
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,8 @@ from PIL import Image
 from ..data.images import open_data
 from ..data.tokens import TokenData, pretokenize
 from ..orders import permute, spiral_in
-from .watch import BUNDLED, cached_model, cached_run, panel_settings
+from .watch import (
+    BUNDLED, cached_model, cached_run, panel_settings, until_trained_anew)
 from .widgets import KernelPanel, module_text, new_figure
 from ..sampler import SampleConfig, final_orders, image_noise, sample_tokens
 from ..style import COLORS
@@ -37,7 +37,7 @@ from ..transformer import RAR
 
 # %% ../../nbs/14_inpainting.ipynb #6b9c6e5b
 @checked
-@lru_cache(1)
+@until_trained_anew(1)
 def validation_digits(
     folder: str | Path = str(BUNDLED),  # of the run whose tokenizer is used
 ) -> tuple[torch.Tensor, TokenData]:  # uint8 [N, C, S, S], and their tokens

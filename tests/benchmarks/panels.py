@@ -1,6 +1,7 @@
 """How long panels that the browser draws take from a key to the picture.
 
-python -m tests.benchmarks.panels [--keys 200] [--lab] [--out results/widgets/panels.json]
+python -m tests.benchmarks.panels [--keys 200] [--only "size of the grid"] [--lab]
+    [--out results/widgets/panels.json]
 
 Headless Chromium shows each panel on a page without a kernel (`--lab`: in JupyterLab, with one), and
 real keys move it. Both times start with the key's own time stamp. `work` ends when the page has
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -24,6 +26,7 @@ from rar_nb.play.inpainting import Inpainting, export_digits
 from rar_nb.play.scan_orders import ScanOrders
 from rar_nb.play.target_aware import TargetAware
 from rar_nb.play.watch import BUNDLED, Watch
+from rar_nb.play.widgets import JS
 from tests.browser.conftest import copy_project, start_browser, start_lab
 from tests.browser.model_site import write_site
 from tests.browser.page import PAGE, live_panel, served, wait
@@ -101,14 +104,18 @@ def measure(driver, panel, name: str, keys: int) -> dict[str, float]:
     return found
 
 
-def on_a_page(driver, keys: int):
-    """Times of every case, on a page that a plain web server serves."""
+def on_a_page(driver, keys: int, only: str):
+    """Times of cases, on a page that a plain web server serves."""
+    cases = {label: case for label, case in CASES.items() if only in label}
     with tempfile.TemporaryDirectory() as place, served(Path(place)) as address:
         folder, model = Path(place), Path(place) / "model"
-        export_browser_model(BUNDLED, model)
-        export_digits(model)
-        write_site(folder, model)
-        for label, (make, name) in CASES.items():
+        if any(label.startswith(("watch", "inpainting")) for label in cases):
+            export_browser_model(BUNDLED, model)
+            export_digits(model)
+            write_site(folder, model)
+        else:
+            shutil.copytree(JS, folder / "js")
+        for label, (make, name) in cases.items():
             (folder / "page.html").write_text(
                 PAGE.format(theme="light", panel=make().static_html())
             )
@@ -124,12 +131,14 @@ def ready(driver):
     return panel
 
 
-def in_lab(driver, keys: int):
-    """Times of the panels in JupyterLab."""
+def in_lab(driver, keys: int, only: str):
+    """Times of panels in JupyterLab."""
     with tempfile.TemporaryDirectory() as folder:
         lab = start_lab(copy_project(Path(folder)))
         try:
             for notebook, name in IN_LAB.items():
+                if only not in notebook:
+                    continue
                 open_notebook(driver, lab, notebook)
                 panel = live_panel(driver, notebook)
                 time.sleep(8)  # so that a panel with a model has finished its samples
@@ -141,13 +150,14 @@ def in_lab(driver, keys: int):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=100)
+    parser.add_argument("--only", default="", help="cases (notebooks) with this in their name")
     parser.add_argument("--lab", action="store_true", help="in JupyterLab, too")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     driver, found = start_browser(), {}
     try:
         for measured in [on_a_page, in_lab] if args.lab else [on_a_page]:
-            for label, times in measured(driver, args.keys):
+            for label, times in measured(driver, args.keys, args.only):
                 found[label] = times
                 print(f"{label:40}", *(f"{k} {v:6.2f}" for k, v in times.items()), flush=True)
     finally:

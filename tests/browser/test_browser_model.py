@@ -11,7 +11,7 @@ from rar_nb.play.inpainting import fill_hole, fill_order
 from rar_nb.play.watch import BUNDLED, Watch, cached_model, cached_run, make_trace
 from rar_nb.play.widgets import JS
 from rar_nb.sampler import SampleConfig, image_noise, textbook_tokens
-from tests.browser.model_site import write_site
+from tests.browser.model_site import HOLE, write_site
 from tests.browser.page import (
     KEPT,
     SCREENSHOTS,
@@ -278,6 +278,14 @@ def test_a_hole_by_keyboard(show):
     panel.become(digit())
 
 
+def test_a_hole_that_a_panel_begins_with(show):
+    """It is cut into the digit that the panel samples first."""
+    panel = show("holed")
+    panel.become(filled(digit(), HOLE))
+    panel.button("close the hole").click()
+    panel.become(digit())
+
+
 def test_a_model_from_before_the_annealing_beside_it(show):
     panel = show()
     second = panel.find(".rar-views", 1)
@@ -367,6 +375,33 @@ def test_files_that_are_not_there_are_told_of(driver, site):
         lambda: driver.find_elements("css selector", ".rar-app [role=status]"), 30, "a sentence"
     )[0]
     wait(lambda: "nowhere/settings.json is not there (404)" in said.text, 30, "the reason")
+    driver.get_log("browser")  # the browser's own word for a 404
+
+
+MISSING = [
+    "settings.json",
+    "ort.wasm.min.mjs",
+    "ort-wasm-simd-threaded.wasm",
+    "step_annealed.onnx",
+]
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_file_that_was_missing_is_asked_for_again(driver, tmp_path, tmp_path_factory, name):
+    """By the next attempt, without loading the page anew."""
+    need_runtime()
+    write_site(tmp_path, exported_model(tmp_path_factory))
+    file = tmp_path / "js" / "browser_model" / name
+    file.rename(tmp_path / "away")
+    with served(tmp_path) as address:
+        driver.get(f"{address}/light.html")
+        root = wait(lambda: driver.find_elements("css selector", ".rar-app"), 30, "a panel")[0]
+        panel = Watched(driver, root)
+        wait(lambda: "can't" in root.text, 60, "a sentence about what is missing")
+        (tmp_path / "away").rename(file)
+        panel.button("try again" if name == "settings.json" else "class 8").click()
+        panel.become(digit(3 if name == "settings.json" else 8))
+        assert not panel.find("[role=status]").is_displayed()
     driver.get_log("browser")  # the browser's own word for a 404
 
 

@@ -115,13 +115,34 @@ def press(driver, element, *points):
 
 
 SEEN = """
-const panel = arguments[0], all = selector => [...panel.querySelectorAll(selector)];
+const panel = arguments[0], grid = panel.querySelector('.rar-grid'), drawn = {};
+const context = CanvasRenderingContext2D.prototype, real = {};
+for (const name of ['fillRect', 'roundRect', 'fillText']) {  // all that the grid draws now
+  drawn[name] = [];
+  real[name] = context[name];
+  context[name] = function(...values) {
+    drawn[name].push({values, color: this.fillStyle, width: this.lineWidth, font: this.font,
+      dashed: this.getLineDash().length > 0});
+    return real[name].apply(this, values);
+  };
+}
+window.dispatchEvent(new Event('resize'));
+Object.assign(context, real);
+const style = getComputedStyle(grid), g = Math.sqrt(drawn.fillRect.length);
+const kinds = Object.fromEntries([['known-cell', 'known'], ['next', 'next'], ['cell', '']].map(
+  ([name, kind]) => [style.getPropertyValue(`--rar-${name}`).trim().toLowerCase(), kind]));
+const cellAt = (x, y, side) => Math.floor(y / side) * g + Math.floor(x / side);
+const steps = Array(g * g).fill(''), side = grid.clientWidth / g;
+for (const {values: [k, x, y]} of drawn.fillText) steps[cellAt(x, y, side)] = `${k}`;
 return {
   said: panel.querySelector('.rar-said').textContent,
-  kinds: all('.rar-grid rect.cell').map(cell => cell.getAttribute('class').split(' ')[1]),
-  near: all('.rar-grid .around:not(.later)').filter(box => box.checkVisibility()).length,
-  steps: all('.rar-grid text').map(text => text.textContent),
-  numbers: all('tr.chosen td').map(cell => cell.textContent),
+  kinds: drawn.fillRect.map(({color}) => kinds[color]),
+  near: drawn.roundRect.filter(({dashed}) => !dashed).length,
+  framed: drawn.roundRect.filter(({dashed, width}) => dashed && width > .06).map(
+    ({values: [x, y]}) => cellAt(x, y, 1)),
+  steps,
+  sizes: drawn.fillText.map(({font}) => parseFloat(font.replace('bold ', ''))),
+  numbers: [...panel.querySelectorAll('tr.chosen td')].map(cell => cell.textContent),
 };
 """
 
@@ -214,6 +235,8 @@ def test_the_walk_is_played_to_its_end(show):
 
 
 def test_a_registered_order_and_a_seed(show):
+    from selenium.webdriver.common.keys import Keys
+
     panel = show("mine")
     assert seen(panel)["numbers"] == as_in_the_table(mine(5), 5)
     assert numbered_order(panel) == mine(5)
@@ -221,10 +244,35 @@ def test_a_registered_order_and_a_seed(show):
     seed = slider_of(panel, "seed")
     assert seed.get_attribute("value") == "0"
     seed.clear()
-    seed.send_keys("12")
+    seed.send_keys("12", Keys.ENTER)
     assert numbered_order(panel) == list(named_order("random", 5, 12))
     button_of(panel, "another").click()
     assert numbered_order(panel) == list(named_order("random", 5, 13))
+    seed.clear()
+    seed.send_keys(Keys.ENTER)
+    assert seed.get_attribute("value") == "13"  # nothing is no seed
+
+
+FIELD = """
+const [site, done] = arguments;
+const {numberField} = await import(`${site}/js/common.js`);
+const {makeModel} = await import(`${site}/js/host.js`);
+const model = makeModel({label: 7}), {element, show} = numberField(model, 'class', 'label', 999);
+const input = element.querySelector('input');
+show();
+done(['207', '', '-5', '1000', '8.4'].map(written => {
+  input.value = written;
+  input.dispatchEvent(new Event('change'));
+  return [model.get('label'), input.value];
+}));
+"""
+
+
+def test_a_field_for_a_number_shows_what_is_used(show, driver, site):
+    show("scan_orders")
+    driver.set_script_timeout(20)
+    found = driver.execute_async_script(f"(async function() {{{FIELD}}})(...arguments)", site)
+    assert found == [[k, str(k)] for k in (207, 207, 207, 999, 8)]
 
 
 def numbered_order(panel) -> list[int]:
@@ -243,6 +291,7 @@ def test_an_order_of_ones_own_by_keyboard(show):
     grid = panel.find_element("css selector", ".rar-grid")
     grid.send_keys(Keys.SPACE, Keys.RIGHT, Keys.DOWN, Keys.SPACE)
     assert numbered_order(panel) == [*begun, 0, 8]
+    assert seen(panel)["framed"] == [8]  # where the keyboard is
     grid.send_keys(Keys.SHIFT, Keys.RIGHT, Keys.RIGHT)
     assert numbered_order(panel) == [*begun, 0, 8, 9, 10]
     grid.send_keys(Keys.BACKSPACE, Keys.LEFT, Keys.LEFT, Keys.SPACE)
@@ -494,6 +543,26 @@ def test_themes(show, driver, name):
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[]))
 
 
+PIXELS = """
+const context = arguments[0].getContext('2d'), side = arguments[0].width / 7;
+return arguments[1].map(cell => [...context.getImageData(
+  (cell % 7 + .2) * side, (Math.floor(cell / 7) + .2) * side, 1, 1).data]);
+"""
+
+
+def test_the_grid_follows_the_theme(show, driver):
+    """Its canvas is drawn anew when the page's theme changes: the next cell, and an unknown one."""
+    grid = show("scan_orders").find_element("css selector", ".rar-grid")
+    for theme, cell in [("dark", 0x33), ("light", 0xE6), ("dark", 0x33)]:
+        driver.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+        wanted = [[0xD5, 0x5E, 0x00, 255], [cell, cell, cell, 255]]
+        wait(
+            lambda wanted=wanted: driver.execute_script(PIXELS, grid, [15, 24]) == wanted,
+            10,
+            f"the grid of the {theme} theme",
+        )
+
+
 @pytest.mark.parametrize("width", [380, 700, 1000])
 @pytest.mark.parametrize("name", PANELS)
 def test_every_width(show, driver, name, width):
@@ -501,8 +570,10 @@ def test_every_width(show, driver, name, width):
     assert driver.execute_script("return document.scrollingElement.scrollWidth") <= width
     assert driver.execute_script(SMALL, panel) == []
     if name == "scan_orders":
+        assert min(seen(panel)["sizes"]) >= 12
         button_of(panel, "16 × 16").click()
         assert driver.execute_script(SMALL, panel) == []
+        assert all(size >= 12 for size in seen(panel)["sizes"])  # or none at all
         assert driver.execute_script("return document.scrollingElement.scrollWidth") <= width
     if SCREENSHOTS and width == 380:
         resize(driver, width, 1400)

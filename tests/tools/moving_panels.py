@@ -31,6 +31,13 @@ slider.value = value;
 slider.dispatchEvent(new Event('input'));
 """
 
+DRAWN = """
+const hidden = canvas => canvas.style.visibility === 'hidden';
+return [...document.querySelectorAll('.rar-views:not([hidden])')].every(
+  view => view.dataset.pictured === String(arguments[0])
+    && ![...view.querySelectorAll('.rar-candidates canvas')].some(hidden));
+"""  # whether all is decoded that a panel with a model shows of a step
+
 
 @dataclass(frozen=True)
 class Film:
@@ -61,12 +68,16 @@ FILMS = {
 def shots(driver, film: Film) -> list[Image.Image]:
     """The frames of a film, whose page is open."""
     panel = wait(lambda: driver.find_elements("css selector", ".rar-app"), 60, "a panel")[0]
+    wait(lambda: panel.find_elements("css selector", "input[type=range]"), 60, "its sliders")
+    last = slider_of(panel, film.slider).get_attribute("max")
+    wait(lambda: driver.execute_script(DRAWN, last), 120, "a whole image of a model")
     found = []
     for order, values in film.scenes:
         if order:
             choose(panel, order)
         for value in values:
             driver.execute_script(MOVE, slider_of(panel, film.slider), value)
+            wait(lambda at=value: driver.execute_script(DRAWN, at), 120, f"the picture of {value}")
             time.sleep(0.3)  # until it is drawn
             part = driver.find_element("css selector", film.part)
             found.append(Image.open(io.BytesIO(part.screenshot_as_png)).convert("RGB"))

@@ -7,6 +7,7 @@ python -m tests.tools.rule results/study/rule --work runs/rule
 """
 
 import argparse
+import ast
 import json
 from pathlib import Path
 
@@ -16,11 +17,30 @@ from rar_nb.runs.run_folders import curve, read_metrics
 from rar_nb.runs.study import commit, processor
 from rar_nb.support import PROJECT, make_folder, read_json, write_json
 
-MODEL = dict(
-    kind="conv_vq", stride=4, width=32, codebook_size=128, vq_steps=500, vq_learning_rate=3e-3,
-    hidden_size=96, num_layers=3, num_heads=3, mlp_size=384, guidance_power=0.5, eval_every=36,
-    sample_batch_size=75, checkpoint_every=0,
-)  # fmt: skip
+NOTEBOOK = PROJECT / "nbs" / "your_images.ipynb"
+
+
+def cell_with(text: str, notebook: Path = NOTEBOOK) -> str:
+    """The source of the first cell of a notebook that has this text."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    return next(source for source in sources if text in source)
+
+
+def settings_of(name: str, notebook: Path = NOTEBOOK) -> dict:
+    """The settings that a cell of a notebook calls `name`."""
+    start = f"{name} = dict("
+    tree = ast.parse(cell_with(start, notebook))
+    found = next(
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node).startswith(start)
+    )
+    return {setting.arg: ast.literal_eval(setting.value) for setting in found.keywords}
+
+
+MODEL = settings_of("smaller") | dict(eval_every=36)  # each run has its own dropout
+TRAIN = {name: settings_of("demo")[name] for name in ("batch_size", "learning_rate")}
 RASTER = dict(anneal_start=0, anneal_end=0)
 STRATEGIES = {
     "raster, 0.3": dict(RASTER, dropout=0.3, guidance_scale=2.0),
@@ -32,12 +52,9 @@ SEEDS = (0, 1, 2)
 
 def make_drawings(folder: Path):
     """The drawings of `your_images`, by its own cells."""
-    notebook = json.loads((PROJECT / "nbs" / "your_images.ipynb").read_text(encoding="utf-8"))
-    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
-    source = next(source for source in sources if "def make_drawings(" in source)
     names: dict = {}
     exec("import numpy as np\nfrom pathlib import Path\nfrom PIL import Image, ImageDraw", names)
-    exec(source, names)
+    exec(cell_with("def make_drawings("), names)
     names["make_drawings"](folder)
 
 
@@ -46,8 +63,8 @@ def train(data: Path, folder: Path, tokenizer: Path | None, **changes) -> dict:
     guidance, epochs, seed = (changes.pop(name) for name in ("guidance_scale", "epochs", "seed"))
     parameters = dict(
         preset="small_64", data=str(data), image_size=32, run_dir=str(folder), epochs=epochs,
-        batch_size=32, learning_rate=3e-3, guidance_scale=guidance, seed=seed, num_samples=300,
-        cpu=True, overwrite=True, changes=MODEL | changes,
+        guidance_scale=guidance, seed=seed, num_samples=300, cpu=True, overwrite=True,
+        changes=MODEL | changes, **TRAIN,
     )  # fmt: skip
     if tokenizer:
         parameters["tokenizer_from"] = str(tokenizer)

@@ -94,7 +94,8 @@ const keepKeys = {'data-lm-suppress-shortcuts': 'true'};
 /** An HTML element with attributes (see `set`) and children. */
 export function html(name, attributes = {}, ...children) {
   const element = set(document.createElement(name), attributes);
-  if (['button', 'input', 'select', 'textarea'].includes(name)) set(element, keepKeys);
+  const controls = ['button', 'input', 'select', 'textarea'];
+  if (controls.includes(name) || 'tabindex' in attributes) set(element, keepKeys);
   element.append(...children);
   return element;
 }
@@ -281,6 +282,18 @@ export function onWidth(element, draw) {
   return () => observer.disconnect();
 }
 
+/** Call `draw` when the page, or the system, may have changed its theme (see `STYLES`). */
+export function onTheme(draw) {
+  const system = window.matchMedia('(prefers-color-scheme: dark)');
+  const page = new MutationObserver(draw), attributeFilter = ['data-theme', 'data-jp-theme-light'];
+  for (const at of [document.documentElement, document.body]) page.observe(at, {attributeFilter});
+  system.addEventListener('change', draw);
+  return () => {
+    page.disconnect();
+    system.removeEventListener('change', draw);
+  };
+}
+
 /** Listen to keys by name, such as `{ArrowLeft: …, ' ': …}`; those keys do nothing else. */
 export function keys(element, actions) {
   element.addEventListener('keydown', event => {
@@ -319,6 +332,30 @@ export async function rest() {
   rested = performance.now();
 }
 
+/** What `make` promises, kept in a map for the next call; but what failed is tried again. */
+export function remember(map, key, make) {
+  if (!map.has(key)) {
+    map.set(key, make());
+    map.get(key).catch(() => map.delete(key));
+  }
+  return map.get(key);
+}
+
+/** A line of text about what is being opened, and `open`, which says why if that fails. */
+export function opening(start) {
+  const element = html('p', {class: 'rar-faint', role: 'status'});
+  async function open() {
+    set(element, {text: 'Loading the model …', hidden: false});
+    try {
+      await start();
+    } catch (problem) {
+      element.replaceChildren(`The model can't be loaded: ${problem.message} `,
+        button('try again', open));
+    }
+  }
+  return {element, open};
+}
+
 /** Call `start` once an element is seen; returns the function that ends this. */
 export function whenSeen(element, start) {
   const watcher = new IntersectionObserver(entries => {
@@ -330,17 +367,22 @@ export function whenSeen(element, start) {
   return () => watcher.disconnect();
 }
 
-/** A field for the seed of random numbers, and a button for the next one. */
-export function seedField(model) {
-  const highest = 2 ** 32 - 1;
-  const field = html('input', {type: 'number', min: 0, max: highest, onchange: () => {
-    const seed = Math.min(highest, Math.round(field.value));
-    if (field.value !== '' && seed >= 0) change(model, {seed});
-    field.value = model.get('seed');  // also after something that is no seed
+/** A field for a trait that is a whole number, from 0 to `max`. */
+export function numberField(model, name, trait, max) {
+  const input = html('input', {type: 'number', min: 0, max, onchange: () => {
+    const typed = Math.min(max, Math.round(input.value));
+    if (input.value !== '' && typed >= 0) change(model, {[trait]: typed});
+    show();  // also after something that is no such number
   }});
-  const next = button('other noise', () => change(model, {
-    seed: (model.get('seed') + 1) % 2 ** 32}));
-  return {elements: [html('label', {}, 'seed', field), next], show: () => {
-    field.value = model.get('seed');
-  }};
+  function show() {
+    input.value = model.get(trait);
+  }
+  return {element: html('label', {}, html('span', {text: name}), input), show};
+}
+
+/** A field for the seed of random numbers, and a button for the next one. */
+export function seedField(model, another = 'other noise') {
+  const {element, show} = numberField(model, 'seed', 'seed', 2 ** 32 - 1);
+  const next = button(another, () => change(model, {seed: (model.get('seed') + 1) % 2 ** 32}));
+  return {elements: [element, next], show};
 }

@@ -8,6 +8,8 @@
  * asked ahead for pictures that may be looked at later.
  */
 
+import {remember} from './common.js';
+
 const opened = new Map();  // address of a folder: promise of the engine that is there
 // Of all views of a panel, as they share its kernel; a random start keeps two windows apart.
 let asked = Math.floor(Math.random() * 2 ** 48), sequences = asked;
@@ -21,8 +23,7 @@ export function addressOf(folder) {
 /** The engine of a page without a kernel: ONNX Runtime Web and the files in a folder. */
 export function openFolder(folder) {
   const base = addressOf(folder);
-  if (!opened.has(base.href)) opened.set(base.href, startFolder(base));
-  return opened.get(base.href);
+  return remember(opened, base.href, () => startFolder(base));
 }
 
 /** What a promise makes of a file, or an error that names the file. */
@@ -43,11 +44,12 @@ export async function fetched(url, kind) {
 
 async function startFolder(base) {
   const settings = await fetched(new URL('settings.json', base), 'json');
-  const loaded = new Map();
-  let runtime = null, last = Promise.resolve();
+  const loaded = new Map();  // the runtime, and sessions by file
+  let starts = 0, last = Promise.resolve();
 
   async function start() {
-    const ort = await import(new URL('ort.wasm.min.mjs', base).href);
+    // A module that failed stays so under its address, which is why each attempt has another one.
+    const ort = await import(new URL(`ort.wasm.min.mjs?${starts++}`, base).href);
     ort.env.wasm.wasmPaths = base.href;
     // On two cores, two threads were slower than one: a step is so short that they mostly wait for
     // one another. And a page could use them only if its server isolated it from all others.
@@ -55,19 +57,22 @@ async function startFolder(base) {
     return ort;
   }
 
+  const runtime = () => remember(loaded, 'runtime', start);
+
   async function load(file) {
-    runtime ??= start();
-    const ort = await runtime;
-    const url = new URL(file, base);
+    const ort = await runtime(), url = new URL(file, base);
     const bytes = new Uint8Array(await fetched(url, 'arrayBuffer'));
-    return naming(url, ort.InferenceSession.create(bytes, {executionProviders: ['wasm']}));
+    try {
+      const started = ort.InferenceSession.create(bytes, {executionProviders: ['wasm']});
+      return {graph: await naming(url, started), Tensor: ort.Tensor};
+    } catch (problem) {
+      loaded.delete('runtime');  // it would refuse all further sessions
+      throw problem;
+    }
   }
 
   /** A session, started when it is asked for the first time. */
-  function session(file) {
-    if (!loaded.has(file)) loaded.set(file, load(file));
-    return loaded.get(file);
-  }
+  const session = file => remember(loaded, file, () => load(file));
 
   /** Run a graph, once all earlier runs are over: the runtime refuses two at a time. */
   function run(graph, inputs) {
@@ -80,7 +85,7 @@ async function startFolder(base) {
   function sequence(name, keys = null, values = null) {
     const {num_layers, num_heads, head_dim, models} = settings;
     async function read(ids) {
-      const [graph, {Tensor}] = [await session(models[name]), await runtime];
+      const {graph, Tensor} = await session(models[name]);
       const shape = [num_layers, 2, num_heads, 0, head_dim];
       keys ??= new Tensor('float32', new Float32Array(0), shape);
       values ??= new Tensor('float32', new Float32Array(0), shape);
@@ -97,7 +102,7 @@ async function startFolder(base) {
 
   /** Pixels of images, one after the other. */
   async function decode(rows) {
-    const [graph, {Tensor}] = [await session(settings.decoder), await runtime];
+    const {graph, Tensor} = await session(settings.decoder);
     const tokens = new Tensor('int32', Int32Array.from(rows.flat()), [rows.length, rows[0].length]);
     return (await run(graph, {tokens})).images.data;
   }

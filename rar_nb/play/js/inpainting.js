@@ -8,8 +8,8 @@
  * old one.
  */
 import {
-  button, change, choice, follow, frame, html, paint, rest, seedField, set, slider, speaker, svg,
-  whenSeen,
+  button, change, choice, follow, frame, html, opening, paint, rest, seedField, set, slider,
+  speaker, svg, whenSeen,
 } from './common.js';
 import {addressOf, askKernel, fetched, naming, openFolder} from './engines.js';
 import {HOW, classProbabilities, fillHole, fillOrder, holeLoss, readKnown} from './filling.js';
@@ -240,15 +240,15 @@ function controlsOf(model, {num_digits}) {
 
 async function render({model, el}) {
   const root = frame(el, 'a hole in a digit, and its fillings', STYLE);
-  const status = html('p', {class: 'rar-faint', role: 'status', text: 'Loading the model …'});
-  root.append(status);
-  try {
+  let panel = null;
+  const {element: status, open} = opening(async () => {
     const filler = model.send ? openKernel(model)
       : await openPage(model.get('folder'), model.get('settings').guidance_power);
-    return new Panel(model, root, status, filler).end;
-  } catch (problem) {
-    status.textContent = `The model can't be loaded: ${problem.message}`;
-  }
+    panel = new Panel(model, root, status, filler);
+  });
+  root.append(status);
+  await open();
+  return () => panel?.end();
 }
 
 class Panel {

@@ -57,9 +57,11 @@ export const SCAN_ORDERS = {
   alternate,
 };
 
+const made = {};  // the paper's orders so far, by name and side
+
 /** A registered order, else the paper's; `{order: [], problem}` if a registered one has none. */
 export function namedOrder(name, g, registered) {
-  const given = registered[name]?.[g] ?? SCAN_ORDERS[name](g);
+  const given = registered[name]?.[g] ?? (made[`${name} ${g}`] ??= SCAN_ORDERS[name](g));
   return typeof given === 'string' ? {order: [], problem: given} : {order: given};
 }
 

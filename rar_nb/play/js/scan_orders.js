@@ -1,6 +1,6 @@
 /** Scan orders: walk through a grid step by step, and compare orders, your own among them. */
-import {button, cellsBetween, change, draggable, follow, frame, html, keys, onWidth, player, set,
-  slider, speaker, svg} from './common.js';
+import {button, cellsBetween, change, draggable, follow, frame, html, keys, onTheme, onWidth,
+  player, seedField, set, slider, speaker, svg} from './common.js';
 import {SCAN_ORDERS, jumps, knownNeighbours, namedOrder, neighbours, randomOrder, statistics,
   stepsOf} from './orders.js';
 
@@ -32,20 +32,6 @@ const STYLES = `
   var(--rar-next) var(--share, 0%), transparent 0)}
 .rar-grid {width: 100%; max-width: 480px; aspect-ratio: 1; cursor: pointer;
   user-select: none}
-.rar-grid rect.cell {fill: var(--rar-cell); stroke: var(--rar-paper); stroke-width: .06}
-.rar-grid rect.known {fill: var(--rar-known-cell)}
-.rar-grid rect:not(.known) {fill-opacity: 1}
-.rar-grid rect.next {fill: var(--rar-next)}
-.rar-app .rar-grid text {text-anchor: middle; dominant-baseline: central; fill: var(--rar-faint);
-  pointer-events: none; font-variant-numeric: tabular-nums}
-.rar-app .rar-grid text.known {fill: var(--rar-ink)}
-.rar-app .rar-grid text.next {fill: #000; font-weight: bold}
-.rar-grid .path {fill: none; stroke: var(--rar-path); stroke-linejoin: round}
-.rar-grid .last {stroke: var(--rar-next); stroke-linecap: round}
-.rar-grid .around {fill: none; stroke: var(--rar-ink); stroke-width: .09}
-.rar-grid .around.later {stroke: var(--rar-faint); stroke-width: .05; stroke-dasharray: .12 .1}
-.rar-grid .cursor {fill: none; stroke: var(--rar-ink); stroke-width: .08; stroke-dasharray: .2 .12}
-.rar-grid:not(:focus-visible) .cursor {display: none}
 .rar-app .rar-said {min-height: 2.9em; margin: 6px 0 0}
 .rar-said b {color: var(--rar-next-ink)}
 .rar-charts {display: grid; gap: 4px 22px}
@@ -75,11 +61,9 @@ function orderOf(model, name, g) {
 
 /** All that follows from the state but for the step. */
 function walkOf(model, name, g) {
-  const {order, problem} = orderOf(model, name, g);
-  const far = jumps(order, g), along = [0];
-  far.forEach((distance, k) => along.push(along[k] + distance));
-  return {g, name, order, problem, far, along, steps: stepsOf(order, g),
-    near: knownNeighbours(order, g), mean: far.length ? along.at(-1) / far.length : 0};
+  const {order, problem} = orderOf(model, name, g), far = jumps(order, g);
+  return {g, name, order, problem, far, steps: stepsOf(order, g), near: knownNeighbours(order, g),
+    mean: far.reduce((sum, distance) => sum + distance, 0) / Math.max(1, far.length)};
 }
 
 /** What a hand can do. Each changes the model, from which everything is drawn. */
@@ -119,91 +103,125 @@ function makeHand(model) {
   return {current, step, go, choose, own, setOwn, put};
 }
 
+/* ---- the grid, on a canvas: a browser takes far longer to lay out 1,024 elements ------------ */
+
+/** Cells: those that are known, darker for a later step; the next one; and all others. */
+function paintCells(context, ink, {g, steps}, step) {
+  for (let cell = 0; cell < g * g; cell++) {
+    const k = steps[cell], known = k >= 0 && k < step;
+    context.fillStyle = k === step ? ink.next : known ? ink['known-cell'] : ink.cell;
+    context.globalAlpha = known ? 0.4 + 0.6 * k / (g * g) : 1;
+    context.fillRect(cell % g + 0.03, Math.floor(cell / g) + 0.03, 0.94, 0.94);
+  }
+  context.globalAlpha = 1;
+}
+
+/** The path through the known cells, and the jump to the next one. */
+function paintPath(context, ink, {g, order, mean}, step) {
+  const thick = Math.min(0.13, 0.18 / Math.max(1, mean) ** 0.8);
+  function line(cells, style) {
+    Object.assign(context, style);
+    context.beginPath();
+    for (const cell of cells) context.lineTo(...middle(cell, g));
+    context.stroke();
+  }
+  line(order.slice(0, step), {strokeStyle: ink.path, lineWidth: thick, lineJoin: 'round',
+    globalAlpha: Math.min(1, 5 / Math.max(1, mean))});
+  context.globalAlpha = 1;
+  if (step === 0 || step === order.length) return;
+  line(order.slice(step - 1, step + 1), {strokeStyle: ink.next, lineWidth: Math.max(thick, 0.07),
+    lineCap: 'round'});
+}
+
+/** A frame within a cell, `margin` away from its edges. */
+function paintFrame(context, cell, g, margin, [color, width, dashes]) {
+  const [x, y] = middle(cell, g), side = 1 - 2 * margin;
+  Object.assign(context, {strokeStyle: color, lineWidth: width, lineCap: 'butt'});
+  context.setLineDash(dashes);
+  context.beginPath();
+  context.roundRect(x - side / 2, y - side / 2, side, side, 0.08);
+  context.stroke();
+  context.setLineDash([]);
+}
+
+/** Frames around the neighbours of the next cell: thick ones if it knows them. */
+function paintNeighbours(context, ink, {g, order, steps}, step) {
+  if (step === order.length) return;
+  for (const cell of neighbours(order[step], g)) {
+    const known = steps[cell] >= 0 && steps[cell] < step;
+    paintFrame(context, cell, g, 0.1, known ? [ink.ink, 0.09, []] : [ink.faint, 0.05, [0.12, 0.1]]);
+  }
+}
+
+/** Steps, in 12 pixels and more, where a cell of `side` pixels is wide enough for them. */
+function paintNumbers(context, ink, {g, steps}, step, side) {
+  const size = Math.max(12, Math.min(20, 0.36 * side)), font = `${size}px system-ui, sans-serif`;
+  if (String(g ** 2 - 1).length * 0.6 * size + 2 > side) return;
+  context.font = font;
+  steps.forEach((k, cell) => {
+    if (k < 0) return;
+    context.fillStyle = k < step ? ink.ink : ink.faint;
+    if (k === step) Object.assign(context, {fillStyle: '#000', font: `bold ${font}`});
+    const [x, y] = middle(cell, g);
+    context.fillText(k, side * x, side * y);
+    if (k === step) context.font = font;
+  });
+}
+
 /** The grid: its cells, the path through them, and what surrounds the next one. */
 function makeGrid() {
-  const cells = svg('g'), numbers = svg('g'), cursor = svg('rect', {class: 'cursor'});
-  const path = svg('polyline', {class: 'path'}), last = svg('line', {class: 'last'});
-  const around = [0, 1, 2, 3].map(() => svg('rect', {width: 0.8, height: 0.8, rx: 0.08}));
-  const element = svg('svg', {class: 'rar-grid', tabindex: 0, role: 'application',
-    'aria-roledescription': 'grid of cells'}, cells, path, last, ...around, numbers, cursor);
-  let walk, kinds = [], width = 480, lettered = false;
+  const element = html('canvas', {class: 'rar-grid', tabindex: 0, role: 'application',
+    'aria-roledescription': 'grid of cells', onfocus: paint, onblur: paint});
+  const context = element.getContext('2d');
+  let walk, step, ink, pointed = 0, width = 0;
 
-  /** Numbers of 12 pixels and more where a cell is wide enough for them, else none. */
-  function fit() {
-    const cell = width / walk.g, size = Math.max(12, Math.min(20, 0.36 * cell));
-    lettered = String(walk.g ** 2 - 1).length * 0.6 * size + 2 <= cell;
-    set(numbers, {'font-size': size / cell, display: lettered ? null : 'none'});
-    if (!lettered) return;
-    walk.steps.forEach((k, cell) => set(numbers.children[cell], {text: k < 0 ? '' : k}));
+  /** Draw the walk, once the grid is on the page. */
+  function paint() {
+    if (!ink) return;
+    const {g, name} = walk, ratio = window.devicePixelRatio, unit = ratio * width / g;
+    element.width = element.height = Math.round(ratio * width);  // which also empties it
+    context.setTransform(unit, 0, 0, unit, 0, 0);
+    for (const part of [paintCells, paintPath, paintNeighbours]) part(context, ink, walk, step);
+    if (name === 'yours' && element.matches(':focus-visible')) {
+      paintFrame(context, Math.min(pointed, g * g - 1), g, 0.04, [ink.ink, 0.08, [0.2, 0.12]]);
+    }
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    Object.assign(context, {textAlign: 'center', textBaseline: 'middle'});
+    paintNumbers(context, ink, walk, step, width / g);
   }
 
-  /** As many cells as the grid has, each at its place. */
-  function build(g) {
-    for (const group of [cells, numbers]) {
-      while (group.childElementCount > g * g) group.lastChild.remove();
-    }
-    while (cells.childElementCount < g * g) {
-      cells.append(svg('rect', {class: 'cell', width: 1, height: 1}));
-      numbers.append(svg('text'));
-    }
-    for (let cell = 0; cell < g * g; cell++) {
-      const [x, y] = middle(cell, g);
-      set(cells.children[cell], {x: x - 0.5, y: y - 0.5});
-      set(numbers.children[cell], {x, y});
-    }
-    set(element, {viewBox: `0 0 ${g} ${g}`});
+  /** Take the colours of the page's theme. */
+  function color() {
+    const style = getComputedStyle(element);
+    ink = Object.fromEntries(['cell', 'known-cell', 'next', 'path', 'ink', 'faint'].map(
+      name => [name, style.getPropertyValue(`--rar-${name}`)]));
+    paint();
   }
 
-  /** Another walk. */
-  function show(next) {
-    if (walk?.g !== next.g) build(next.g);
-    walk = next;
-    const {g, order} = walk, thick = Math.min(0.13, 0.18 / Math.max(1, walk.mean) ** 0.8);
-    kinds = [];
-    order.forEach((cell, k) => {
-      set(cells.children[cell], {'fill-opacity': (0.4 + 0.6 * k / (g * g)).toFixed(3)});
-    });
-    set(path, {points: pointsOf(order, g), 'stroke-width': thick,
-      'stroke-opacity': Math.min(1, 5 / Math.max(1, walk.mean))});
-    set(last, {'stroke-width': Math.max(thick, 0.07)});
-    fit();
+  /** A walk after `to` steps. */
+  function draw(next, to) {
+    [walk, step] = [next, to];
+    paint();
   }
 
-  /** The same walk after `step` steps. */
-  function draw(step) {
-    const {g, order, steps, along} = walk, next = order[step];
-    for (let cell = 0; cell < g * g; cell++) {
-      const k = steps[cell], kind = k === step ? 'next' : k >= 0 && k < step ? 'known' : '';
-      if (kinds[cell] === kind) continue;
-      kinds[cell] = kind;
-      set(cells.children[cell], {class: `cell ${kind}`});
-      set(numbers.children[cell], {class: kind});
-    }
-    set(path, {'stroke-dasharray': `${step ? along[step - 1] : 0} ${2 * along.at(-1) + 1}`});
-    const [x1, y1] = middle(order[step - 1] ?? 0, g), [x2, y2] = middle(next ?? 0, g);
-    const jumped = step > 0 && next !== undefined;
-    set(last, {x1, y1, x2, y2, display: jumped ? null : 'none'});
-    const beside = next === undefined ? [] : neighbours(next, g);
-    around.forEach((box, i) => {
-      const [x, y] = middle(beside[i] ?? 0, g), k = steps[beside[i]];
-      set(box, {x: x - 0.4, y: y - 0.4, display: i < beside.length ? null : 'none',
-        class: k >= 0 && k < step ? 'around' : 'around later'});
-    });
-  }
-
-  /** Put the frame of the keyboard around a cell; null: nowhere. */
+  /** Put the frame of the keyboard around a cell. */
   function point(cell) {
-    const [x, y] = middle(cell ?? 0, walk.g);
-    set(cursor, {x: x - 0.46, y: y - 0.46, width: 0.92, height: 0.92,
-      display: cell === null ? 'none' : null});
+    pointed = cell;
+    paint();
   }
 
-  const end = onWidth(element, pixels => {
+  const ends = [onTheme(color), onWidth(element, pixels => {
     width = pixels;
-    if (walk) fit();
-  });
-  return {element, show, draw, point, end};
+    color();
+  })];
+  window.addEventListener('resize', paint);  // also of other sharpness
+  return {element, draw, point, end() {
+    for (const end of ends) end();
+    window.removeEventListener('resize', paint);
+  }};
 }
+
+/* ---- charts and the table of all orders ---------------------------------------------------- */
 
 let views = 0;  // so that each view's names are its own
 
@@ -247,6 +265,13 @@ function makeChart(high, onstep) {
   return {element, show, draw};
 }
 
+const numbered = new WeakMap();  // statistics by order: sizes are gone through back and forth
+
+function numbersOf(order, g) {
+  if (!numbered.has(order)) numbered.set(order, statistics(order, g));
+  return numbered.get(order);
+}
+
 /** The orders to choose from, a line each: a small picture, the name, and three numbers. */
 function makeTable(names, onchoice) {
   const group = `rar-order-${views++}`, columns = ['mean', 'longest', 'touching'];
@@ -268,7 +293,7 @@ function makeTable(names, onchoice) {
   /** Numbers of all orders of a grid, with bars as shares of the largest; and their pictures. */
   function show(model) {
     const g = model.get('grid_size');
-    const numbers = rows.map(row => statistics(orderOf(model, row.name, g).order, g));
+    const numbers = rows.map(row => numbersOf(orderOf(model, row.name, g).order, g));
     const most = columns.map(column => Math.max(...numbers.map(found => found?.[column] ?? 0)));
     rows.forEach((row, i) => {
       const found = numbers[i], chosen = row.name === model.get('order');
@@ -281,6 +306,8 @@ function makeTable(names, onchoice) {
         cell.style.setProperty('--share', `${found ? 100 * value / most[c] : 0}%`);
       });
       const side = row.name === 'yours' ? g : 6, drawn = orderOf(model, row.name, side).order;
+      if (drawn === row.drawn) return;
+      row.drawn = drawn;
       set(row.picture, {viewBox: `0 0 ${side} ${side}`});
       set(row.path, {points: pointsOf(drawn, side), 'stroke-width': side / 36});
     });
@@ -316,9 +343,9 @@ function listenToKeys(grid, hand, say) {
     const within = at => Math.max(0, Math.min(g - 1, at));
     [row, column] = [within(row + down), within(column + right)];
     const cell = row * g + column;
+    grid.point(cell);
     if (!own) return hand.go(Math.max(0, steps[cell]));
     if (event.shiftKey) hand.put(cell, true);
-    grid.point(cell);
     const k = hand.own().indexOf(cell);
     say(`row ${row + 1}, column ${column + 1}, ${k < 0 ? 'not in your order' : `step ${k}`}`);
   }
@@ -356,17 +383,12 @@ function wordsOf({g, name, order, far, near, problem}, step) {
 }
 
 /** Buttons that change what is walked through: the grid's side, the seed, your own order. */
-function makeSettings(hand) {
+function makeSettings(model, hand) {
   const side = slider('grid', {min: 2, max: 32, oninput: g => hand.choose({grid_size: g})});
   const sides = [[7, 'as the digits of this suite'], [16, 'as RAR on ImageNet']].map(([g, title]) =>
     button(`${g} × ${g}`, () => hand.choose({grid_size: g}), {title}));
-  const seed = html('input', {type: 'number', min: 0, max: 2 ** 32 - 1, oninput: () => {
-    const wanted = Number(seed.value);
-    if (seed.value !== '' && wanted === wanted >>> 0) hand.choose({seed: wanted});
-  }});
-  const random = html('div', {class: 'rar-row'},
-    html('label', {}, html('span', {text: 'seed'}), seed),
-    button('another', () => hand.choose({seed: (Number(seed.value) + 1) % 2 ** 32})));
+  const seed = seedField(model, 'another');
+  const random = html('div', {class: 'rar-row'}, ...seed.elements);
   const yours = html('div', {class: 'rar-row'},
     button('undo', () => hand.setOwn(hand.own().slice(0, -1))),
     button('clear', () => hand.setOwn([])),
@@ -374,12 +396,12 @@ function makeSettings(hand) {
       ...SCAN_ORDERS.raster(hand.current().g)])])));
   const element = html('div', {}, html('div', {class: 'rar-row'}, side.element, ...sides), random,
     yours);
-  function show({g, name}, model) {
+  function show({g, name}) {
     side.show({value: g, text: `${g} × ${g}`});
     sides.forEach((one, i) => set(one, {'aria-pressed': String([7, 16][i] === g)}));
     set(random, {hidden: name !== 'random'});
     set(yours, {hidden: name !== 'yours'});
-    if (seed.value !== String(model.get('seed'))) seed.value = model.get('seed');
+    seed.show();
   }
   return {element, show};
 }
@@ -410,7 +432,7 @@ function makeWalker(hand) {
 
 function render({model, el}) {
   const root = frame(el, 'Scan orders', STYLES), hand = makeHand(model), spoken = speaker();
-  const grid = makeGrid(), settings = makeSettings(hand), walker = makeWalker(hand);
+  const grid = makeGrid(), settings = makeSettings(model, hand), walker = makeWalker(hand);
   const table = makeTable([...model.get('names'), 'random', 'yours'], order => {
     walker.stop();
     hand.choose({order});
@@ -430,18 +452,17 @@ function render({model, el}) {
     const walk = hand.current(), step = hand.step(), {g, name, order} = walk;
     if (walk !== shown) {
       shown = walk;
-      grid.show(walk);
       far.show(walk.far, order.length, walk.mean);
       near.show(walk.near, order.length);
       table.show(model);
-      settings.show(walk, model);
+      settings.show(walk);
       // A finger writes your own order; on any other order it may scroll the page, too.
       grid.element.style.touchAction = name === 'yours' ? 'none' : 'pan-y';
       set(grid.element, {'aria-label': `${g} by ${g} cells. ` + (name === 'yours'
         ? 'Arrow keys move a frame, the space bar adds a cell to your order or takes it out.'
         : 'Arrow keys go to the step of a neighbouring cell.')});
     }
-    grid.draw(step);
+    grid.draw(walk, step);
     const jump = step > 0 && step < order.length ? `: ${walk.far[step - 1].toFixed(2)} now,` : ':';
     const mean = `${walk.mean.toFixed(2)} on average (dashed)`;
     far.draw(step, `Distance from the cell before${jump} ${mean}`);
@@ -454,7 +475,6 @@ function render({model, el}) {
     spoken.say(document.activeElement === grid.element && name !== 'yours' ? words.join('') : '');
   }
   draw();
-  grid.point(0);
   const names = ['order', 'grid_size', 'seed', 'cells', 'registered', 'step'];
   const unfollow = follow(model, names, draw);
   return () => {

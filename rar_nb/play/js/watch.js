@@ -4,8 +4,8 @@
  * The numbers come from `sampling.js`, the predictions from one of the engines of `engines.js`.
  */
 import {
-  button, change, choice, follow, frame, html, paint, pause, player, rest, seedField, set, slider,
-  speaker, svg, tick, whenSeen,
+  button, change, choice, follow, frame, html, numberField, opening, paint, pause, player, rest,
+  seedField, set, slider, speaker, svg, tick, whenSeen,
 } from './common.js';
 import {openFolder, openKernel} from './engines.js';
 import {fillOrder} from './filling.js';
@@ -277,15 +277,7 @@ const SAMPLED = ['label', 'guidance_scale', 'guidance_power', 'temperature', 'se
 
 /** Buttons for a few classes, a field for many. */
 function labelControl(model, count) {
-  if (count > 20) {
-    const input = html('input', {type: 'number', min: 0, max: count - 1, onchange: () => {
-      input.value = Math.min(count - 1, Math.max(0, Math.round(input.value)));
-      change(model, {label: Number(input.value)});
-    }});
-    return {element: html('label', {}, 'class', input), show: () => {
-      input.value = model.get('label');
-    }};
-  }
+  if (count > 20) return numberField(model, 'class', 'label', count - 1);
   const buttons = Array.from({length: count}, (_, label) => button(
     String(label), () => change(model, {label}), {'aria-label': `class ${label}`}));
   const element = html('div', {class: 'rar-row rar-labels', role: 'group', 'aria-label': 'class'},
@@ -406,17 +398,13 @@ function stepControls(model, settings) {
 
 async function render({model, el}) {
   const root = frame(el, 'a model that samples an image', STYLE);
-  const status = html('p', {class: 'rar-faint', role: 'status', text: 'Loading the model …'});
   let panel = null;
-  async function open() {
+  const {element: status, open} = opening(async () => {
     panel?.end();
-    try {
-      const engine = model.send ? openKernel(model) : await openFolder(model.get('folder'));
-      panel = new Panel(model, root, status, engine, open);
-    } catch (problem) {
-      status.textContent = `The model can't be loaded: ${problem.message}`;
-    }
-  }
+    panel = null;
+    const engine = model.send ? openKernel(model) : await openFolder(model.get('folder'));
+    panel = new Panel(model, root, status, engine, open);
+  });
   root.append(status);
   await open();
   return () => panel?.end();
@@ -461,6 +449,7 @@ class Panel {
     const ends = [follow(model, ['settings', ...SAMPLED],
       () => model.get('settings') === run ? this.sample() : again()),
     follow(model, ['step', 'layer', 'head', 'ids', 'problem'], this.draw),
+    follow(model, ['run'], this.controls.show),
     whenSeen(root, () => this.sample())];
     this.end = () => {
       for (const end of ends) end();
@@ -494,6 +483,8 @@ class Panel {
     if (courses !== this.courses) return;
     change(model, {tokens: courses[0].tokens(settings.num_tokens)});
     this.draw();
+    const hole = model.get('hole');  // one that was given without the image around it
+    if (hole.length && !model.get('base').length) return change(model, {base: this.finished()});
     if (engine.isFast) for (const course of courses) await course.decodeAhead();
   }
 
