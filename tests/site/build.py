@@ -6,6 +6,7 @@ leads nowhere is an error.
 """
 
 import argparse
+import importlib
 import json
 import re
 import shutil
@@ -149,12 +150,20 @@ class Site:
             self.static,
             set(CHAPTERS),
             {file.stem for file in (ROOT / "rar_nb/play/js").glob("*.js")},
+            self.pictures(),
         )
         for name in self.names:
             notebook = stage.notebook(ROOT / "nbs" / f"{name}.ipynb")
             self.put(f"{name}.ipynb", json.dumps(notebook, indent=1, ensure_ascii=False))
         self.live_panels = stage.live_panels
         return stage.live
+
+    def pictures(self) -> dict[str, str]:
+        """What the pictures of plotting functions and of panels show, by their names."""
+        plots = [e for e in every_entry(read_library(ROOT / "rar_nb")) if e.kind == "function"]
+        return {e.name: e.doc.partition("\n")[0] for e in plots if "plot_" in e.name} | {
+            panel.panel: panel.alt for panel in every_panel()
+        }
 
     def write_reference(self):
         for module in self.modules:
@@ -287,6 +296,18 @@ class Site:
         self.write_texts()
         self.write_static()
         return live
+
+
+def every_panel() -> list[type]:
+    """The classes of all panels, one after the other that each is made of."""
+    from rar_nb.play.widgets import LivePanel
+
+    for file in sorted((ROOT / "rar_nb/play").glob("*.py")):
+        importlib.import_module(f"rar_nb.play.{file.stem}")
+    found = [LivePanel]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found
 
 
 def place_key(place: str) -> tuple:
