@@ -57,6 +57,23 @@ WAYS_IN = {  # from the first page, under its picture
     "paper.md": "From the paper to the code",
     "results/index.md": "Results",
 }
+IN_THE_MENU = {  # where the words before a title's colon say too little by themselves
+    "20_images": "Images in folders",
+    "21_tokens": "Tokens on disk",
+    "30_checkpoints": "Checkpoints: weights in files",
+    "32_presets": "Presets: the paper's runs",
+    "40_devices": "Devices: one GPU or many",
+    "41_safekeeping": "Safekeeping of a run",
+    "44_launch": "Launch by a command",
+    "46_image_sets": "Image sets: 50,000 samples",
+    "47_cost": "Cost of a run",
+    "48_sample": "Sample by a command",
+    "50_fidelity": "Fidelity: FID and others",
+    "51_report": "Report of an evaluation",
+    "52_published": "Published numbers",
+    "53_study": "Study: does it pay?",
+    "55_expected": "Expected loss",
+}
 MARK = ".rar-site"  # a file in each folder that a site was built into: it may be emptied
 COPIED = (".png", ".gif", ".webp", ".jpg", ".json", ".jsonl", ".py")  # what a page may link to
 PLACES = re.compile(  # but not those of other papers, "equation 3 of …"
@@ -189,7 +206,7 @@ class Site:
     def parts(self) -> dict[str, list[str]]:
         """The notebooks by the headings of the index under which they stand."""
         found: dict[str, list[str]] = {}
-        contents = self.index().partition("## Contents")[2].partition("\n## ")[0]
+        contents = self.index().partition("## Reading order")[2].partition("\n## ")[0]
         for part in contents.split("\n### ")[1:]:
             heading = part.partition("\n")[0]
             links = re.findall(r"\]\((\w+)\.ipynb\)", part)
@@ -209,7 +226,9 @@ class Site:
         ]
         trees += [
             toctree(["The paper's map <paper>", "Results <results/index>"], "Paper and results"),
-            toctree(["Reference <api/index>", *self.texts("data", "C", "S")], "Look it up"),
+            toctree(
+                ["Reference <api/index>", *self.texts("data", "C", "S")], "Reference and project"
+            ),
         ]
         home = self.words(home, "nbs", "index.md")
         ways = [f"[{words}]({page})" for page, words in WAYS_IN.items() if page in self.on_site]
@@ -318,8 +337,8 @@ def place_key(place: str) -> tuple:
 
 
 def label(nbs: Path, name: str) -> str:
-    number = re.match(r"(\d\d)_", name)
-    return f"{number[1]} {title(nbs, name)}" if number else title(nbs, name)
+    number, words = re.match(r"(\d\d)_", name), IN_THE_MENU.get(name) or title(nbs, name)
+    return f"{number[1]} {words}" if number else words
 
 
 def toctree(entries: list[str], caption: str = "") -> str:
