@@ -17,7 +17,7 @@ from fastcore.docments import docments
 
 from rar_nb.support import InvalidValue
 from tests.once import NAMES, small_site
-from tests.site.build import MARK, NPM, Site, beside, chosen, prepare
+from tests.site.build import MARK, NPM, Site, beside, chosen, mend, prepare
 from tests.site.links import broken_links, foreign_loads, read_site
 from tests.site.notebooks import (
     Stage,
@@ -244,6 +244,15 @@ def test_every_picture_of_the_site_is_described(site):
             assert alt and not says_nothing(html.unescape(alt[1])), (file.name, tag)
             pictures += 1
     assert pictures > 50
+
+
+def test_a_picture_can_be_opened_alone(site):
+    """For those who want to enlarge it; not a panel's, whose place the panel takes."""
+    text = page(site, "10_scan_orders")
+    links = re.findall(r'<a class="alone" href="([^"]+)"><img [^>]*src="\1"[^>]*></a>', text)
+    assert links and len(links) == text.count('class="alone"') == len(set(links))
+    assert all((site / link).is_file() and "panels" not in link for link in links)
+    assert mend(text) == text
 
 
 @pytest.mark.parametrize(

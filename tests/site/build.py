@@ -50,6 +50,8 @@ STANDING = (  # for those who have asked their system for less motion
     r'<picture><source media="(prefers-reduced-motion: reduce)" srcset="\1.still.png">'
     r"\g<0></picture>"
 )
+PLOT = re.compile(r'<img [^>]*src="([^"]*_images/[^"]+\.png)"[^>]*>')
+ALONE = '<a class="alone"'  # leads to a picture without the page: a telephone can enlarge it
 WAYS_IN = {  # from the first page, under its picture
     "00_tour.ipynb": "Start the tour",
     "10_scan_orders.ipynb": "Play with the panels",
@@ -379,7 +381,9 @@ def mend(text: str) -> str:
         return re.sub(r"</dl>|</dd>", "</span>", inside)
 
     text = re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
-    return text if ".still.png" in text else MOVING.sub(STANDING, text)
+    if ALONE in text:  # an earlier call has done what follows
+        return text
+    return PLOT.sub(rf'{ALONE} href="\1">\g<0></a>', MOVING.sub(STANDING, text))
 
 
 def beside(out: Path) -> tuple[Path, Path]:

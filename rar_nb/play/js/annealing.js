@@ -176,7 +176,7 @@ function makeCurves(hand) {
 
 /** The losses of a run that was trained, over its own epochs. */
 function makeLoss(measured) {
-  const height = 160, top = 8, bottom = height - BOTTOM;
+  const height = 174, top = 22, bottom = height - BOTTOM;
   const lines = ['loss', 'random', 'raster'].map(name => svg('path',
     {class: name === 'loss' ? 'thin' : name}));
   const band = svg('rect', {class: 'band'}), now = svg('line', {class: 'now'});
@@ -216,7 +216,7 @@ function makeLoss(measured) {
   function draw(share) {
     const place = x(share * epochs), late = share > 0.5;
     set(now, {x1: place, x2: place, y1: top, y2: bottom});
-    set(at, {x: place + (late ? -6 : 6), y: top + 10, 'text-anchor': late ? 'end' : 'start',
+    set(at, {x: place + (late ? -6 : 6), y: top - 6, 'text-anchor': late ? 'end' : 'start',
       text: `epoch ${short(share * epochs)}, ${percent(share, 0)} of this run`});
   }
   return {element, show, draw};
