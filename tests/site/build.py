@@ -381,9 +381,9 @@ def mend(text: str) -> str:
         return re.sub(r"</dl>|</dd>", "</span>", inside)
 
     text = re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
-    if ALONE in text:  # an earlier call has done what follows
-        return text
-    return PLOT.sub(rf'{ALONE} href="\1">\g<0></a>', MOVING.sub(STANDING, text))
+    if ".still.png" not in text:  # which an earlier call has written
+        text = MOVING.sub(STANDING, text)
+    return text if ALONE in text else PLOT.sub(rf'{ALONE} href="\1">\g<0></a>', text)
 
 
 def beside(out: Path) -> tuple[Path, Path]:
