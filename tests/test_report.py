@@ -226,7 +226,7 @@ def test_the_page_says_all_that_is_needed():
         "| FID | 1.80 |",
         "| recall | 0.600 |",
         "This is the published protocol",
-        "![Samples](evaluation/samples.png)",
+        "![samples of the run, sorted by class](evaluation/samples.png)",
         "| guidance scale | FID |",
         "| train | anneal_start | 200 |",
         "| commit | 0123abc |",

@@ -17,11 +17,19 @@ from fastcore.docments import docments
 
 from rar_nb.support import InvalidValue
 from tests.once import NAMES, small_site
-from tests.site.build import MARK, beside, chosen, prepare
+from tests.site.build import MARK, NPM, Site, beside, chosen, mend, prepare
 from tests.site.links import broken_links, foreign_loads, read_site
-from tests.site.notebooks import Stage, directives, navigation_left, panel
+from tests.site.notebooks import (
+    Stage,
+    caption,
+    description,
+    directives,
+    navigation_left,
+    panel,
+)
 from tests.site.reference import every_entry, read_library
 from tests.site.text import rewrite
+from tests.tools.reading_order import ORDER
 
 ROOT = Path(__file__).parent.parent
 READ = ["02_orders", "05_trainer", "10_scan_orders"]
@@ -206,6 +214,68 @@ def test_reference_is_complete(module):
                 assert parameter.comment == expected, (entry.full_name, parameter.name)
 
 
+# Pictures in words
+
+
+def says_nothing(alt: str) -> bool:
+    return len(alt.split()) < 3 or alt.lower().startswith(("picture", "image of", "figure"))
+
+
+def test_every_picture_of_a_notebook_is_described(tmp_path):
+    """In words that say what is to be seen; no two pictures of a notebook have the same."""
+    source = Site(tmp_path, ORDER[1:], NPM, None)
+    stage = Stage({}, lambda text, name: text, tmp_path, set(), set(), source.pictures())
+    found = 0
+    for name in ORDER[1:]:
+        cells = stage.notebook(ROOT / "nbs" / f"{name}.ipynb")["cells"]
+        images = [cell["metadata"].get("mystnb", {}).get("image") for cell in cells]
+        alts = [image["alt"] for image in images if image]
+        assert [alt for alt in alts if says_nothing(alt)] == [], name
+        assert len(set(alts)) == len(alts), (name, "a picture is described as another one")
+        found += len(alts)
+    assert found > 150
+
+
+def test_every_picture_of_the_site_is_described(site):
+    pictures = 0
+    for file in site.rglob("*.html"):
+        for tag in re.findall(r"<img\b[^>]*>", file.read_text(encoding="utf-8")):
+            alt = re.search(r'\balt="([^"]*)"', tag)
+            assert alt and not says_nothing(html.unescape(alt[1])), (file.name, tag)
+            pictures += 1
+    assert pictures > 50
+
+
+def test_a_picture_can_be_opened_alone(site):
+    """For those who want to enlarge it; not a panel's, whose place the panel takes."""
+    text = page(site, "10_scan_orders")
+    links = re.findall(r'<a class="alone" href="([^"]+)"><img [^>]*src="\1"[^>]*></a>', text)
+    assert links and len(links) == text.count('class="alone"') == len(set(links))
+    assert all((site / link).is_file() and "panels" not in link for link in links)
+    assert mend(text) == text
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("#| fig-alt: A line: it falls\nplot_gap(runs)", "A line: it falls"),
+        ("ax.set(title='Loss of both runs')\nplot_gap(runs)", "Loss of both runs"),
+        ("ax.set(title='Gain')\nplot_gap(runs)", "The gap between two losses."),
+        ("image_grid(images)", "What is beside it."),
+    ],
+)
+def test_words_for_a_picture(source, words):
+    named = {"plot_gap": "The gap between two losses."}
+    assert description(source, named, "What is beside it.") == words
+
+
+def test_caption():
+    """The first sentence of a paragraph right before the picture, or else the heading."""
+    text = "# A title\n\nBefore.\n\nIn `a`, [b](b.ipynb) and $c$. More."
+    assert caption(text) == "In a, b and c."
+    assert caption("## Two clouds\n\n- one\n- two") == "Two clouds"
+
+
 # Pieces
 
 
@@ -239,7 +309,8 @@ def test_panels(tmp_path):
     assert (tmp_path / "panels" / "10_scan_orders-x1.png").read_bytes() == b"hello"
 
     def stage(panels):
-        made = Stage({}, lambda text, name: text, tmp_path, set(), panels)
+        named = {"scan_orders": "a 'grid'"}
+        made = Stage({}, lambda text, name: text, tmp_path, set(), panels, named)
         output["data"]["text/plain"] = "A panel: run this cell"
         return made, made.code(cell, "10_scan_orders", "Title")
 

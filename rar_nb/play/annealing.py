@@ -145,9 +145,10 @@ def measured_losses(
     for name, metric in dict(loss='loss', raster='raster_loss', random='random_loss').items():
         curves[name] = [[row['step'] / train.steps_per_epoch, row[metric]]
                         for row in rows if metric in row]
-    title = ("Loss of a real run, data/digits_run, in nats a token. It was annealed from epoch "
-             f"{train.anneal_start:g} to {train.anneal_end:g} (shaded) and does not follow the "
-             "knobs above.")
+    title = ("Losses of another run, in nats a token: the digits run of this suite, "
+             f"{train.epochs:g} epochs long, annealed from epoch {train.anneal_start:g} to "
+             f"{train.anneal_end:g} (shaded). It was trained once and does not follow the knobs; "
+             "the line marks the same share of it.")
     return dict(title=title, epochs=train.epochs, anneal_start=train.anneal_start,
                 anneal_end=train.anneal_end, curves=curves)
 

@@ -58,12 +58,12 @@ class HolePanel:
             for method in METHODS
         ]
         expected = [filling.tokens.tolist() for filling in fillings]
-        found = [": …"] * 3
+        found = []
 
         def there():
             found[:] = self.texts(".rar-methods p span")
             shown = self.driver.execute_script(TOKENS, self.root)
-            return shown == expected and ": …" not in found
+            return shown == expected and all(text.endswith(" nats") for text in found)
 
         wait(there, seconds, f"fillings of {self.state}")
         losses = [float(re.search(r"[\d.]+", text)[0]) for text in found]

@@ -122,11 +122,18 @@ def test_narrow(reader, page):
         keep(reader, f"{page.replace('/', '_')}_narrow")
 
 
-def test_mathematics(reader):
-    reader.open("04_transformer")
+@pytest.mark.parametrize("page, least", [("02_orders", 10), ("04_transformer", 20)])
+def test_mathematics(reader, page, least):
+    """MathJax takes every formula; on a narrow screen one sees its beginning."""
+    reader.open(page, width=380)
     formulas = reader.run("return document.querySelectorAll('.math mjx-container svg').length")
-    assert formulas >= 20
+    assert formulas >= least
     assert not reader.run("return document.querySelector('mjx-merror, [data-mjx-error]')")
+    cut = reader.run(
+        "return [...document.querySelectorAll('div.math mjx-container')].filter(f =>"
+        "f.getBoundingClientRect().left < f.parentElement.getBoundingClientRect().left - 1).length"
+    )
+    assert cut == 0
 
 
 def test_keyboard(reader):
@@ -211,6 +218,34 @@ def test_search_finds_first_what_is_about_it(reader, words, first):
     links = "const links = [...document.querySelectorAll('#search-results li a')];"
     reader.wait(f"{links} return links.length > 4")
     assert reader.run(f"{links} return links[0].getAttribute('href')") == first
+
+
+@pytest.mark.parametrize(
+    "words, page, begins",
+    [
+        ("softmax", "04_transformer.html", "The softmax then puts all its weight"),
+        ("annealing", "02_orders.html#annealing", "Only the random orders show the model"),
+        ("guidance", "api/rar_nb.play.watch.html", ""),
+        ("lgamma", "02_orders.html", "Random orders show the model every side"),  # only in code
+    ],
+)
+def test_search_shows_sentences(reader, words, page, begins):
+    """Of each page, not the text of menus, code, or TeX."""
+    reader.driver.get(f"{reader.site}/search.html?q={words}")
+    reader.wait("return /finished/.test(document.querySelector('.search-summary')?.textContent)")
+    reader.wait(
+        "return [...document.querySelectorAll('#search-results li:not(.kind-object)')]"
+        ".every(item => item.querySelector('.context'))"
+    )
+    shown = reader.run(
+        "return Object.fromEntries([...document.querySelectorAll('#search-results li')].map("
+        "item => [item.querySelector('a').getAttribute('href'),"
+        "item.querySelector('.context')?.textContent ?? '']))"
+    )
+    assert page in shown and shown[page].startswith(begins)
+    for text in shown.values():
+        assert len(text) < 240
+        assert not re.search(r"\\[(\[a-z]|Show the code|System Settings|import |\s\s", text)
 
 
 @pytest.mark.parametrize("name", ["10_scan_orders", "11_annealing"])

@@ -6,6 +6,7 @@ leads nowhere is an error.
 """
 
 import argparse
+import importlib
 import json
 import re
 import shutil
@@ -49,12 +50,31 @@ STANDING = (  # for those who have asked their system for less motion
     r'<picture><source media="(prefers-reduced-motion: reduce)" srcset="\1.still.png">'
     r"\g<0></picture>"
 )
+PLOT = re.compile(r'<img [^>]*src="([^"]*_images/[^"]+\.png)"[^>]*>')
+ALONE = '<a class="alone"'  # leads to a picture without the page: a telephone can enlarge it
 WAYS_IN = {  # from the first page, under its picture
     "00_tour.ipynb": "Start the tour",
     "10_scan_orders.ipynb": "Play with the panels",
     "13_watch.ipynb": "Sample a digit here",
     "paper.md": "From the paper to the code",
     "results/index.md": "Results",
+}
+IN_THE_MENU = {  # where the words before a title's colon say too little by themselves
+    "20_images": "Images in folders",
+    "21_tokens": "Tokens on disk",
+    "30_checkpoints": "Checkpoints: weights in files",
+    "32_presets": "Presets: the paper's runs",
+    "40_devices": "Devices: one GPU or many",
+    "41_safekeeping": "Safekeeping of a run",
+    "44_launch": "Launch by a command",
+    "46_image_sets": "Image sets: 50,000 samples",
+    "47_cost": "Cost of a run",
+    "48_sample": "Sample by a command",
+    "50_fidelity": "Fidelity: FID and others",
+    "51_report": "Report of an evaluation",
+    "52_published": "Published numbers",
+    "53_study": "Study: does it pay?",
+    "55_expected": "Expected loss",
 }
 MARK = ".rar-site"  # a file in each folder that a site was built into: it may be emptied
 COPIED = (".png", ".gif", ".webp", ".jpg", ".json", ".jsonl", ".py")  # what a page may link to
@@ -149,12 +169,20 @@ class Site:
             self.static,
             set(CHAPTERS),
             {file.stem for file in (ROOT / "rar_nb/play/js").glob("*.js")},
+            self.pictures(),
         )
         for name in self.names:
             notebook = stage.notebook(ROOT / "nbs" / f"{name}.ipynb")
             self.put(f"{name}.ipynb", json.dumps(notebook, indent=1, ensure_ascii=False))
         self.live_panels = stage.live_panels
         return stage.live
+
+    def pictures(self) -> dict[str, str]:
+        """What the pictures of plotting functions and of panels show, by their names."""
+        plots = [e for e in every_entry(read_library(ROOT / "rar_nb")) if e.kind == "function"]
+        return {e.name: e.doc.partition("\n")[0] for e in plots if "plot_" in e.name} | {
+            panel.panel: panel.alt for panel in every_panel()
+        }
 
     def write_reference(self):
         for module in self.modules:
@@ -180,7 +208,7 @@ class Site:
     def parts(self) -> dict[str, list[str]]:
         """The notebooks by the headings of the index under which they stand."""
         found: dict[str, list[str]] = {}
-        contents = self.index().partition("## Contents")[2].partition("\n## ")[0]
+        contents = self.index().partition("## Reading order")[2].partition("\n## ")[0]
         for part in contents.split("\n### ")[1:]:
             heading = part.partition("\n")[0]
             links = re.findall(r"\]\((\w+)\.ipynb\)", part)
@@ -200,7 +228,9 @@ class Site:
         ]
         trees += [
             toctree(["The paper's map <paper>", "Results <results/index>"], "Paper and results"),
-            toctree(["Reference <api/index>", *self.texts("data", "C", "S")], "Look it up"),
+            toctree(
+                ["Reference <api/index>", *self.texts("data", "C", "S")], "Reference and project"
+            ),
         ]
         home = self.words(home, "nbs", "index.md")
         ways = [f"[{words}]({page})" for page, words in WAYS_IN.items() if page in self.on_site]
@@ -289,6 +319,18 @@ class Site:
         return live
 
 
+def every_panel() -> list[type]:
+    """The classes of all panels, one after the other that each is made of."""
+    from rar_nb.play.widgets import LivePanel
+
+    for file in sorted((ROOT / "rar_nb/play").glob("*.py")):
+        importlib.import_module(f"rar_nb.play.{file.stem}")
+    found = [LivePanel]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found
+
+
 def place_key(place: str) -> tuple:
     kinds = ["section", "equation", "Algorithm", "Figure", "Table"]
     kind = next(k for k, word in enumerate(kinds) if word in place)
@@ -297,8 +339,8 @@ def place_key(place: str) -> tuple:
 
 
 def label(nbs: Path, name: str) -> str:
-    number = re.match(r"(\d\d)_", name)
-    return f"{number[1]} {title(nbs, name)}" if number else title(nbs, name)
+    number, words = re.match(r"(\d\d)_", name), IN_THE_MENU.get(name) or title(nbs, name)
+    return f"{number[1]} {words}" if number else words
 
 
 def toctree(entries: list[str], caption: str = "") -> str:
@@ -339,7 +381,9 @@ def mend(text: str) -> str:
         return re.sub(r"</dl>|</dd>", "</span>", inside)
 
     text = re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
-    return text if ".still.png" in text else MOVING.sub(STANDING, text)
+    if ".still.png" not in text:  # which an earlier call has written
+        text = MOVING.sub(STANDING, text)
+    return text if ALONE in text else PLOT.sub(rf'{ALONE} href="\1">\g<0></a>', text)
 
 
 def beside(out: Path) -> tuple[Path, Path]:

@@ -64,10 +64,12 @@ html_theme_options = {
 pages_with_panels: list[str] = []  # given by build.py
 
 
-def add_panels(app, pagename, templatename, context, doctree):
-    """The script that wakes the panels, on pages that have one."""
+def add_scripts(app, pagename, templatename, context, doctree):
+    """The script that wakes the panels, on pages that have one; what the search says of a page."""
     if pagename in app.config.pages_with_panels:
         app.add_js_file("js/host.js", type="module")
+    if pagename == "search":
+        app.add_js_file("search.js", type="module")
 
 
 def dashes(app, doctree):
@@ -78,8 +80,18 @@ def dashes(app, doctree):
                 text.parent.replace(text, nodes.Text(" – "))
 
 
+def formulas(app, doctree):
+    """Formulas as they are in the notebook: Sphinx puts those of several lines into an environment
+    in which MathJax refuses a number."""
+    for formula in doctree.findall(nodes.math_block):
+        if not formula.get("no-wrap", formula.get("nowrap")):
+            formula[:] = [nodes.Text(f"\\[{formula.astext()}\\]")]
+            formula["no-wrap"] = True
+
+
 def setup(app):
     app.add_config_value("pages_with_panels", [], "html")
-    app.connect("html-page-context", add_panels)
+    app.connect("html-page-context", add_scripts)
     app.connect("doctree-read", dashes)
+    app.connect("doctree-read", formulas)
     return dict(parallel_read_safe=True, parallel_write_safe=True)

@@ -55,10 +55,26 @@ def titles(source: str) -> list[str]:
     return list(dict.fromkeys(" ".join(str(title).split()) for title in found))
 
 
-def description(source: str, heading: str) -> str:
-    """The alternative text of a cell's picture."""
-    text = "; ".join(titles(source)) or f"Picture in the section “{heading}”"
+def description(source: str, named: dict[str, str], beside: str) -> str:
+    """The alternative text of a cell's picture: the cell's own words for it (`#| fig-alt: …`, as
+    Quarto reads it), the titles of its plots, what the library says of the function or panel that
+    makes it (`named`), or the text `beside` it."""
+    if own := re.search(r"^#\|\s*fig-alt:\s*(.+)$", source, re.M):
+        return own[1].strip()
+    text = "; ".join(titles(source))
+    if len(text.split()) < 3:  # "Gain" says nothing
+        makers = [named[name] for name in re.findall(r"\b(\w+)\(", source) if name in named]
+        text = makers[-1] if makers else beside
     return re.sub(r"[\\$`]", "", text)
+
+
+def caption(markdown: str) -> str:
+    """The first sentence of a text's last paragraph, or its last heading."""
+    last = " ".join(markdown.strip().split("\n\n")[-1].split())
+    if re.match(r"([\w*`(]|\[)(?!\. )", last) and not last.startswith("* "):
+        return plain(re.split(r"(?<=\.)\s", last)[0])
+    headings = re.findall(r"(?m)^#+ (.*)$", markdown)
+    return plain(headings[-1]) if headings else ""
 
 
 def plain(markdown: str) -> str:
@@ -115,10 +131,12 @@ class Stage:
         static: Path,  # where pictures of panels go
         equations: set[str],  # notebooks in which equations of the paper can be linked to
         panels: set[str],  # panels that run in a page
+        named: dict[str, str],  # functions and panels that make pictures: what these show
         notebooks: Path = Path(__file__).parents[2] / "nbs",
     ):
         self.names, self.words, self.static = names, words, static
         self.equations, self.panels, self.notebooks = equations, panels, notebooks
+        self.named = named
         self.live: set[str] = set()  # notebooks with panels that run
         self.live_panels: set[str] = set()  # those panels
         self.numbered: set[str] = set()
@@ -149,8 +167,9 @@ class Stage:
         source = f"(cell-{cell['id']})=\n\n{{.in-the-library}}\nIn the library: {links}"
         return self.cell("markdown", source)
 
-    def code(self, cell: dict, name: str, heading: str) -> list[dict]:
-        found, source = directives("".join(cell["source"]))
+    def code(self, cell: dict, name: str, beside: str) -> list[dict]:
+        written = "".join(cell["source"])
+        found, source = directives(written)
         if "hide" in found or not source:
             return []
         metadata, outputs = cell["metadata"], [tidy_output(o) for o in cell["outputs"]]
@@ -160,11 +179,11 @@ class Stage:
         tags = ["hide-input"] if folded else []
         cells = [self.in_the_library(name, cell)] if exported else []
         new = self.cell("code", source, tags, outputs=outputs, execution_count=None)
-        alt = description(source, heading)
-        if picture_of(cell):
-            new["metadata"]["mystnb"] = dict(image=dict(alt=alt))
         shown = re.search(r"first_view\('(\w+)'\)$", source)  # of another notebook's panel
         live = self.first_panel(shown[1]) if shown else metadata.get("rar_live")
+        alt = description(written, self.named, self.named[live["panel"]] if live else beside)
+        if picture_of(cell):
+            new["metadata"]["mystnb"] = dict(image=dict(alt=alt))
         runs = live and live["panel"] in self.panels
         if runs:
             new["outputs"] = [panel(cell, live, alt, name, self.static)]
@@ -186,14 +205,13 @@ class Stage:
     def notebook(self, path: Path) -> dict:
         """What Sphinx reads in the place of the notebook."""
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        cells, heading = [], path.stem
+        cells, beside = [], path.stem
         for cell in notebook["cells"]:
             if cell["cell_type"] == "code":
-                cells += self.code(cell, path.stem, heading)
+                cells += self.code(cell, path.stem, beside)
             elif cell["cell_type"] == "markdown":
                 new = self.markdown(cell, path.stem)
-                headings = re.findall(r"(?m)^#+ (.*)$", "".join(cell["source"]))
-                heading = plain(headings[-1]) if headings else heading
+                beside = caption("".join(cell["source"])) or beside
                 cells += [new] if new else []
         for number, cell in enumerate(cells):
             cell["id"] = f"cell-{number}"

@@ -176,7 +176,7 @@ function makeCurves(hand) {
 
 /** The losses of a run that was trained, over its own epochs. */
 function makeLoss(measured) {
-  const height = 160, top = 8, bottom = height - BOTTOM;
+  const height = 174, top = 22, bottom = height - BOTTOM;
   const lines = ['loss', 'random', 'raster'].map(name => svg('path',
     {class: name === 'loss' ? 'thin' : name}));
   const band = svg('rect', {class: 'band'}), now = svg('line', {class: 'now'});
@@ -184,9 +184,9 @@ function makeLoss(measured) {
   const ticks = [2, 3, 4, 5].map(() => svg('text', {class: 'faint'}));
   const names = [['training', 'faint'], ['random order', 'random-ink'],
     ['raster order', 'raster-ink']].map(([text, kind]) => svg('text', {class: kind, text}));
-  const ends = [0, 1].map(() => svg('text', {class: 'faint'}));
+  const ends = [0, 1].map(() => svg('text', {class: 'faint'})), at = svg('text');
   const {element, fit} = makePicture(height, band, ...lines, axis, now, ...ticks, ...names,
-    ...ends);
+    ...ends, at);
   const {epochs, anneal_start: from, anneal_end: to, curves} = measured;
   set(element, {role: 'img', 'aria-label': 'Losses of a trained run over its epochs: after the '
     + `annealing ${curves.raster.at(-1)[1].toFixed(2)} nats a token in raster order, and `
@@ -214,7 +214,10 @@ function makeLoss(measured) {
 
   /** Mark the same share of this run. */
   function draw(share) {
-    set(now, {x1: x(share * epochs), x2: x(share * epochs), y1: top, y2: bottom});
+    const place = x(share * epochs), late = share > 0.5;
+    set(now, {x1: place, x2: place, y1: top, y2: bottom});
+    set(at, {x: place + (late ? -6 : 6), y: top - 6, 'text-anchor': late ? 'end' : 'start',
+      text: `epoch ${short(share * epochs)}, ${percent(share, 0)} of this run`});
   }
   return {element, show, draw};
 }
@@ -228,8 +231,8 @@ function makeBatch() {
   const mark = svg('path', {fill: 'var(--rar-ink)'});
   const bar = svg('svg', {class: 'rar-share', height, 'aria-hidden': true}, random, final, spread,
     mark);
-  const [expected, found] = [html('p'), html('p')];
-  const element = html('div', {}, canvas, expected, bar, found);
+  const [about, expected, found] = [html('p'), html('p'), html('p')];
+  const element = html('div', {}, about, canvas, expected, bar, found);
   let key = '', numbers, tiles, width = 400;
 
   /** Random numbers of a batch, which are the same for every epoch unless they are fresh. */
@@ -266,6 +269,8 @@ function makeBatch() {
     set(final, {x: x(share), width: width - x(share)});
     set(spread, {x1: x(Math.max(0, r - wide)), x2: x(Math.min(1, r + wide))});
     set(mark, {d: `M${x(r) - 6},1h12l-6,11z`});
+    set(about, {text: `The orders of the first ${seen().length} of ${batch} images, a tile each. `
+      + 'Its cells are tokens: dark ones are predicted first, bright ones last.'});
     set(expected, {text: `expected: r = ${percent(r)} ± ${percent(wide)} (two deviations)`});
     set(found, {text: `in this batch: ${count} of ${batch} orders are random, ${percent(share)}`});
     set(canvas, {'aria-label': `The first ${seen().length} orders of the batch: `
@@ -342,8 +347,7 @@ function render({model, el}) {
     html('div', {class: 'rar-row'}, play.element, epochs.element),
     html('figure', {}, html('figcaption', {text: measured.title}), loss.element));
   const right = html('div', {}, html('p', {class: 'rar-key'}, key('random', 'random order'),
-    key('raster', 'final order'), html('span', {text: 'brighter cells come later'})),
-    batch.element);
+    key('raster', 'final order')), batch.element);
   root.append(settings.element, html('div', {class: 'rar-anneal'}, left, right));
 
   function draw() {

@@ -198,12 +198,19 @@ class MethodView {
   begin(how) {
     const name = `${this.model}, ${this.way ?? how}`;
     set(this.name, {text: name});
-    set(this.loss, {text: ': …'});
+    this.waitFor(0);
     this.canvases.forEach((canvas, i) => set(canvas, {class: 'rar-old', 'data-tokens': null,
       'aria-label': `${name}, filling ${i + 1}`}));
   }
 
+  /** Say what comes next. */
+  waitFor(filled) {
+    set(this.loss, {text: filled < COUNT ? `: ${filled} of ${COUNT} holes filled …`
+      : ': measuring the loss …'});
+  }
+
   drawFilling(i, {tokens, pixels}, image) {
+    this.waitFor(i + 1);
     paint(this.canvases[i], pixels, image);
     set(this.canvases[i], {class: null, 'data-tokens': tokens.join(' ')});
   }
