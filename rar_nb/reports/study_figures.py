@@ -1193,7 +1193,7 @@ def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
     measures = ('validation_loss', 'proxy_fid_unseen')
     styles = {0.0: 'o:', 0.1: 's-', 0.3: '^--', 0.5: 'D-.'}
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
-    images = next(run['factors']['images'] for run in runs if run['part'] == 'headline')
+    images = next(run['factors']['images'] for run in runs if run['part'] == 'long_dropout')
     lengths = set()
     for strategy in ('raster', 'annealed'):
         color = COLORS[STRATEGIES[strategy]]
