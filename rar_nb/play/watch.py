@@ -65,7 +65,7 @@ def list_runs(
 
 
 def run_files(folder: str | Path) -> tuple:  # (name, time in nanoseconds) of each
-    "When the settings and weights of a run were written: other times if it was trained anew."
+    "When the settings and weights of a run were written. Training it anew changes these times."
     folder = usable_path(folder, 'folder')
     paths = [folder / 'config.json', *sorted(folder.glob('*.safetensors'))]
     return tuple((path.name, path.stat().st_mtime_ns) for path in paths if path.is_file())
@@ -74,13 +74,14 @@ def run_files(folder: str | Path) -> tuple:  # (name, time in nanoseconds) of ea
 def until_trained_anew(
     count: int,  # results that are kept
 ) -> Callable[[Callable], Callable]:
-    "Cache of a function that has the `folder` of a run, until the run's files change."
+    "Keep results of a function that takes the `folder` of a run, until the run's files change."
     def decorate(function: Callable) -> Callable:
         kept = lru_cache(count)(lambda files, *args: function(*args))
+        signature = inspect.signature(function)
 
         @wraps(function)
         def call(*args, **kwargs):
-            given = inspect.signature(function).bind(*args, **kwargs)
+            given = signature.bind(*args, **kwargs)
             given.apply_defaults()
             return kept(run_files(given.arguments['folder']), *given.args)
 

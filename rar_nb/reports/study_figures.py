@@ -136,10 +136,14 @@ PARTS = {  # of the study, and what they vary
 CURVE_FIELDS = {'curve': {'step', 'loss', 'r'},
                 'validation': {'step', 'raster_loss', 'random_loss'}}
 BASE = ('hidden_size', 'images', 'passes', 'dropout', 'guidance_scale')
-VARIED = {'length': ('passes',), 'data': ('images', 'passes'), 'sizes': ('hidden_size',),
-          'no_dropout': ('dropout',),
-          'long_dropout': ('passes', 'dropout'), 'few_dropout': ('images', 'passes', 'dropout')}
-# by part: the fields of `BASE` that differ
+VARIED = {  # by part: the fields of `BASE` that differ
+    'length': ('passes',),
+    'data': ('images', 'passes'),
+    'sizes': ('hidden_size',),
+    'no_dropout': ('dropout',),
+    'long_dropout': ('passes', 'dropout'),
+    'few_dropout': ('images', 'passes', 'dropout'),
+}
 AGAIN = "remove the file, and run that cell of the study again"
 
 
@@ -1187,13 +1191,13 @@ def long_dropout_table(runs: Sequence[StudyRun]) -> Text:
 # %% ../../nbs/54_study_figures.ipynb #st-longfig
 def plot_long_dropout(runs: Sequence[StudyRun]) -> plt.Figure | None:
     "Validation loss and proxy FID of both strategies over the passes, a line for each dropout."
-    if not any(run['part'] == 'long_dropout' for run in runs):
+    images = next((run['factors']['images'] for run in runs if run['part'] == 'long_dropout'), None)
+    if images is None:
         not_measured('long_dropout')
         return None
     measures = ('validation_loss', 'proxy_fid_unseen')
     styles = {0.0: 'o:', 0.1: 's-', 0.3: '^--', 0.5: 'D-.'}
     fig, axes = plt.subplots(1, 2, figsize=(9.5, 4))
-    images = next(run['factors']['images'] for run in runs if run['part'] == 'long_dropout')
     lengths = set()
     for strategy in ('raster', 'annealed'):
         color = COLORS[STRATEGIES[strategy]]
