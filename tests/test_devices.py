@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
-from types import MethodType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,14 +23,11 @@ from rar_nb.runs.devices import (
     Team,
     accumulation,
     count_threads,
-    fast_block,
     find_device_batch_size,
     halvings,
     is_sharded,
     make_accelerator,
     prepare,
-    quick_dropout,
-    short_attention,
     train_step,
     uncompiled,
     update,
@@ -38,7 +35,7 @@ from rar_nb.runs.devices import (
 )
 from rar_nb.support import PROJECT
 from rar_nb.trainer import learning_rate_at, make_batch
-from rar_nb.transformer import RAR, attend, rar_loss
+from rar_nb.transformer import RAR, rar_loss
 from tests.doors import refuses
 
 RUN = get_preset("tiny", steps_per_epoch=5)
@@ -121,69 +118,7 @@ def made_up_batch(images):
     return make_batch(data, run.model, run.train, run.seed, step=0)
 
 
-@pytest.mark.parametrize("length", [1, 2, 51, 258])
-def test_short_attention_is_attention(length):
-    q, k, v = torch.randn(3, 2, 4, length, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(short_attention(q, k, v), attend(q, k, v), atol=1e-6)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999999])
-def test_quick_dropout(share):
-    """The share, the mean, and independence of neighbours, which come from one random number."""
-    torch.manual_seed(0)
-    x = torch.ones(400_001)
-    kept = (quick_dropout(x, share) > 0).float()
-    assert abs(kept.mean() - (1 - share)) < 0.003
-    if 0 < share < 0.9:
-        assert quick_dropout(x, share).unique().tolist() == pytest.approx([0, 1 / (1 - share)])
-        for distance in (1, 2, 3, 4):
-            both = (kept[distance:] * kept[:-distance]).mean()
-            assert abs(both - (1 - share) ** 2) < 0.005
-    torch.manual_seed(0)
-    assert torch.equal((quick_dropout(x, share) > 0).float(), kept), "it follows from the seed"
-
-
-def test_short_attention_drops_weights():
-    torch.manual_seed(0)
-    q, v = torch.zeros(1, 1, 300, 8), torch.ones(1, 1, 300, 8)
-    dropped = short_attention(q, q, v, dropout=0.5)
-    assert abs(dropped[0, 0, 200:].mean().item() - 1) < 0.05 and dropped.std() > 0.01
-
-
-def gradients(model, batch, bf16):
-    """Logits and all gradients of one pass, as one vector of float32."""
-    model.zero_grad()
-    tokens, condition, orders = batch
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        logits = model(tokens, condition, orders)
-    rar_loss(logits, tokens, orders).backward()
-    return torch.cat([x.detach().float().flatten()
-                      for x in (logits, *(p.grad for p in model.parameters()))])  # fmt: skip
-
-
 PLAIN = dict(adaln=False, target_aware=False)  # an ordinary ViT
-
-
-@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["adaln", "plain"])
-@pytest.mark.parametrize("images", [4, 32])  # 32 images of 11 classes share their conditioning
-def test_fast_blocks_compute_the_same(images, changes):
-    """In float32 up to rounding; in bf16 no further from float32 than the plain blocks are."""
-    model, batch = grown_model(**changes), made_up_batch(images)
-    exact, plain = gradients(model, batch, False), gradients(model, batch, True)
-    for block in model.blocks:
-        block.forward = MethodType(fast_block, block)
-    assert torch.allclose(gradients(model, batch, False), exact, rtol=1e-4, atol=1e-6)
-    fast = gradients(model, batch, True)
-    assert (fast - exact).norm() < 1.25 * (plain - exact).norm() < 0.05 * exact.norm()
-
-
-def test_fast_blocks_are_there_in_bf16_only_and_leave_no_trace():
-    model = grown_model()
-    for precision in ("no", "bf16"):
-        with working_blocks(model, DeviceConfig(), make_accelerator(precision, cpu=True)):
-            fast = ["forward" in vars(block) for block in model.blocks]
-            assert all(fast) if precision == "bf16" else not any(fast)
-    assert not any("forward" in vars(block) for block in model.blocks)
 
 
 def test_without_a_compiler_blocks_run_as_they_are(monkeypatch, capsys):

@@ -13,7 +13,8 @@ from tests.tools.reading_order import ORDER, navigation, title
 ROOT = Path(__file__).parent.parent
 NBS, LIBRARY = ROOT / "nbs", ROOT / "rar_nb"
 MACHINERY = {
-    "kernels": set(),
+    "compiled": set(),
+    "kernels": {"compiled"},
     "gpu_kernels": {"kernels"},
     "fast_sampling": {"kernels", "gpu_kernels", "embeddings", "transformer"},
 }

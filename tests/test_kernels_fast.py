@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rar_nb import fast_sampling, kernels
+from rar_nb import compiled, fast_sampling, kernels
 from rar_nb.kernels import (
     Kernels,
     PackedLinear,
@@ -31,10 +31,10 @@ HEAD_DIMS = [8, 20, 33, 48, 88]  # 33 is no multiple of anything
 DTYPES = [torch.float32, torch.bfloat16]
 NAMES = ["float32", "bfloat16"]
 
-pytestmark = pytest.mark.skipif(kernels.compiler() is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.skipif(compiled.compiler() is None, reason="there is no C++ compiler")
 
 
-def compiled(head_dim: int) -> Kernels:
+def kernels_for(head_dim: int) -> Kernels:
     found, what = load_kernels(head_dim)
     assert found is not None, what
     return found
@@ -78,7 +78,7 @@ def formula(qkv, norms, keys, values, position):
 def check_attention(given, dtype):
     qkv, norms, keys, values, position = given
     before, p = (keys.clone(), values.clone()), int(position)
-    found = compiled(keys.shape[-1]).attend_step(*given)
+    found = kernels_for(keys.shape[-1]).attend_step(*given)
     k, v, out = formula(*given)
     step = 2.0**-8 if dtype == torch.bfloat16 else 1e-5  # one rounding; a few of them
     torch.testing.assert_close(keys[:, :, p].double(), k, rtol=step, atol=1e-5)
@@ -128,7 +128,7 @@ def test_attention_hides_no_broken_number(where, number, dtype):
     place = dict(qkv=(1, 7), norms=(0, 3), keys=(1, 0, 2, 5), values=(1, 0, 2, 5))[where]
     given[where][place] = number
     twin = attend_step(**{n: t.clone() for n, t in given.items()}, span=7).isfinite()
-    found = compiled(20).attend_step(**given).isfinite()
+    found = kernels_for(20).attend_step(**given).isfinite()
     assert torch.equal(found.view(3, 2, 20)[[0, 2]], twin.view(3, 2, 20)[[0, 2]])
     if math.isnan(number) or where in ("norms", "values"):
         assert not twin.all() and torch.equal(found, twin)
@@ -142,7 +142,7 @@ def test_large_scores_do_not_overflow(size, dtype):
     """Scores of thousands and of 10⁹: nearly all weight is on one key."""
     qkv, norms, keys, values, position = problem(48, 4, 2, 30, 29, dtype)
     given = qkv, norms * size, keys * 10, values, position
-    found = compiled(48).attend_step(*given)
+    found = kernels_for(48).attend_step(*given)
     assert found.isfinite().all()
     if dtype == torch.float32:
         out = formula(*given)[2]
@@ -201,7 +201,7 @@ def check_norm(rows, width, branch_dtype, dtype, strided, seed):
     exact = F.layer_norm(residual, (width,), eps=1e-6) * scale[which] + shift[which]
     twin_x = x.clone()
     twin = modulated_norm(twin_x, branch, modulation, which, dtype)
-    found = compiled(8).modulated_norm(x, branch, modulation, which, dtype)
+    found = kernels_for(8).modulated_norm(x, branch, modulation, which, dtype)
     assert found.dtype == twin.dtype == dtype
     torch.testing.assert_close(x.double(), residual, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(x, twin_x, rtol=1e-6, atol=1e-6)
@@ -248,7 +248,7 @@ def test_norm_hides_no_broken_number(where, number):
     x, branch, *modulation = given.values()
     arguments = branch, tuple(modulation), torch.arange(4), torch.float32
     twin = modulated_norm(x.clone(), *arguments)
-    found = compiled(8).modulated_norm(x, *arguments)
+    found = kernels_for(8).modulated_norm(x, *arguments)
     assert torch.equal(found.isfinite(), twin.isfinite()) and not found[2].isfinite().all()
     assert found[[0, 1, 3]].isfinite().all()
 
@@ -261,7 +261,7 @@ def test_numbers_are_rounded_to_bf16_as_torch_does():
     x = torch.ones_like(scale)
     x[:, 1::2] = -1
     factor = F.layer_norm(x, x.shape[-1:], eps=1e-6)[0, 0].item()  # a little below 1
-    found = compiled(8).modulated_norm(
+    found = kernels_for(8).modulated_norm(
         x, None, (None, torch.zeros_like(scale), scale), torch.tensor([0]), torch.bfloat16
     )
     exact = torch.stack([scale[0, ::2] * factor, scale[0, 1::2] * -factor], 1).flatten()[None]
@@ -348,11 +348,11 @@ def test_a_file_belongs_to_what_it_was_made_of(fresh, change, monkeypatch, tmp_p
     monkeypatch.setenv("CXX", script(tmp_path, write_any_file))
     first, head_dim = compile_kernels(8, fresh), 8
     if change == "processor":
-        monkeypatch.setattr(kernels, "processor", lambda: "flags: another one")
+        monkeypatch.setattr(compiled, "processor", lambda: "flags: another one")
     elif change == "SOURCE":
         monkeypatch.setattr(kernels, "SOURCE", kernels.SOURCE + "// changed")
     elif change == "FLAGS":
-        monkeypatch.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-g0"))
+        monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-g0"))
     elif change == "head_dim":
         head_dim = 9
     else:
@@ -370,12 +370,12 @@ def test_two_processes_compile_at_the_same_time(fresh):
 
 
 def test_the_compiler_that_is_asked_for(monkeypatch, tmp_path):
-    usual = kernels.compiler()
+    usual = compiled.compiler()
     mine = script(tmp_path, "exit 0")
     monkeypatch.setenv("CXX", mine)
-    assert kernels.compiler() == mine
+    assert compiled.compiler() == mine
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert kernels.compiler() == usual
+    assert compiled.compiler() == usual
 
 
 # Packed linears

@@ -56,6 +56,7 @@ class DeviceConfig:
     device_batch_size: PositiveInt | None = None  # images a device takes at a time; None: search
     strategy: Literal['ddp', 'fsdp', 'auto'] = 'auto'  # copies of the weights, or shares of them
     compile: bool = False  # compile the blocks with torch.compile
+    quick_blocks: bool = True  # on a CPU: the same up to rounding, in less time
     checkpointing: bool = False  # recompute activations: less memory, a third more work
     checkpoint_every: NonNegativeInt = 1000  # steps between two checkpoints; 0: only when stopped
     keep_every: NonNegativeInt = 0  # checkpoints at its multiples stay; 0: only the newest two do
@@ -314,7 +315,7 @@ PRESETS['small_128'] = small('small_128', 128, 384, 12, stride=8, width=64, epoc
 
 # %% ../../nbs/32_presets.ipynb #329ccf19
 LATER = ('init_from', 'anneal_schedule', 'sample_precision', 'guidance_schedule', 'final_order',
-         'target_aware', 'adaln')  # new fields
+         'target_aware', 'adaln', 'quick_blocks')  # new fields
 OLD_NAMES = {'rar_xs': 'small_64', 'rar_s': 'small_128'}  # of presets, in files without `adaln`
 
 

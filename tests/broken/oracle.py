@@ -33,7 +33,8 @@ SHARES = {  # from 0 to below or up to 1
     "train.beta2": False,
     "train.class_dropout": True,
 }
-BOOLS = {"devices.compile", "devices.checkpointing", "model.target_aware", "model.adaln"}
+BOOLS = {"devices.compile", "devices.quick_blocks", "devices.checkpointing", "model.target_aware",
+         "model.adaln"}
 CHOICES = {
     "tokenizer.kind": ("grey", "conv_vq", "maskgit_vq", "llamagen_vq", "vqgan"),
     "tokenizer.channels": (1, 3),
