@@ -300,3 +300,17 @@ def test_inside_torch_compile_there_is_no_cpp():
     assert not any("forward" in vars(block) for block in model.blocks)
     use_quick_blocks(model, bf16=True, compiles=True)
     assert all(block.forward.__func__ is fast_block for block in model.blocks)
+
+
+@needs_compiler
+def test_other_numbers_are_left_to_torch():
+    """The loops know float32 and bf16 only, and second derivatives are refused."""
+    model, batch = grown_model().double(), made_up_batch(4)
+    tokens, condition, orders = batch
+    exact = model(tokens, condition, orders)
+    use_quick_blocks(model, bf16=False)
+    assert torch.equal(model(tokens, condition, orders), exact)
+    x = random(3).requires_grad_()
+    (first,) = torch.autograd.grad(Gelu.apply(x, library()).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

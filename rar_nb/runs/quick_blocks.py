@@ -17,6 +17,7 @@ from types import MethodType
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from ..compiled import NUMBERS, cache_folder, call, compile_source
 from ..transformer import MLP, RAR, Attention, Block, Conditioning
@@ -418,6 +419,7 @@ class Residual(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         branch, gate, rows = ctx.saved_tensors
         dout, dbranch, dgate = dout.contiguous(), torch.empty_like(branch), torch.zeros(gate.shape)
@@ -440,8 +442,8 @@ class ModulatedNorm(torch.autograd.Function):
         rows: torch.Tensor,  # int64 [B], of the tables
         library: ctypes.CDLL,
     ) -> torch.Tensor:  # like `shift`, [B, n, D]
-        x, y, stats = x.contiguous(), x.new_empty(x.shape, dtype=scale.dtype), x.new_empty(
-            *x.shape[:2], 2)
+        x, y = x.contiguous(), torch.empty(x.shape, dtype=scale.dtype)
+        stats = torch.empty(*x.shape[:2], 2)  # mean and 1 / σ of each entry
         call(library, 'norm', scale.dtype, x, shift, scale, weight, bias, rows, y, stats, *x.shape,
              scale.stride(1))
         ctx.save_for_backward(x, scale, weight, bias, rows, stats)
@@ -449,6 +451,7 @@ class ModulatedNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, scale, weight, bias, rows, stats = ctx.saved_tensors
         dx, dweights = torch.empty_like(x), torch.zeros(x.shape[1], 2, x.shape[2])
@@ -476,6 +479,7 @@ class Gelu(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, = ctx.saved_tensors
         dx = torch.empty_like(x)
@@ -502,6 +506,7 @@ class CausalAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         qkv, norms = ctx.saved_tensors
         b, n, _ = qkv.shape
@@ -589,7 +594,8 @@ def compiled_block(
     library: ctypes.CDLL,  # from `load_block_kernels`
 ) -> torch.Tensor:  # float32 [B, n, D]
     "`Block.forward` on a CPU, in float32 or inside bf16 autocast."
-    if cache is not None or c is None or x.shape[1] > LONGEST:
+    unusual = cache is not None or x.dtype != torch.float32 or x.shape[1] > LONGEST
+    if c is None or unusual:
         return Block.forward(block, x, c, cache)
     rows = torch.arange(len(x)) if c.rows is None else c.rows
     m = block.adaLN_modulation(c.vectors)
