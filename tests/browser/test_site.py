@@ -8,7 +8,9 @@ one page of each kind is examined; links of all are followed when the site is bu
 import io
 import json
 import re
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -120,6 +122,33 @@ def test_narrow(reader, page):
     assert reader.run("return document.documentElement.scrollWidth") <= 380
     if SCREENSHOTS and page in SHOWN:
         keep(reader, f"{page.replace('/', '_')}_narrow")
+
+
+PLOTS = """
+return [...document.querySelectorAll('a.alone')].map(link => ({file: link.href,
+  own: link.firstElementChild.naturalWidth, shown: link.firstElementChild.offsetWidth,
+  seen: link.clientWidth, whole: link.scrollWidth}));
+"""
+
+
+@pytest.mark.parametrize("page", ["02_orders", "04_transformer", "53_study"])
+def test_plots_can_be_read_on_a_telephone(reader, page):
+    """At 380 px a plot keeps its size, up to that of a wide screen, and scrolls by itself: by a
+    finger, or by the keys once its link has the focus, which leads to the picture alone."""
+    reader.open(page, width=380, height=800)
+    plots = reader.run(PLOTS)
+    assert len(plots) > 2
+    for plot in plots:
+        assert plot["shown"] == min(plot["own"], 704)
+        assert plot["seen"] <= 348 and plot["whole"] >= plot["shown"] - 1
+    wide = next(i for i, plot in enumerate(plots) if plot["whole"] > plot["seen"])
+    link = reader.driver.find_elements(By.CSS_SELECTOR, "a.alone")[wide]
+    link.send_keys(Keys.ARROW_RIGHT)
+    reader.wait(f"return document.querySelectorAll('a.alone')[{wide}].scrollLeft > 20")
+    assert reader.run("return document.documentElement.scrollWidth") <= 380
+    reader.open(page)
+    for plot, large in zip(plots, reader.run(PLOTS), strict=True):
+        assert plot["shown"] >= 0.95 * large["shown"]
 
 
 @pytest.mark.parametrize("page, least", [("02_orders", 10), ("04_transformer", 20)])
@@ -268,6 +297,25 @@ def test_panels_in_the_gallery(reader):
     assert {"scan_orders", "annealing"} <= set(live)
 
 
+LETTERS = """
+const words = document.createTreeWalker(document.querySelector('.bd-article'), 4), broken = [];
+for (let word; (word = words.nextNode());) {
+  if (!word.parentElement.closest('td') || !/^[a-z]{2,12}$/.test(word.data)) continue;
+  const range = document.createRange();
+  range.selectNodeContents(word);
+  if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1)
+    broken.push(word.data);
+}
+return broken;
+"""
+
+
+def test_names_in_narrow_tables_break_between_words(reader):
+    reader.open("index", width=380, height=800)
+    assert reader.run("return document.querySelectorAll('td wbr').length") > 50
+    assert reader.run(LETTERS) == []
+
+
 @pytest.fixture
 def holes(reader):
     """The panel that fills holes, once it has filled the first one."""
@@ -316,6 +364,38 @@ def test_holes_by_keyboard(holes):
     button_of(holes.root, "other noise").send_keys(Keys.ENTER)
     holes.choose("order", "random")
     holes.shows(digit=112, guidance_scale=0.0, seed=1, how="random")
+
+
+@pytest.mark.parametrize("name", ["settings.json", "digits.png", "step_any_order.onnx"])
+def test_holes_are_filled_once_what_was_missing_is_there(driver, tmp_path, tmp_path_factory, name):
+    """The panel says which file it can't have. *try again* asks for it once more, or the next
+    change does if the panel could be opened without it; the page is not loaded anew."""
+    need_runtime()
+    site = Path(shutil.copytree(small_site(tmp_path_factory), tmp_path / "site"))
+    (file,) = site.rglob(name)
+    file.rename(tmp_path / "away")
+    with served(site) as address:
+        driver.get(f"{address}/14_inpainting.html")
+        root = wait(lambda: driver.find_elements(By.CSS_SELECTOR, ".rar-app"), 30, "a panel")[0]
+        driver.execute_script("arguments[0].scrollIntoView()", root)
+        wait(lambda: f"{name} is not there (404)" in root.text, 60, "a sentence that names it")
+        opens = not name.endswith(".onnx")
+        if opens:
+            assert not root.find_elements(By.CSS_SELECTOR, ".rar-picture")
+            button_of(root, "try again").click()
+            wait(lambda: f"{name} is not there (404)" in root.text, 60, "the same sentence")
+        (tmp_path / "away").rename(file)
+        if opens:
+            button_of(root, "try again").click()
+            wait(lambda: root.find_elements(By.CSS_SELECTOR, ".rar-picture"), 60, "the digit")
+            HolePanel(driver, root).shows()
+        else:
+            panel = HolePanel(driver, root)
+            panel.choose("order", "spiral")
+            panel.shows(how="spiral")
+        assert "not there" not in root.text
+        assert not root.find_elements(By.XPATH, ".//button[.='try again']")
+    driver.get_log("browser")  # the browser's own word for a 404
 
 
 def test_without_scripts(reader):

@@ -52,6 +52,9 @@ STANDING = (  # for those who have asked their system for less motion
 )
 PLOT = re.compile(r'<img [^>]*src="([^"]*_images/[^"]+\.png)"[^>]*>')
 ALONE = '<a class="alone"'  # leads to a picture without the page: a telephone can enlarge it
+NAMES = re.compile(  # of notebooks and modules; narrow columns of tables break them in between
+    r'(?<=<span class="std std-doc">)\d\d_[a-z0-9_]+|(?<=<span class="pre">)rar_nb\.[a-z0-9_.]+'
+)
 WAYS_IN = {  # from the first page, under its picture
     "00_tour.ipynb": "Start the tour",
     "10_scan_orders.ipynb": "Play with the panels",
@@ -383,6 +386,7 @@ def mend(text: str) -> str:
     text = re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
     if ".still.png" not in text:  # which an earlier call has written
         text = MOVING.sub(STANDING, text)
+    text = NAMES.sub(lambda name: re.sub(r"(?<=\.)|(?<=[a-z]_)(?<!rar_)", "<wbr>", name[0]), text)
     return text if ALONE in text else PLOT.sub(rf'{ALONE} href="\1">\g<0></a>', text)
 
 

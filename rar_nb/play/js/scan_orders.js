@@ -9,6 +9,7 @@ const STYLES = `
 @container (min-width: 690px) {
   .rar-walk {grid-template-columns: minmax(340px, 1fr) minmax(0, 480px)}
 }
+.rar-app .rar-sides .rar-slider {flex-basis: 150px}
 .rar-app .rar-orders {border: 0; padding: 0; margin: 0; min-width: 0}
 .rar-app .rar-orders table {border-collapse: collapse; width: 100%; margin: 0; font-size: 14px;
   color: inherit; display: table}
@@ -394,8 +395,8 @@ function makeSettings(model, hand) {
     button('clear', () => hand.setOwn([])),
     button('finish in raster order', () => hand.setOwn([...new Set([...hand.own(),
       ...SCAN_ORDERS.raster(hand.current().g)])])));
-  const element = html('div', {}, html('div', {class: 'rar-row'}, side.element, ...sides), random,
-    yours);
+  const element = html('div', {},
+    html('div', {class: 'rar-row rar-sides'}, side.element, ...sides), random, yours);
   function show({g, name}) {
     side.show({value: g, text: `${g} × ${g}`});
     sides.forEach((one, i) => set(one, {'aria-pressed': String([7, 16][i] === g)}));
