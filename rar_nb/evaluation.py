@@ -120,7 +120,7 @@ def frechet_distance(
 def feature_statistics(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     classifier: SmallCNN,  # on the CPU or a GPU
-    batch_size: PositiveInt = 250,
+    batch_size: PositiveInt = 100,  # what fits into a processor's cache
 ) -> dict[str, np.ndarray]:  # mu [128] and sigma [128, 128]
     "Mean and covariance of the classifier's features."
     device = classifier.head.weight.device

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from rar_nb.data.images import open_data
 from rar_nb.evaluation import (
@@ -22,7 +24,10 @@ from rar_nb.evaluation import (
     spread,
     train_classifier,
 )
+from rar_nb.reports import report
+from rar_nb.reports.report import DIGITS_CLASSIFIER, DIGITS_HASH, classifier_for
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, stack_images
+from tests.tools import digits_classifier
 
 
 class PixelFeatures(SmallCNN):
@@ -152,6 +157,91 @@ def test_moved_images_keep_their_pixels():
     assert torch.equal(move_randomly(images, 2).flatten(1).sort(1).values, images.flatten(1))
 
 
+# The classifier that comes with the digits
+
+
+@pytest.fixture(scope="module")
+def training_digits():
+    """Pixels and labels of the bundled training images."""
+    train, _ = open_data("digits")
+    return stack_images(train), torch.from_numpy(train.targets)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The images of each call of `train_classifier`, which trains nothing."""
+    calls = []
+    monkeypatch.setattr(report, "train_classifier", lambda images, *_, **__: calls.append(images))
+    return calls
+
+
+def test_the_digits_have_a_classifier_of_their_own(training_digits, trained, capsys):
+    images, labels = training_digits
+    classifier = classifier_for(images, labels.numpy(), 10, progress=True)
+    assert not trained and not classifier.training
+    assert capsys.readouterr().out == (
+        "classifier: the one that comes with the digits (data/digits_classifier.safetensors)\n"
+    )
+    stored = load_file(DIGITS_CLASSIFIER)
+    assert torch.equal(classifier.head.weight, stored["head.weight"].float())
+    assert set(stored) == set(classifier.state_dict())
+
+
+@pytest.mark.parametrize("change", ["one pixel", "one label", "order", "fewer", "size", "classes"])
+def test_other_images_have_a_classifier_trained(training_digits, trained, capsys, change):
+    images, labels = (x.clone() for x in training_digits)
+    classes = 10
+    if change == "one pixel":
+        images[4321, 0, 5, 6] ^= 1
+    elif change == "one label":
+        labels[99] = 9
+    elif change == "order":
+        images, labels = images.flip(0), labels.flip(0)
+    elif change == "fewer":
+        images, labels = images[:-1], labels[:-1]
+    elif change == "size":
+        images = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    else:
+        classes = 11
+    classifier_for(images, labels, classes, progress=True)
+    assert len(trained) == 1 and torch.equal(trained[0], images)
+    printed = capsys.readouterr().out
+    assert printed == f"classifier: trained here, on {len(images):,} training images\n"
+
+
+def test_the_file_says_what_it_was_made_of(training_digits):
+    with safe_open(DIGITS_CLASSIFIER, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["images"] == DIGITS_HASH
+    assert metadata["command"] == digits_classifier.COMMAND
+    assert len(metadata["commit"]) == 40  # no '+': made by code that was committed
+    assert DIGITS_CLASSIFIER.stat().st_size < 600_000
+
+
+def test_a_damaged_or_missing_file_is_named(training_digits, tmp_path, monkeypatch):
+    """No classifier is trained in its place, as its numbers would be others."""
+    path = tmp_path / "digits_classifier.safetensors"
+    monkeypatch.setattr(report, "DIGITS_CLASSIFIER", path)
+    with pytest.raises(ValueError, match="existing file; restore the file with `git checkout"):
+        classifier_for(*training_digits, 10)
+    path.write_bytes(DIGITS_CLASSIFIER.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="SHA-256 of .*digits_classifier.*restore the file"):
+        classifier_for(*training_digits, 10)
+
+
+@pytest.mark.slow
+def test_the_command_makes_such_a_classifier(training_digits, tmp_path):
+    """The same but for rounding, which differs between machines and grows in training."""
+    digits_classifier.main(tmp_path / "made.safetensors")
+    anew, bundled = SmallCNN(1, 10).eval(), classifier_for(*training_digits, 10)
+    anew.load_state_dict(load_file(tmp_path / "made.safetensors"))
+    _, validation = open_data("digits")
+    unseen, answers = stack_images(validation), torch.from_numpy(validation.targets)
+    for classifier in (anew, bundled):
+        assert (predict(classifier, unseen) == answers).float().mean() > 0.96
+    assert (predict(anew, unseen) == predict(bundled, unseen)).float().mean() > 0.97
+
+
 # Nearest images
 
 
@@ -254,3 +344,15 @@ def test_a_missing_classifier_is_trained(digits):
     assert isinstance(classifier, SmallCNN) and classifier.head.out_features == 10
     agreement = (predict(classifier, images) == classes).float().mean().item()
     assert numbers["samples_of_the_class_asked_for"] == pytest.approx(agreement)
+
+
+def test_halves_of_the_real_images_are_compared(digits):
+    """Every second one of 200 real images with the others, by `proxy_fid`."""
+    indices = spread(500, 100)
+    samples = stack_images(digits.validation, indices)
+    numbers = evaluate(digits, samples, digits.validation.targets[indices])
+    training = stack_images(digits.train, spread(4500, 100))
+    everything, half = torch.cat([training, samples]), torch.zeros(200, dtype=torch.bool)
+    half[spread(200, 100)] = True
+    by_hand = proxy_fid(everything[half], everything[~half], digits.classifier)
+    assert numbers["proxy_fid_real_against_real"] == pytest.approx(by_hand, rel=1e-3)

@@ -1061,6 +1061,19 @@ def test_image_data_keeps_grey_data_grey():
     assert data.channels == 1 and stack_images(data)[:, 0, 0, 0].tolist() == [200, 7]
 
 
+def test_grey_pixels_are_kept_and_transparent_ones_become_white():
+    class Grey(list):
+        classes, targets = ["a"], [0, 0]
+
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    plain, transparent = Image.fromarray(pixels), Image.fromarray(pixels)
+    transparent.info["transparency"] = 7
+    one, other = stack_images(ImageData(Grey([(plain, 0), (transparent, 0)])))
+    assert torch.equal(one[0], torch.from_numpy(pixels))
+    assert other.flatten()[7] == 255
+    assert torch.equal(other.flatten()[8:], one.flatten()[8:])
+
+
 # The bundled digits, and the split
 
 

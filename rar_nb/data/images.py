@@ -275,7 +275,8 @@ class ImageData(Dataset):
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         image, label = self.source[i]
-        image = to_rgb(image)
+        if self.channels == 3 or image.mode != 'L' or image.has_transparency_data:
+            image = to_rgb(image)  # the others are grey of 8 bits already
         if self.channels == 1:
             image = image.convert('L')  # exact: all three channels are alike
         if self.resize:

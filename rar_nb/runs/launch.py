@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -63,8 +64,9 @@ def run_child(
         child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment,
                                  start_new_session=True)
     try:
-        while child.poll() is None:
-            time.sleep(interval)
+        while child.returncode is None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(interval)  # no longer than the child needs to end
             on_tick()
     finally:
         if child.returncode is None:

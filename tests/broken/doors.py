@@ -862,6 +862,15 @@ def evaluating() -> Iterator[Door]:
             shift=Int(low=0, skip=("huge",)),
         ),
     )
+    yield Door(
+        "reports.report.classifier_for",
+        given(images=uint8(), labels=labels(12), num_classes=C),
+        dict(
+            images=PIXELS,
+            labels=Tensor(low=0, high=C - 1),
+            num_classes=Int(low=1, skip=("huge",)),
+        ),
+    )
     for name in ("evaluation.frechet_distance", "reports.fidelity.fid"):
         yield Door(
             name,
