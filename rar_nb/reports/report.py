@@ -123,7 +123,7 @@ def evaluation_table(
 
 # %% ../../nbs/51_report.ipynb #ruler002
 DIGITS_CLASSIFIER = PROJECT / 'data' / 'digits_classifier.safetensors'
-DIGITS_CLASSIFIER_SHA256 = '@FILE@'
+DIGITS_CLASSIFIER_SHA256 = 'fbc1e1a99c54846d13a45014850c02c0482ae57578885986f3e8a6f41a3c3295'
 DIGITS_SHAPE = (4500, 1, 28, 28)  # of the training images, and SHA-256 of pixels and labels:
 DIGITS_HASH = 'eaf6df04e435c884e75e7a8820f913ad826e4c0c5b844290384d20e3ed938b52'
 
