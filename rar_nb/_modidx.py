@@ -1090,6 +1090,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'rar_nb.runs.devices.end_with_parent': ('devices.html#end_with_parent', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.find_device_batch_size': ( 'devices.html#find_device_batch_size',
                                                                                      'rar_nb/runs/devices.py'),
+                                     'rar_nb.runs.devices.free_cores': ('devices.html#free_cores', 'rar_nb/runs/devices.py'),
+                                     'rar_nb.runs.devices.free_threads': ('devices.html#free_threads', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.halvings': ('devices.html#halvings', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.has_compiler': ('devices.html#has_compiler', 'rar_nb/runs/devices.py'),
                                      'rar_nb.runs.devices.is_alive': ('devices.html#is_alive', 'rar_nb/runs/devices.py'),

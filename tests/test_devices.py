@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from torch.cuda._utils import _get_device_index
 
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.presets import DeviceConfig, get_preset, override
+from rar_nb.runs import devices
 from rar_nb.runs.devices import (
     PARENT,
     Batches,
@@ -24,6 +26,8 @@ from rar_nb.runs.devices import (
     accumulation,
     count_threads,
     find_device_batch_size,
+    free_cores,
+    free_threads,
     halvings,
     is_sharded,
     make_accelerator,
@@ -433,3 +437,28 @@ def test_only_dropout_cares_how_a_batch_is_shared(dropout, largest):
     assert torch.equal(weights(64), whole)
     difference = (weights(16) - whole).abs().max().item()
     assert difference <= largest and (dropout == 0 or difference > 1e-4)
+
+
+# A machine that others use, too
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+@pytest.mark.parametrize("idle", [0.0, 0.9, 1.4, 2.2, 64.0])  # cores; a container sees its host's
+def test_threads_leave_busy_cores_alone(most, idle, monkeypatch, capsys):
+    clock, before = iter([100.0, 100.0 + 0.3 * idle]), torch.get_num_threads()
+    monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(idle=next(clock)))
+    monkeypatch.setattr(devices.time, "sleep", lambda seconds: None)
+    torch.set_num_threads(most)
+    try:
+        with pytest.raises(KeyError), free_threads():
+            used = torch.get_num_threads()
+            raise KeyError
+        assert used == {0.0: 1, 0.9: 1, 1.4: 1, 2.2: min(2, most), 64.0: most}[idle]
+        assert torch.get_num_threads() == most, "as before"
+        assert (f"{used} of {most} threads" in capsys.readouterr().out) == (used < most)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_idle_cores_are_counted():
+    assert 0 <= free_cores(0.1) <= os.cpu_count() + 0.5

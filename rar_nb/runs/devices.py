@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SMALL', 'PARENT', 'accumulation', 'is_sharded', 'sharding', 'make_accelerator', 'has_compiler', 'working_blocks',
            'uncompiled', 'try_batch', 'halvings', 'find_device_batch_size', 'count_threads', 'twin', 'start_threads',
-           'Team', 'Batches', 'prepare', 'backward', 'update', 'train_step', 'is_alive', 'end_with_parent']
+           'Team', 'free_cores', 'free_threads', 'Batches', 'prepare', 'backward', 'update', 'train_step', 'is_alive',
+           'end_with_parent']
 
 # %% ../../nbs/40_devices.ipynb #c343ca43
 import os
@@ -30,7 +31,7 @@ from accelerate.utils import (
     FullyShardedDataParallelPlugin,
     find_executable_batch_size,
 )
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -286,6 +287,29 @@ class Team(nn.Module):
             torch._foreach_add_(*map(list, zip(*used)))
             other.zero_grad()
         return torch.stack(losses).mean()
+
+# %% ../../nbs/40_devices.ipynb #freethr2
+def free_cores(
+    seconds: PositiveFloat = 0.3,  # in which the machine is watched, and this thread sleeps
+) -> float:
+    "How many processor cores had nothing to do."
+    before = psutil.cpu_times().idle
+    time.sleep(seconds)
+    return (psutil.cpu_times().idle - before) / seconds
+
+
+@contextmanager
+def free_threads():
+    "Within, torch uses no more threads than there are free cores, and at least one."
+    most = torch.get_num_threads()
+    threads = max(1, min(most, round(free_cores()))) if most > 1 else 1
+    if threads < most:
+        print(f"{threads} of {most} threads, as other programs use this machine")
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(most)
 
 # %% ../../nbs/40_devices.ipynb #ahead002
 class Batches:
