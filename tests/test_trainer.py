@@ -280,7 +280,8 @@ def test_data_of_another_size_is_refused(data):
 def test_the_simple_loop_is_the_distributed_one(data, dropout, monkeypatch, one_thread):
     """Losses and weights, bit for bit, on one thread, where both use the same kernel of AdamW."""
     monkeypatch.setattr(trainer, "make_optimizer", partial(make_optimizer, fused=True))
-    run = small_run(data, epochs=4, steps_per_epoch=5, dropout=dropout, log_every=1)
+    exact = dict(quick_blocks=False, log_every=1)
+    run = small_run(data, epochs=4, steps_per_epoch=5, dropout=dropout, **exact)
     simple, distributed = new_model(run), new_model(run)
     losses = train(simple, data, run.train, run.seed)
     metrics = train_run(run, distributed, data, progress=False, cpu=True)
@@ -292,7 +293,7 @@ def test_the_simple_loop_is_the_distributed_one(data, dropout, monkeypatch, one_
 
 def test_the_fused_optimizer_differs_by_rounding(data, one_thread):
     """The plain loop as it is, against the fast step: 20 losses to 1e-6."""
-    run = small_run(data, epochs=4, steps_per_epoch=5, log_every=1)
+    run = small_run(data, epochs=4, steps_per_epoch=5, log_every=1, quick_blocks=False)
     losses = train(new_model(run), data, run.train, run.seed)
     rows = train_run(run, new_model(run), data, progress=False, cpu=True).rows
     fast = torch.tensor([row["loss"] for row in rows if "loss" in row])
