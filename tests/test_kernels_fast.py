@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rar_nb import compiled, fast_sampling, kernels
+from rar_nb.compiled import compile_source
 from rar_nb.kernels import (
     Kernels,
     PackedLinear,
     attend_step,
     can_pack,
-    compile_kernels,
     load_kernels,
     modulated_norm,
 )
@@ -32,6 +33,10 @@ DTYPES = [torch.float32, torch.bfloat16]
 NAMES = ["float32", "bfloat16"]
 
 pytestmark = pytest.mark.skipif(compiled.compiler() is None, reason="there is no C++ compiler")
+
+
+def compile_kernels(head_dim: int, folder: Path) -> Path:
+    return compile_source(kernels.SOURCE, folder, D=head_dim)
 
 
 def kernels_for(head_dim: int) -> Kernels:

@@ -300,16 +300,20 @@ def test_the_fused_optimizer_differs_by_rounding(data, one_thread):
     assert torch.allclose(fast, torch.tensor(losses), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("quick_blocks", [True, False])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_the_steps_of_the_benchmarks_are_those_of_the_loops(data, precision, one_thread):
+def test_the_steps_of_the_benchmarks_are_those_of_the_loops(
+    data, precision, quick_blocks, one_thread
+):
     """`textbook_step` of tests.tools.steps is what `train` does, bit for bit, and the fast step is
     close to it."""
-    run = small_run(data, epochs=2, steps_per_epoch=5, dropout=0.0, precision=precision)
+    own = dict(precision=precision, quick_blocks=quick_blocks)
+    run = small_run(data, epochs=2, steps_per_epoch=5, dropout=0.0, **own)
     losses = train(new_model(run), data, run.train, run.seed)
     with Steps(run, data) as steps:
         both = [(steps.textbook(step), steps.fast(step)) for step in range(10)]
     assert [textbook for textbook, _ in both] == losses
-    tolerance = 1e-5 if precision == "no" else 5e-3
+    tolerance = 1e-6 if precision == "no" else 5e-3
     assert all(abs(textbook - fast) < tolerance for textbook, fast in both)
 
 

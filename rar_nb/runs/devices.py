@@ -302,7 +302,7 @@ def free_cores(
 def free_threads():
     "Within, torch uses no more threads than there are free cores, and at least one."
     most = torch.get_num_threads()
-    threads = max(1, min(most, round(free_cores()))) if most > 1 else 1
+    threads = max(1, min(most, round(free_cores()))) if most > 1 else 1  # one needs no watching
     if threads < most:
         print(f"{threads} of {most} threads, as other programs use this machine")
     torch.set_num_threads(threads)

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['RESIDUAL_LOOPS', 'NORM_LOOPS', 'GELU_LOOPS', 'PRODUCTS', 'ATTENTION_LOOPS', 'BOTH_TYPES', 'SOURCE', 'LONGEST',
-           'load_block_kernels', 'Residual', 'ModulatedNorm', 'Gelu', 'CausalAttention', 'quick_dropout',
-           'short_attention', 'self_attention', 'compiled_attention', 'compiled_mlp', 'compiled_block', 'quick_mlp',
-           'fast_modulation', 'fast_block', 'use_quick_blocks']
+           'load_block_kernels', 'Residual', 'ModulatedNorm', 'Gelu', 'CausalAttention', 'quick_dropout', 'quick_mlp',
+           'short_attention', 'self_attention', 'compiled_attention', 'compiled_block', 'fast_modulation', 'fast_block',
+           'use_quick_blocks']
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick003
 import ctypes
 import math
-import subprocess
+from collections.abc import Callable
 from functools import cache, partial
 from types import MethodType
 
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from ..compiled import NUMBERS, cache_folder, call, compile_source
+from ..compiled import HEAD, NUMBERS, call, load_source
 from ..transformer import MLP, RAR, Attention, Block, Conditioning
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick005
@@ -166,9 +166,8 @@ PRODUCTS = r'''
 #define LANES 8
 #endif
 #define ROWS 4
-#define PARTS ((D + LANES - 1) / LANES)  // of a row; D, numbers of a head, is a constant
+#define PARTS ((D + LANES - 1) / LANES)  // of a row
 #define PITCH (PARTS * LANES)  // from row to row; what is too much stays 0
-#define EACH(j) for (int j = 0; j < D; j++)
 
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 static inline lanes *at(float *p) { return (lanes *)p; }
@@ -215,20 +214,6 @@ static inline void softmax_back(const float *__restrict p, float *__restrict d, 
 
 static void transpose(const float *x, float *xt, int64_t size) {
     for (int64_t s = 0; s < size; s++) EACH(j) xt[j * size + s] = x[s * PITCH + j];
-}
-
-template <class T>  // LayerNorm of a head; the return value is 1 / sigma
-static inline float normalise(const T *x, const float *weight, const float *bias, float *normal,
-                              float *out) {
-    float mean = 0, square = 0;
-    EACH(j) normal[j] = read(x[j]);
-    EACH(j) mean += normal[j];
-    mean /= D;
-    EACH(j) square += (normal[j] - mean) * (normal[j] - mean);
-    const float factor = 1 / std::sqrt(square / D + 1e-6f);
-    EACH(j) normal[j] = (normal[j] - mean) * factor;
-    EACH(j) out[j] = normal[j] * weight[j] + bias[j];
-    return factor;
 }
 
 template <class T>
@@ -383,7 +368,7 @@ BOTH(attention, ATTENTION, (qkv, norms, out, images, heads, n))
 BOTH(attention_back, ATTENTION_BACK, (qkv, norms, dout, dqkv, dnorms, images, heads, n))
 }
 '''
-SOURCE = (NUMBERS + RESIDUAL_LOOPS + NORM_LOOPS + GELU_LOOPS + PRODUCTS + ATTENTION_LOOPS
+SOURCE = (NUMBERS + HEAD + RESIDUAL_LOOPS + NORM_LOOPS + GELU_LOOPS + PRODUCTS + ATTENTION_LOOPS
           + BOTH_TYPES)
 
 
@@ -392,11 +377,7 @@ def load_block_kernels(
     head_dim: int,  # d
 ) -> tuple[ctypes.CDLL | None, str]:  # and what happened
     "The compiled functions for heads of this size; None, with the reason, where that fails."
-    try:
-        path = compile_source(SOURCE, cache_folder(), D=head_dim)
-        return ctypes.CDLL(str(path)), f"compiled: {path}"
-    except (OSError, subprocess.SubprocessError) as error:
-        return None, f"in torch, as {error}"
+    return load_source(SOURCE, D=head_dim)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick016
 class Residual(torch.autograd.Function):
@@ -528,6 +509,16 @@ def quick_dropout(
     kept = parts >= min(round(share * 2**16) - 2**15, 2**15 - 1)
     return x * (kept * torch.tensor(1 / (1 - share), dtype=x.dtype))
 
+
+def quick_mlp(
+    mlp: MLP,
+    x: torch.Tensor,  # float32 or bf16 [B, n, D]
+    gelu: Callable[[torch.Tensor], torch.Tensor] = F.gelu,
+) -> torch.Tensor:  # like x
+    "`MLP.forward`, with `quick_dropout`."
+    dropout = mlp.dropout if mlp.training else 0.0
+    return quick_dropout(mlp.fc2(quick_dropout(gelu(mlp.fc1(x)), dropout)), dropout)
+
 # %% ../../nbs/35_quick_blocks.ipynb #quick032
 def short_attention(
     q: torch.Tensor,  # [B, heads, n, d], normalised
@@ -574,17 +565,6 @@ def compiled_attention(
     return attn.proj(CausalAttention.apply(attn.qkv(x), norms, attn.num_heads, library))
 
 
-def compiled_mlp(
-    mlp: MLP,
-    x: torch.Tensor,  # float32 or bf16 [B, n, D]
-    library: ctypes.CDLL,
-) -> torch.Tensor:  # like x
-    "`MLP.forward`."
-    dropout = mlp.dropout if mlp.training else 0.0
-    hidden = quick_dropout(Gelu.apply(mlp.fc1(x), library), dropout)
-    return quick_dropout(mlp.fc2(hidden), dropout)
-
-
 def compiled_block(
     block: Block,
     x: torch.Tensor,  # float32 [B, n, D]
@@ -604,15 +584,10 @@ def compiled_block(
     y = ModulatedNorm.apply(x, shift1, scale1, norm1.weight, norm1.bias, rows, library)
     x = Residual.apply(x, compiled_attention(block.attn, y, library), gate1, rows, library)
     y = ModulatedNorm.apply(x, shift2, scale2, norm2.weight, norm2.bias, rows, library)
-    return Residual.apply(x, compiled_mlp(block.mlp, y, library), gate2, rows, library)
+    branch = quick_mlp(block.mlp, y, lambda hidden: Gelu.apply(hidden, library))
+    return Residual.apply(x, branch, gate2, rows, library)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick041
-def quick_mlp(mlp: MLP, x: torch.Tensor) -> torch.Tensor:  # bf16 [B, n, D] to the same
-    "`MLP.forward`, with `quick_dropout`."
-    dropout = mlp.dropout if mlp.training else 0.0
-    return quick_dropout(mlp.fc2(quick_dropout(F.gelu(mlp.fc1(x)), dropout)), dropout)
-
-
 def fast_modulation(
     block: Block,
     c: Conditioning,
