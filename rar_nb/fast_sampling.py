@@ -10,6 +10,7 @@ __all__ = ['DEFAULT_PLAN', 'KEPT', 'Plan', 'check_plan', 'BlockWeights', 'rounde
 # %% ../nbs/62_fast_sampling.ipynb #fast0004
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from .embeddings import position_embedding
 from .gpu_kernels import GPUKernels, load_gpu_kernels
 from .kernels import (
-    Kernels, PackedLinear, PlainLinear, attend_step, can_pack, load_kernels, modulated_norm)
+    Kernels, PlainLinear, attend_step, choose_linear, load_kernels, modulated_norm, plain_linear)
 from .support import checked, float32_products, require, require_int
 from .transformer import RAR, ModelConfig
 
@@ -71,7 +72,7 @@ def block_weights(
     block: nn.Module,  # a `Block`
     dtype: torch.dtype,  # of products
     rows: int,  # of the batch
-    kind: type[PlainLinear],
+    kind: Callable[..., PlainLinear],  # makes a linear of weight, bias and rows
 ) -> BlockWeights:
     "The weights of a block for steps with so many rows."
     attn, mlp = block.attn, block.mlp
@@ -86,14 +87,21 @@ def block_weights(
 class ModelWeights:
     "The weights of a generator, prepared for steps with so many rows."
 
-    def __init__(self, model: RAR, dtype: torch.dtype, rows: int, packed: bool):
-        kind = PackedLinear if packed else PlainLinear
+    def __init__(
+        self,
+        model: RAR,
+        dtype: torch.dtype,  # of products
+        rows: int,  # of the batch
+        choose: Callable,  # `plain_linear`, or `choose_linear` with some kernels
+    ):
+        kind = choose(dtype, rows)[0]
         self.blocks = [block_weights(block, dtype, rows, kind) for block in model.blocks]
         final = model.adaln_before_head
         self.adaln = rounded(final.adaLN_modulation[1], dtype) if model.config.adaln else None
         self.norm_final = final.norm_final
         head = model.lm_head
-        self.head = kind(head.weight.detach(), head.bias.detach(), rows)
+        head_kind = choose(head.weight.dtype, rows)[0]
+        self.head = head_kind(head.weight.detach(), head.bias.detach(), rows)
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0021
 def modulation(config: ModelConfig) -> int:
@@ -179,7 +187,6 @@ class FastStep(nn.Module):
         config, weight = model.config, model.lm_head.weight
         device = weight.device
         plain_cpu = device.type == 'cpu' and weight.dtype == torch.float32
-        packed = plan.packed and plain_cpu and can_pack(dtype)
         head_dim = config.hidden_size // config.num_heads
         kernels = choose_kernels(plan, weight, head_dim)
         self.attend = attend_step if kernels is None else kernels.attend_step
@@ -194,8 +201,11 @@ class FastStep(nn.Module):
         self.timesteps = timesteps.squeeze(0)
         self.rows, self.capacity = rows, config.num_tokens + 2
         self.span_step = span_step(plan, device, kernels is not None) or self.capacity
-        self.all_rows = max(rows, 4) if packed else rows
-        self.weights = ModelWeights(model, dtype, self.all_rows, packed)
+        choose: Callable = plain_linear
+        if plan.packed and plain_cpu:
+            choose = partial(choose_linear, kernels if isinstance(kernels, Kernels) else None)
+        self.all_rows = choose(dtype, rows)[1]
+        self.weights = ModelWeights(model, dtype, self.all_rows, choose)
         self.table_rows = table_rows(config, rows, plan.table_bytes, weight.element_size())
         self.done = 0  # positions, counted on the host; `position` is the same on the device
         self.allocate(device, weight.dtype, shared_order)

@@ -361,6 +361,7 @@ def test_kinds_of_operators():
         ("aten::addmm", ((4608,), (4, 768), (768, 4608))): "adaLN",
         ("aten::addmm", ((3072,), (4, 768), (768, 3072))): "linears",
         ("mkldnn::_linear_pointwise", ((4, 768), (3072, 768))): "linears",
+        ("times", ()): "linears",
         ("aten::_scaled_dot_product_flash_attention_for_cpu", ()): "attention",
         ("attend_step", ()): "attention",
         ("aten::cat", ()): "copies",

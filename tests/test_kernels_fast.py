@@ -15,13 +15,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rar_nb import compiled, fast_sampling, kernels
+from rar_nb import compiled, kernels
 from rar_nb.compiled import compile_source
 from rar_nb.kernels import (
+    CompiledLinear,
     Kernels,
     PackedLinear,
+    PlainLinear,
     attend_step,
     can_pack,
+    choose_linear,
     load_kernels,
     modulated_norm,
 )
@@ -409,8 +412,69 @@ def test_packed_linears_are_linears(dtype, rows, width, out, gelu, seed):
         torch.testing.assert_close(found.double(), expected, rtol=step, atol=step)
 
 
-def test_without_packed_weights_the_tokens_are_the_same(monkeypatch):
-    monkeypatch.setattr(fast_sampling, "can_pack", lambda dtype: False)
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 20),
+    width=st.integers(1, 130),
+    out=st.integers(1, 130),
+    gelu=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_compiled_linears_are_linears(dtype, rows, width, out, gelu, seed):
+    x, weight = random(seed, rows, width, dtype=dtype), random(seed + 1, out, width, dtype=dtype)
+    weight, bias = weight / math.sqrt(width), random(seed + 2, out, dtype=dtype)
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    expected = F.gelu(expected) if gelu else expected
+    found = CompiledLinear(weight, bias, rows, gelu, kernels=kernels_for(8))(x)
+    step = 2.0**-8 if dtype == torch.bfloat16 else 2e-6  # bf16 is rounded once, at the end
+    assert found.dtype == dtype and found.shape == (rows, out)
+    torch.testing.assert_close(found.double(), expected, rtol=step, atol=2 * step)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_large_compiled_linear_is_shared_by_threads(threads):
+    x, weight, bias = random(0, 6, 768), random(1, 1000, 768) / 28, random(2, 1000)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = CompiledLinear(weight, bias, 6, kernels=kernels_for(8))(x)
+    finally:
+        torch.set_num_threads(before)
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=4e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_compiled_linear_hides_no_bad_number(dtype, gelu, bad):
+    """A row that holds one has a bad result, and the others have none."""
+    x, weight = random(0, 5, 40, dtype=dtype), random(1, 70, 40, dtype=dtype)
+    x[3, 7] = bad
+    found = CompiledLinear(weight, random(2, 70, dtype=dtype), 5, gelu, kernels=kernels_for(8))(x)
+    assert found[[0, 1, 2, 4]].isfinite().all()
+    assert not found[3].isfinite().any()
+
+
+def test_which_linear_is_chosen():
+    kernels = kernels_for(8)
+    for dtype, most in ((torch.float32, 16), (torch.bfloat16, 8)):
+        for rows in (1, most):
+            kind, given = choose_linear(kernels, dtype, rows)
+            assert kind.func is CompiledLinear and given == rows
+        assert choose_linear(kernels, dtype, most + 1)[0] is not kind.func
+        packed = PackedLinear if can_pack(dtype) else PlainLinear
+        assert choose_linear(kernels, dtype, most + 1) == (packed, most + 1)
+    if can_pack(torch.float32):
+        assert choose_linear(None, torch.float32, 1) == (PackedLinear, 4)
+
+
+@pytest.mark.parametrize("kind", ["packed", "plain"])
+def test_with_other_linears_the_tokens_are_the_same(kind, monkeypatch):
+    monkeypatch.setattr(kernels, "FEW", {})
+    if kind == "plain":
+        monkeypatch.setattr(kernels, "can_pack", lambda dtype: False)
     assert tokens_are_the_textbooks()
 
 
@@ -422,6 +486,7 @@ def test_changed_functions_of_torch_are_noticed(kind, monkeypatch):
         raise AttributeError("gone") if kind == "gone" else RuntimeError("other arguments")
 
     monkeypatch.setattr(PackedLinear, "__call__", call)
+    monkeypatch.setattr(kernels, "FEW", {})
     can_pack.cache_clear()
     try:
         assert not can_pack(torch.float32)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from ..compiled import HEAD, NUMBERS, call, load_source
+from ..compiled import HEAD, NUMBERS, VECTORS, call, load_source
 from ..transformer import MLP, RAR, Attention, Block, Conditioning
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick005
@@ -130,15 +130,6 @@ static void norm_back(const float *x, const T *scale, const float *weight, const
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick009
 GELU_LOOPS = r'''
-static inline float normal_below(float x, float *density) {
-    const float a = std::fabs(x) * 0.707106781f, bell = exponential(-a * a);
-    const float t = 1 / (1 + 0.3275911f * a);
-    const float tail = 0.5f * bell * t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f
-                       + t * (-1.453152027f + t * 1.061405429f))));
-    *density = bell * 0.398942280f;
-    return x < 0 ? tail : 1 - tail;
-}
-
 template <class T>
 static void gelu(const T *x, T *y, int64_t size) {
     #pragma omp parallel for simd if (size > 8192)
@@ -160,19 +151,9 @@ static void gelu_back(const T *x, const T *dy, T *dx, int64_t size) {
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick011
 PRODUCTS = r'''
-#ifdef __AVX512F__
-#define LANES 16  // numbers of a vector register
-#else
-#define LANES 8
-#endif
 #define ROWS 4
 #define PARTS ((D + LANES - 1) / LANES)  // of a row
 #define PITCH (PARTS * LANES)  // from row to row; what is too much stays 0
-
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-static inline lanes *at(float *p) { return (lanes *)p; }
-static inline const lanes *at(const float *p) { return (const lanes *)p; }
-static inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // ROWS rows of x, each times the first `wide` columns of yt [D][size]
 static inline void dots(const float *x, const float *yt, float *out, int64_t wide, int64_t size) {
@@ -368,8 +349,8 @@ BOTH(attention, ATTENTION, (qkv, norms, out, images, heads, n))
 BOTH(attention_back, ATTENTION_BACK, (qkv, norms, dout, dqkv, dnorms, images, heads, n))
 }
 '''
-SOURCE = (NUMBERS + HEAD + RESIDUAL_LOOPS + NORM_LOOPS + GELU_LOOPS + PRODUCTS + ATTENTION_LOOPS
-          + BOTH_TYPES)
+SOURCE = (NUMBERS + HEAD + VECTORS + RESIDUAL_LOOPS + NORM_LOOPS + GELU_LOOPS + PRODUCTS
+          + ATTENTION_LOOPS + BOTH_TYPES)
 
 
 @cache

@@ -29,7 +29,7 @@ from tests.benchmarks.sampling import samplers
 SMALL = ("copies", "norms and other small operators", "Python and dispatch")
 KINDS = {  # of operators, by a pattern of their names; the first that matches counts
     "attention": r"scaled_dot_product|softmax|aten::bmm|attention|attend",
-    "linears": r"addmm|aten::mm|aten::linear|mkldnn|onednn",
+    "linears": r"addmm|aten::mm|aten::linear|mkldnn|onednn|^times$",
     "copies": r"aten::(cat|copy_|_to_copy|to|clone|contiguous|index|index_select|fill_|stack)$",
     "norms and other small operators": r"",
 }
@@ -48,11 +48,14 @@ def kind_of(name: str, shapes: list, config: ModelConfig) -> str:
     return "adaLN" if kind == "linears" and is_adaln(config, shapes) else kind
 
 
+NAMED = ("attend_step", "modulated_norm", "times")  # methods of `Kernels`
+
+
 @contextmanager
 def named_kernels():
     """Within, the profiler sees the compiled loops of `rar_nb.kernels`, which are no operators of
     torch, under the names of their methods."""
-    before = {name: getattr(Kernels, name) for name in ("attend_step", "modulated_norm")}
+    before = {name: getattr(Kernels, name) for name in NAMED}
     for name, method in before.items():
         setattr(Kernels, name, named(method, name))
     try:
