@@ -63,8 +63,8 @@ RUNGS = [
     Rung("textbook", None, ()),
     Rung("memory that stays where it is,\nadaLN of many steps at once",
          Plan(kernels=False, packed=False), ("adaLN", "copies")),
-    Rung("packed weights", Plan(kernels=False), ("linears",)),
-    Rung("compiled loops", Plan(), ("attention", *SMALL)),
+    Rung("packed weights (oneDNN)", Plan(kernels=False), ("linears",)),
+    Rung("compiled loops", Plan(), ("linears", "attention", *SMALL)),
     Rung("huge pages", Plan(), ("linears",), huge_pages=True),
 ]  # fmt: skip
 
