@@ -18,7 +18,7 @@ from torch.cuda._utils import _get_device_index
 
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.presets import DeviceConfig, get_preset, override
-from rar_nb.runs import devices
+from rar_nb.runs import devices, image_sets, pretokenizer
 from rar_nb.runs.devices import (
     PARENT,
     Batches,
@@ -37,6 +37,7 @@ from rar_nb.runs.devices import (
     update,
     working_blocks,
 )
+from rar_nb.runs.pretokenizer import PretokenizeConfig
 from rar_nb.support import PROJECT
 from rar_nb.trainer import learning_rate_at, make_batch
 from rar_nb.transformer import RAR, rar_loss
@@ -204,11 +205,16 @@ def test_a_team_learns_what_one_model_learns(precision, changes):
 
 
 def test_threads_of_a_team_compute_alone_and_others_as_before():
+    """Whatever the machine's number is: in a new thread, torch takes over that of the others."""
     before, accelerator = torch.get_num_threads(), make_accelerator("no", cpu=True)
-    team = Team(accelerator.prepare(grown_model()), accelerator, 2)
-    inside = [team.pool.submit(torch.get_num_threads) for _ in range(2)]
-    assert [job.result() for job in inside] == [1, 1]
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    try:
+        team = Team(accelerator.prepare(grown_model()), accelerator, 2)
+        inside = [team.pool.submit(torch.get_num_threads) for _ in range(2)]
+        assert [job.result() for job in inside] == [1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_error_in_a_thread_reaches_the_caller():
@@ -456,6 +462,40 @@ def test_threads_leave_busy_cores_alone(most, idle, monkeypatch, capsys):
         assert used == {0.0: 1, 0.9: 1, 1.4: 1, 2.2: min(2, most), 64.0: most}[idle]
         assert torch.get_num_threads() == most, "as before"
         assert (f"{used} of {most} threads" in capsys.readouterr().out) == (used < most)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_only_who_computes_alone_watches_the_machine(monkeypatch):
+    monkeypatch.setattr(devices, "free_cores", lambda: pytest.fail("several processes, or a GPU"))
+    most = torch.get_num_threads()
+    with free_threads(alone=False):
+        assert torch.get_num_threads() == most
+
+
+@pytest.mark.parametrize("work", ["images", "tokens"])
+def test_the_programs_leave_busy_cores_alone(work, monkeypatch, tmp_path):
+    """Of a run of digits a set is sampled, and from its tokenizer tokens are made."""
+    used, before, run = [], torch.get_num_threads(), PROJECT / "data" / "digits_run"
+    monkeypatch.setattr(devices, "free_cores", lambda: 1.2)
+    monkeypatch.setattr(image_sets, "generate", lambda *_, **__: used.append(threads()))
+    monkeypatch.setattr(pretokenizer, "write_shards", lambda *_: used.append(threads()))
+
+    def threads():
+        return torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    try:
+        if work == "images":
+            nothing = dict.fromkeys(("preset", "model", "tokenizer", "classes"))
+            image_sets.sample_set(str(tmp_path), str(run), seed=0, cpu=True, **nothing)
+        else:
+            config = PretokenizeConfig("digits", str(tmp_path), tokenizer=str(run), cpu=True)
+            pretokenizer.work(0, 1, config, progress=False)
+        assert used == [1] and threads() == 2
+        if work == "tokens":
+            pretokenizer.work(0, 2, config, progress=False)
+            assert used == [1, 2], "two processes share the machine already"
     finally:
         torch.set_num_threads(before)
 

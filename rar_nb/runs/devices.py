@@ -235,7 +235,12 @@ def twin(model: RAR) -> RAR:
 def start_threads(count: int) -> ThreadPoolExecutor:
     "Threads that compute alone, without torch's helpers."
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, initializer=partial(torch.set_num_threads, 1))
+
+    def alone():
+        torch.get_num_threads()  # the first call in a thread takes over the number of all others
+        torch.set_num_threads(1)
+
+    pool = ThreadPoolExecutor(count, initializer=alone)
     meeting = threading.Barrier(count + 1)  # so that each of them starts now
     for _ in range(count):
         pool.submit(meeting.wait)
@@ -299,10 +304,13 @@ def free_cores(
 
 
 @contextmanager
-def free_threads():
+def free_threads(
+    alone: bool = True,  # one process computes, on a CPU; otherwise nothing is changed
+):
     "Within, torch uses no more threads than there are free cores, and at least one."
-    most = torch.get_num_threads()
-    threads = max(1, min(most, round(free_cores()))) if most > 1 else 1  # one needs no watching
+    most = threads = torch.get_num_threads()
+    if alone and most > 1:  # one thread needs no watching
+        threads = max(1, min(most, round(free_cores())))
     if threads < most:
         print(f"{threads} of {most} threads, as other programs use this machine")
     torch.set_num_threads(threads)

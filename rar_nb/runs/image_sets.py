@@ -41,7 +41,7 @@ from rar_nb.pretrained.presets import (
     read_identity,
 )
 from ..pretrained.vq_models import PUBLISHED
-from .devices import end_with_parent
+from .devices import end_with_parent, free_threads
 from .launch import launch_command, run_child
 from .run_folders import SET_FILES, keep_request, open_run, remove_files
 from .safekeeping import StopRequest, hold
@@ -427,8 +427,9 @@ def sample_set(
             sample = replace(sample, num_samples=fewer)
     share = state.process_index, state.num_processes
     try:
-        generate(generator.to(state.device), opened_tokenizer.to(state.device), folder, sample,
-                 seed, share, progress=state.is_main_process, classes=chosen)
+        with free_threads(state.device.type == 'cpu' and state.num_processes == 1):
+            generate(generator.to(state.device), opened_tokenizer.to(state.device), folder,
+                     sample, seed, share, progress=state.is_main_process, classes=chosen)
     except Stopped as stopped:
         if state.num_processes == 1:
             raise

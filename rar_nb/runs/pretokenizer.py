@@ -57,6 +57,7 @@ from rar_nb.data.tokens import (
 )
 from ..pretrained.presets import load_run_config
 from ..pretrained.vq_models import PUBLISHED
+from .devices import free_threads
 from .run_folders import keep_request, open_tokenizer
 from .safekeeping import hold, remove_unfinished
 from rar_nb.support import (
@@ -505,7 +506,8 @@ def work(
 ):
     "What one process of this machine does."
     device = local_device(number, config.cpu)
-    write_shards(config, (number, processes), device, progress and number == 0, opened)
+    with free_threads(device.type == 'cpu' and processes == 1):
+        write_shards(config, (number, processes), device, progress and number == 0, opened)
 
 
 def spawn_work(processes: int, config: PretokenizeConfig, progress: bool):
