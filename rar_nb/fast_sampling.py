@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from .embeddings import position_embedding
 from .gpu_kernels import GPUKernels, load_gpu_kernels
 from .kernels import (
-    Kernels, PlainLinear, attend_step, choose_linear, load_kernels, modulated_norm, plain_linear)
+    Kernels, PlainLinear, attend_step, choose_linear, load_kernels, modulated_norm)
 from .support import checked, float32_products, require, require_int
 from .transformer import RAR, ModelConfig
 
@@ -92,7 +92,7 @@ class ModelWeights:
         model: RAR,
         dtype: torch.dtype,  # of products
         rows: int,  # of the batch
-        choose: Callable,  # `plain_linear`, or `choose_linear` with some kernels
+        choose: Callable,  # `choose_linear`, for a type of numbers and these rows
     ):
         kind = choose(dtype, rows)[0]
         self.blocks = [block_weights(block, dtype, rows, kind) for block in model.blocks]
@@ -201,9 +201,8 @@ class FastStep(nn.Module):
         self.timesteps = timesteps.squeeze(0)
         self.rows, self.capacity = rows, config.num_tokens + 2
         self.span_step = span_step(plan, device, kernels is not None) or self.capacity
-        choose: Callable = plain_linear
-        if plan.packed and plain_cpu:
-            choose = partial(choose_linear, kernels if isinstance(kernels, Kernels) else None)
+        loops = kernels if isinstance(kernels, Kernels) else None
+        choose = partial(choose_linear, packed=plan.packed and plain_cpu, kernels=loops)
         self.all_rows = choose(dtype, rows)[1]
         self.weights = ModelWeights(model, dtype, self.all_rows, choose)
         self.table_rows = table_rows(config, rows, plan.table_bytes, weight.element_size())

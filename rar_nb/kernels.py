@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEP_LOOPS', 'LINEAR_LOOPS', 'FUNCTIONS', 'SOURCE', 'FEW', 'attend_step', 'modulated_norm', 'Kernels', 'load_kernels',
-           'PlainLinear', 'PackedLinear', 'CompiledLinear', 'can_pack', 'plain_linear', 'choose_linear']
+           'PlainLinear', 'PackedLinear', 'CompiledLinear', 'can_pack', 'choose_linear']
 
 # %% ../nbs/60_kernels.ipynb #kern0004
 import ctypes
@@ -346,19 +346,15 @@ def can_pack(dtype: torch.dtype) -> bool:
 FEW = {torch.float32: 16, torch.bfloat16: 8}  # rows up to which the compiled loop is faster
 
 
-def plain_linear(dtype: torch.dtype, rows: int) -> tuple[Callable[..., PlainLinear], int]:
-    "What `choose_linear` returns where weights are not packed."
-    return PlainLinear, rows
-
-
 def choose_linear(
-    kernels: Kernels | None,
     dtype: torch.dtype,  # of weights and rows
     rows: int,
+    packed: bool,  # whether weights may be packed: only on a CPU
+    kernels: Kernels | None,
 ) -> tuple[Callable[..., PlainLinear], int]:  # a class, and the rows that it should be given
     "The fastest way to multiply so many rows by a weight on this processor."
-    if kernels is not None and rows <= FEW.get(dtype, 0):
+    if packed and kernels is not None and rows <= FEW.get(dtype, 0):
         return partial(CompiledLinear, kernels=kernels), rows
-    if can_pack(dtype):
+    if packed and can_pack(dtype):
         return PackedLinear, max(rows, 4)  # oneDNN takes longer for fewer
-    return plain_linear(dtype, rows)
+    return PlainLinear, rows

@@ -52,9 +52,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture
-def one_thread():
-    """Sums do not depend on the machine: torch computes on one thread."""
+def set_threads():
+    """Sets how many threads torch uses; after the test there are as many as before."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(set_threads):
+    """Sums do not depend on the machine: torch computes on one thread."""
+    set_threads(1)

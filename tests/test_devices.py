@@ -157,20 +157,16 @@ def test_one_compilation_serves_all_blocks_and_steps(monkeypatch, precision, cha
 # Threads
 
 
-def test_threads_that_share_a_micro_step():
+def test_threads_that_share_a_micro_step(set_threads):
     one, run = make_accelerator("no", cpu=True), RUN
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(4)
-        assert count_threads(one, run, 10**6, 64) == 4
-        assert count_threads(one, run, 10**6, 24) == 3  # at least 8 images each
-        assert count_threads(one, run, 10**6, 20) == 2
-        assert count_threads(one, run, 10**6, 31) == count_threads(one, run, 10**6, 8) == 1
-        assert count_threads(one, run, 10**8, 64) == 1  # a second copy of all gradients
-        for changes in (dict(dropout=0.1), dict(compile=True), dict(checkpointing=True)):
-            assert count_threads(one, override(run, **changes), 10**6, 64) == 1
-    finally:
-        torch.set_num_threads(before)
+    set_threads(4)
+    assert count_threads(one, run, 10**6, 64) == 4
+    assert count_threads(one, run, 10**6, 24) == 3  # at least 8 images each
+    assert count_threads(one, run, 10**6, 20) == 2
+    assert count_threads(one, run, 10**6, 31) == count_threads(one, run, 10**6, 8) == 1
+    assert count_threads(one, run, 10**8, 64) == 1  # a second copy of all gradients
+    for changes in (dict(dropout=0.1), dict(compile=True), dict(checkpointing=True)):
+        assert count_threads(one, override(run, **changes), 10**6, 64) == 1
 
 
 @pytest.mark.parametrize("changes", [{}, PLAIN], ids=["adaln", "plain"])
@@ -204,17 +200,14 @@ def test_a_team_learns_what_one_model_learns(precision, changes):
     assert torch.allclose(one[0], two[0], rtol=0, atol=1e-5 if precision == "no" else 5e-3)
 
 
-def test_threads_of_a_team_compute_alone_and_others_as_before():
-    """Whatever the machine's number is: in a new thread, torch takes over that of the others."""
-    before, accelerator = torch.get_num_threads(), make_accelerator("no", cpu=True)
-    torch.set_num_threads(3)
-    try:
-        team = Team(accelerator.prepare(grown_model()), accelerator, 2)
-        inside = [team.pool.submit(torch.get_num_threads) for _ in range(2)]
-        assert [job.result() for job in inside] == [1, 1]
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+def test_threads_of_a_team_compute_alone_and_others_as_before(set_threads):
+    """On a machine with one core, too, where torch would use one thread in any case."""
+    accelerator = make_accelerator("no", cpu=True)
+    set_threads(3)
+    team = Team(accelerator.prepare(grown_model()), accelerator, 2)
+    inside = [team.pool.submit(torch.get_num_threads) for _ in range(2)]
+    assert [job.result() for job in inside] == [1, 1]
+    assert torch.get_num_threads() == 3
 
 
 def test_an_error_in_a_thread_reaches_the_caller():
@@ -450,54 +443,44 @@ def test_only_dropout_cares_how_a_batch_is_shared(dropout, largest):
 
 @pytest.mark.parametrize("most", [1, 2, 4])
 @pytest.mark.parametrize("idle", [0.0, 0.9, 1.4, 2.2, 64.0])  # cores; a container sees its host's
-def test_threads_leave_busy_cores_alone(most, idle, monkeypatch, capsys):
-    clock, before = iter([100.0, 100.0 + 0.3 * idle]), torch.get_num_threads()
+def test_threads_leave_busy_cores_alone(most, idle, monkeypatch, capsys, set_threads):
+    clock = iter([100.0, 100.0 + 0.3 * idle])
     monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(idle=next(clock)))
     monkeypatch.setattr(devices.time, "sleep", lambda seconds: None)
-    torch.set_num_threads(most)
-    try:
-        with pytest.raises(KeyError), free_threads():
-            used = torch.get_num_threads()
-            raise KeyError
-        assert used == {0.0: 1, 0.9: 1, 1.4: 1, 2.2: min(2, most), 64.0: most}[idle]
-        assert torch.get_num_threads() == most, "as before"
-        assert (f"{used} of {most} threads" in capsys.readouterr().out) == (used < most)
-    finally:
-        torch.set_num_threads(before)
+    set_threads(most)
+    with pytest.raises(KeyError), free_threads():
+        used = torch.get_num_threads()
+        raise KeyError
+    assert used == {0.0: 1, 0.9: 1, 1.4: 1, 2.2: min(2, most), 64.0: most}[idle]
+    assert torch.get_num_threads() == most, "as before"
+    assert (f"{used} of {most} threads" in capsys.readouterr().out) == (used < most)
 
 
-def test_only_who_computes_alone_watches_the_machine(monkeypatch):
+def test_only_who_computes_alone_watches_the_machine(monkeypatch, set_threads):
     monkeypatch.setattr(devices, "free_cores", lambda: pytest.fail("several processes, or a GPU"))
-    most = torch.get_num_threads()
+    set_threads(3)
     with free_threads(alone=False):
-        assert torch.get_num_threads() == most
+        assert torch.get_num_threads() == 3
 
 
 @pytest.mark.parametrize("work", ["images", "tokens"])
-def test_the_programs_leave_busy_cores_alone(work, monkeypatch, tmp_path):
+def test_the_programs_leave_busy_cores_alone(work, monkeypatch, tmp_path, set_threads):
     """Of a run of digits a set is sampled, and from its tokenizer tokens are made."""
-    used, before, run = [], torch.get_num_threads(), PROJECT / "data" / "digits_run"
+    used, run = [], str(PROJECT / "data" / "digits_run")
     monkeypatch.setattr(devices, "free_cores", lambda: 1.2)
-    monkeypatch.setattr(image_sets, "generate", lambda *_, **__: used.append(threads()))
-    monkeypatch.setattr(pretokenizer, "write_shards", lambda *_: used.append(threads()))
-
-    def threads():
-        return torch.get_num_threads()
-
-    torch.set_num_threads(2)
-    try:
-        if work == "images":
-            nothing = dict.fromkeys(("preset", "model", "tokenizer", "classes"))
-            image_sets.sample_set(str(tmp_path), str(run), seed=0, cpu=True, **nothing)
-        else:
-            config = PretokenizeConfig("digits", str(tmp_path), tokenizer=str(run), cpu=True)
-            pretokenizer.work(0, 1, config, progress=False)
-        assert used == [1] and threads() == 2
-        if work == "tokens":
-            pretokenizer.work(0, 2, config, progress=False)
-            assert used == [1, 2], "two processes share the machine already"
-    finally:
-        torch.set_num_threads(before)
+    for module, name in ((image_sets, "generate"), (pretokenizer, "write_shards")):
+        monkeypatch.setattr(module, name, lambda *_, **__: used.append(torch.get_num_threads()))
+    set_threads(2)
+    if work == "images":
+        nothing = dict.fromkeys(("preset", "model", "tokenizer", "classes"))
+        image_sets.sample_set(str(tmp_path), run, seed=0, cpu=True, **nothing)
+    else:
+        config = PretokenizeConfig("digits", str(tmp_path), tokenizer=run, cpu=True)
+        pretokenizer.work(0, 1, config, progress=False)
+    assert used == [1] and torch.get_num_threads() == 2
+    if work == "tokens":
+        pretokenizer.work(0, 2, config, progress=False)
+        assert used == [1, 2], "two processes share the machine already"
 
 
 def test_idle_cores_are_counted():

@@ -389,22 +389,29 @@ def test_the_compiler_that_is_asked_for(monkeypatch, tmp_path):
 # Packed linears
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
-@settings(max_examples=40, deadline=None)
-@given(
-    rows=st.integers(1, 9),
+LINEARS = dict(
     width=st.integers(1, 130),
     out=st.integers(1, 130),
     gelu=st.booleans(),
     seed=st.integers(0, 10**6),
 )
-def test_packed_linears_are_linears(dtype, rows, width, out, gelu, seed):
-    if not can_pack(dtype):
-        pytest.skip("this processor, or this torch, has no packed weights")
+
+
+def a_linear(dtype, rows: int, width: int, out: int, gelu: bool, seed: int) -> tuple:
+    """Rows, weight and bias, and what comes out in float64."""
     x, weight = random(seed, rows, width, dtype=dtype), random(seed + 1, out, width, dtype=dtype)
     weight, bias = weight / math.sqrt(width), random(seed + 2, out, dtype=dtype)
     expected = F.linear(x.double(), weight.double(), bias.double())
-    expected = F.gelu(expected) if gelu else expected
+    return x, weight, bias, F.gelu(expected) if gelu else expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 9), **LINEARS)
+def test_packed_linears_are_linears(dtype, rows, width, out, gelu, seed):
+    if not can_pack(dtype):
+        pytest.skip("this processor, or this torch, has no packed weights")
+    x, weight, bias, expected = a_linear(dtype, rows, width, out, gelu, seed)
     step = 2.0**-7 if dtype == torch.bfloat16 else 1e-5
     for prepared_for in (rows, 4):  # the other number of rows is slower, not wrong
         found = PackedLinear(weight, bias, prepared_for, gelu)(x)
@@ -414,18 +421,9 @@ def test_packed_linears_are_linears(dtype, rows, width, out, gelu, seed):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
 @settings(max_examples=60, deadline=None)
-@given(
-    rows=st.integers(1, 20),
-    width=st.integers(1, 130),
-    out=st.integers(1, 130),
-    gelu=st.booleans(),
-    seed=st.integers(0, 10**6),
-)
+@given(rows=st.integers(1, 20), **LINEARS)
 def test_compiled_linears_are_linears(dtype, rows, width, out, gelu, seed):
-    x, weight = random(seed, rows, width, dtype=dtype), random(seed + 1, out, width, dtype=dtype)
-    weight, bias = weight / math.sqrt(width), random(seed + 2, out, dtype=dtype)
-    expected = F.linear(x.double(), weight.double(), bias.double())
-    expected = F.gelu(expected) if gelu else expected
+    x, weight, bias, expected = a_linear(dtype, rows, width, out, gelu, seed)
     found = CompiledLinear(weight, bias, rows, gelu, kernels=kernels_for(8))(x)
     step = 2.0**-8 if dtype == torch.bfloat16 else 2e-6  # bf16 is rounded once, at the end
     assert found.dtype == dtype and found.shape == (rows, out)
@@ -433,15 +431,10 @@ def test_compiled_linears_are_linears(dtype, rows, width, out, gelu, seed):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_large_compiled_linear_is_shared_by_threads(threads):
-    x, weight, bias = random(0, 6, 768), random(1, 1000, 768) / 28, random(2, 1000)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        found = CompiledLinear(weight, bias, 6, kernels=kernels_for(8))(x)
-    finally:
-        torch.set_num_threads(before)
-    expected = F.linear(x.double(), weight.double(), bias.double())
+def test_a_large_compiled_linear_is_shared_by_threads(threads, set_threads):
+    x, weight, bias, expected = a_linear(torch.float32, 6, 768, 1000, False, 0)
+    set_threads(threads)
+    found = CompiledLinear(weight, bias, 6, kernels=kernels_for(8))(x)
     torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=4e-6)
 
 
@@ -458,16 +451,16 @@ def test_a_compiled_linear_hides_no_bad_number(dtype, gelu, bad):
 
 
 def test_which_linear_is_chosen():
-    kernels = kernels_for(8)
+    loops = kernels_for(8)
     for dtype, most in ((torch.float32, 16), (torch.bfloat16, 8)):
         for rows in (1, most):
-            kind, given = choose_linear(kernels, dtype, rows)
+            kind, given = choose_linear(dtype, rows, True, loops)
             assert kind.func is CompiledLinear and given == rows
-        assert choose_linear(kernels, dtype, most + 1)[0] is not kind.func
+            assert choose_linear(dtype, rows, False, loops) == (PlainLinear, rows)
         packed = PackedLinear if can_pack(dtype) else PlainLinear
-        assert choose_linear(kernels, dtype, most + 1) == (packed, most + 1)
+        assert choose_linear(dtype, most + 1, True, loops) == (packed, most + 1)
     if can_pack(torch.float32):
-        assert choose_linear(None, torch.float32, 1) == (PackedLinear, 4)
+        assert choose_linear(torch.float32, 1, True, None) == (PackedLinear, 4)
 
 
 @pytest.mark.parametrize("kind", ["packed", "plain"])

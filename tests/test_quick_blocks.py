@@ -183,23 +183,20 @@ def test_quick_blocks_compute_the_same(images, changes):
 
 @needs_compiler
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_number_of_threads_changes_no_bit_between_the_products(bf16):
+def test_the_number_of_threads_changes_no_bit_between_the_products(bf16, set_threads):
     """Each sum belongs to one thread, and so it is added up in one order."""
     dtype, rows = torch.bfloat16 if bf16 else torch.float32, torch.arange(32) % 11
     x, table, ones = random(32, 51, 64), random(11, 51, 64).to(dtype), torch.ones(64)
     qkv, norms = random(32, 51, 192).to(dtype), random(4, 16)
-    results, before = [], torch.get_num_threads()
-    try:
-        for threads in (1, 3, 3):
-            torch.set_num_threads(threads)
-            given = [t.clone().requires_grad_() for t in (x, table, ones, qkv, norms)]
-            y = ModulatedNorm.apply(*given[:2], given[1], given[2], ones, rows, library(16))
-            z = Residual.apply(given[0], y, given[1], rows, library(16))
-            out = CausalAttention.apply(given[3], given[4], 4, library(16))
-            (z.sum() + (out * y).float().sum()).backward()
-            results.append([z, out, *(t.grad for t in given)])
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for threads in (1, 3, 3):
+        set_threads(threads)
+        given = [t.clone().requires_grad_() for t in (x, table, ones, qkv, norms)]
+        y = ModulatedNorm.apply(*given[:2], given[1], given[2], ones, rows, library(16))
+        z = Residual.apply(given[0], y, given[1], rows, library(16))
+        out = CausalAttention.apply(given[3], given[4], 4, library(16))
+        (z.sum() + (out * y).float().sum()).backward()
+        results.append([z, out, *(t.grad for t in given)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 

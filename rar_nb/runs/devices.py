@@ -237,7 +237,7 @@ def start_threads(count: int) -> ThreadPoolExecutor:
     before = torch.get_num_threads()
 
     def alone():
-        torch.get_num_threads()  # the first call in a thread takes over the number of all others
+        torch.get_num_threads()  # sets the usual number, which would otherwise happen later
         torch.set_num_threads(1)
 
     pool = ThreadPoolExecutor(count, initializer=alone)
