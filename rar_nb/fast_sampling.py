@@ -58,7 +58,7 @@ class BlockWeights(NamedTuple):
     fc1: PlainLinear  # with GELU
     fc2: PlainLinear
     head_norms: torch.Tensor  # [4, d], as for `attend_step`
-    adaln: tuple[torch.Tensor, torch.Tensor] | None  # weight [6·D, D], bias; None: a plain ViT
+    adaln: PlainLinear | None  # D to 6·D; None: a plain ViT
     norm1: nn.LayerNorm
     norm2: nn.LayerNorm
 
@@ -71,17 +71,18 @@ def rounded(linear: nn.Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.
 def block_weights(
     block: nn.Module,  # a `Block`
     dtype: torch.dtype,  # of products
-    rows: int,  # of the batch
-    kind: Callable[..., PlainLinear],  # makes a linear of weight, bias and rows
+    kind: Callable[..., PlainLinear],  # makes a linear of weight and bias for a step
+    adaln_kind: Callable[..., PlainLinear],  # the same for the table of modulations
 ) -> BlockWeights:
     "The weights of a block for steps with so many rows."
     attn, mlp = block.attn, block.mlp
     adaln = getattr(block, 'adaLN_modulation', None)  # SiLU and a linear
     norms = [attn.q_norm.weight, attn.q_norm.bias, attn.k_norm.weight, attn.k_norm.bias]
     return BlockWeights(
-        kind(*rounded(attn.qkv, dtype), rows), kind(*rounded(attn.proj, dtype), rows),
-        kind(*rounded(mlp.fc1, dtype), rows, gelu=True), kind(*rounded(mlp.fc2, dtype), rows),
-        torch.stack(norms).detach(), adaln and rounded(adaln[1], dtype), block.norm1, block.norm2)
+        kind(*rounded(attn.qkv, dtype)), kind(*rounded(attn.proj, dtype)),
+        kind(*rounded(mlp.fc1, dtype), gelu=True), kind(*rounded(mlp.fc2, dtype)),
+        torch.stack(norms).detach(), adaln and adaln_kind(*rounded(adaln[1], dtype)),
+        block.norm1, block.norm2)
 
 
 class ModelWeights:
@@ -92,14 +93,19 @@ class ModelWeights:
         model: RAR,
         dtype: torch.dtype,  # of products
         rows: int,  # of the batch
-        choose: Callable,  # `choose_linear`, for a type of numbers and these rows
+        table_rows: int,  # for which adaLN is computed in one product
+        choose: Callable,  # `choose_linear`, for a type of numbers and a number of rows
     ):
-        kind = choose(dtype, rows)[0]
-        self.blocks = [block_weights(block, dtype, rows, kind) for block in model.blocks]
-        final = model.adaln_before_head
-        self.adaln = rounded(final.adaLN_modulation[1], dtype) if model.config.adaln else None
+        head, final = model.lm_head, model.adaln_before_head
+        kind = partial(choose(dtype, rows)[0], rows=rows)
+        adaln_kind = partial(PlainLinear, rows=table_rows)
+        if dtype != head.weight.dtype:  # a copy is needed anyway, so it may be packed
+            adaln_kind = partial(choose(dtype, table_rows)[0], rows=table_rows)
+        self.blocks = [block_weights(b, dtype, kind, adaln_kind) for b in model.blocks]
+        self.adaln = None
+        if model.config.adaln:
+            self.adaln = adaln_kind(*rounded(final.adaLN_modulation[1], dtype))
         self.norm_final = final.norm_final
-        head = model.lm_head
         head_kind = choose(head.weight.dtype, rows)[0]
         self.head = head_kind(head.weight.detach(), head.bias.detach(), rows)
 
@@ -131,7 +137,7 @@ def fill_block(
     if block.adaln is None:  # a plain ViT: no shift, no scale, and gates that are open
         table.zero_()[:, [2, 5]] = 1
     else:
-        table.copy_(F.linear(c, *block.adaln).unflatten(-1, (6, -1)))
+        table.copy_(block.adaln(c).unflatten(-1, (6, -1)))
     shift1, scale1, _, shift2, scale2, _ = table.unbind(1)
     for shift, scale, norm in ((shift1, scale1, block.norm1), (shift2, scale2, block.norm2)):
         shift.addcmul_(scale.add_(1), norm.bias)
@@ -142,14 +148,14 @@ def fill_block(
 def fill_head(
     table: torch.Tensor,  # [n, 2, D], receives scale and shift
     c: torch.Tensor,  # [n, D]
-    adaln: tuple[torch.Tensor, torch.Tensor] | None,
+    adaln: PlainLinear | None,  # D to 2·D
     norm: nn.LayerNorm,  # has weights only without adaLN
 ):
     "The same for the norm before the head."
     if adaln is None:
         table.copy_(torch.stack([norm.weight, norm.bias]))
     else:
-        table.copy_(F.linear(c, *adaln).unflatten(-1, (2, -1)))
+        table.copy_(adaln(c).unflatten(-1, (2, -1)))
         table.select(1, 0).add_(1)
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0012
@@ -204,8 +210,8 @@ class FastStep(nn.Module):
         loops = kernels if isinstance(kernels, Kernels) else None
         choose = partial(choose_linear, packed=plan.packed and plain_cpu, kernels=loops)
         self.all_rows = choose(dtype, rows)[1]
-        self.weights = ModelWeights(model, dtype, self.all_rows, choose)
         self.table_rows = table_rows(config, rows, plan.table_bytes, weight.element_size())
+        self.weights = ModelWeights(model, dtype, self.all_rows, self.table_rows, choose)
         self.done = 0  # positions, counted on the host; `position` is the same on the device
         self.allocate(device, weight.dtype, shared_order)
 

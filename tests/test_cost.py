@@ -240,10 +240,10 @@ def test_sampler_takes_as_much_memory_as_estimated(g, bf16, changes):
     estimate = sampling_bytes(run, bf16)
     assert estimate["cache"] == step.keys.nbytes + step.values.nbytes
     assert estimate["table"] == step.table.nbytes + step.head_table.nbytes
-    weights = [step.weights.adaln[0]]
+    weights = [step.weights.adaln.weight]
     for block in step.weights.blocks:
-        linears = block.qkv, block.proj, block.fc1, block.fc2
-        weights += [block.adaln[0], *(linear.weight for linear in linears)]
+        linears = block.adaln, block.qkv, block.proj, block.fc1, block.fc2
+        weights += [linear.weight for linear in linears]
     assert estimate["copies"] == (sum(w.nbytes for w in weights) if bf16 else 0)
     assert step.weights.head.weight.dtype == torch.float32
 
