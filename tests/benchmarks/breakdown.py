@@ -29,7 +29,7 @@ from tests.benchmarks.sampling import samplers
 SMALL = ("copies", "norms and other small operators", "Python and dispatch")
 KINDS = {  # of operators, by a pattern of their names; the first that matches counts
     "attention": r"scaled_dot_product|softmax|aten::bmm|attention|attend",
-    "linears": r"addmm|aten::mm|aten::linear|mkldnn|onednn|^times$",
+    "linears": r"addmm|aten::mm|aten::linear|mkldnn|onednn|^times",
     "copies": r"aten::(cat|copy_|_to_copy|to|clone|contiguous|index|index_select|fill_|stack)$",
     "norms and other small operators": r"",
 }
@@ -44,20 +44,22 @@ def is_adaln(config: ModelConfig, shapes: list) -> bool:
 
 def kind_of(name: str, shapes: list, config: ModelConfig) -> str:
     """The kind of an operator."""
+    if name == "adaLN":  # a product that `named` has named
+        return name
     kind = next(kind for kind, pattern in KINDS.items() if re.search(pattern, name))
     return "adaLN" if kind == "linears" and is_adaln(config, shapes) else kind
 
 
-NAMED = ("attend_step", "modulated_norm", "times")  # methods of `Kernels`
+NAMED = ("attend_step", "modulated_norm", "times", "times_tiles")  # methods of `Kernels`
 
 
 @contextmanager
-def named_kernels():
+def named_kernels(config: ModelConfig):
     """Within, the profiler sees the compiled loops of `rar_nb.kernels`, which are no operators of
     torch, under the names of their methods."""
     before = {name: getattr(Kernels, name) for name in NAMED}
     for name, method in before.items():
-        setattr(Kernels, name, named(method, name))
+        setattr(Kernels, name, named(method, name, config))
     try:
         yield
     finally:
@@ -65,12 +67,16 @@ def named_kernels():
             setattr(Kernels, name, method)
 
 
-def named(method: Callable, name: str) -> Callable:
-    """The same method, under a name for the profiler."""
+def named(method: Callable, name: str, config: ModelConfig) -> Callable:
+    """The same method, under a name for the profiler; a product of adaLN is named after it."""
 
-    def call(*arguments, **options):
-        with record_function(name):
-            return method(*arguments, **options)
+    def call(self, *arguments):
+        label = name
+        if name.startswith("times"):
+            x, _, bias, _ = arguments  # the weight is no matrix any more
+            label = "adaLN" if is_adaln(config, [[len(bias), x.shape[1]]]) else name
+        with record_function(label):
+            return method(self, *arguments)
 
     return call
 
@@ -83,7 +89,7 @@ def breakdown(
     """Seconds of a step by kind, and how many operators are called in it."""
     model = way.args[0]
     forget(model)  # what the sampler has kept holds the methods without names
-    with named_kernels():
+    with named_kernels(config):
         way()
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             start = time.perf_counter()
