@@ -214,7 +214,7 @@ static void linear(const A *x, const A *w, const float *bias, A *y, int64_t rows
 
 # %% ../nbs/60_kernels.ipynb #kern0035
 TILE_LOOPS = r'''
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) && defined(__linux__)
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
