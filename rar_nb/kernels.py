@@ -221,6 +221,7 @@ TILE_LOOPS = r'''
 #define SIDE 16  // rows of a tile
 #define DEEP 32  // numbers of a row of x in a tile
 #define TILE (SIDE * DEEP)
+static_assert(PANEL == 2 * SIDE, "a panel is two tiles wide");
 
 struct alignas(64) Shapes {  // of the eight tiles: 16 rows of 64 bytes each
     uint8_t palette = 1, start = 0, unused[14] = {};
@@ -264,9 +265,9 @@ static inline void times_tiles(const bf16 *x, const bf16 *second, const bf16 *w,
     _tile_stored(3, sums + SIDE * PANEL + SIDE, 4 * PANEL);
 }
 
-static void linear_by_tiles(const bf16 *x, const bf16 *w, const float *bias, bf16 *y, int64_t rows,
-                            int64_t width, int64_t out, int64_t gelu) {
-    const int64_t deep = up(width, DEEP), padded = up(rows, SIDE), passes = up(rows, 32) / 32;
+extern "C" void linear_tiles(const bf16 *x, const bf16 *w, const float *bias, bf16 *y,
+                             int64_t rows, int64_t width, int64_t out, int64_t gelu) {
+    const int64_t deep = up(width, DEEP), padded = up(rows, SIDE), passes = up(rows, PANEL) / PANEL;
     bf16 *tiles = (bf16 *)aligned_alloc(64, padded * deep * sizeof(bf16));
     #pragma omp parallel if (rows * width * out > 65536)
     {
@@ -275,14 +276,14 @@ static void linear_by_tiles(const bf16 *x, const bf16 *w, const float *bias, bf1
         in_tiles(x, tiles, rows, width);
         #pragma omp for
         for (int64_t o = 0; o < out; o += PANEL)
-            for (int64_t r = 0; r < rows; r += 32) {
-                alignas(64) float sums[32 * PANEL];
+            for (int64_t r = 0; r < rows; r += PANEL) {  // as many rows as a panel has
+                alignas(64) float sums[PANEL * PANEL];
                 const bf16 *first = tiles + r * deep, *second = first + SIDE * deep;
                 const bf16 *coming = w + (o + PANEL + r / passes) * deep;
                 times_tiles(first, r + SIDE < padded ? second : nullptr, w + o * deep, sums,
-                            deep / DEEP, coming, 32 / passes);
+                            deep / DEEP, coming, PANEL / passes);
                 const int64_t end = out - o < PANEL ? out - o : PANEL;
-                for (int64_t i = 0; i < 32 && r + i < rows; i++)
+                for (int64_t i = 0; i < PANEL && r + i < rows; i++)
                     finish(sums + i * PANEL, bias + o, y + (r + i) * out + o, end, gelu);
             }
         _tile_release();
@@ -290,11 +291,10 @@ static void linear_by_tiles(const bf16 *x, const bf16 *w, const float *bias, bf1
     free(tiles);
 }
 
-static int64_t ask_for_tiles() { return !syscall(SYS_arch_prctl, 0x1023, 18); }
+// ARCH_REQ_XCOMP_PERM for XFEATURE_XTILEDATA; 0 is yes
+extern "C" int64_t may_use_tiles() { return !syscall(SYS_arch_prctl, 0x1023, 18); }
 #else
-static int64_t ask_for_tiles() { return 0; }
-static void linear_by_tiles(const bf16 *, const bf16 *, const float *, bf16 *, int64_t, int64_t,
-                            int64_t, int64_t) {}
+extern "C" int64_t may_use_tiles() { return 0; }
 #endif
 '''
 
@@ -319,11 +319,7 @@ NORM(norm_bfloat16_bfloat16, bf16, bf16)
 NORM(norm_bfloat16_float32, bf16, float)
 LINEAR(linear_float32, float)
 LINEAR(linear_bfloat16, bf16)
-void linear_tiles(const bf16 *x, const bf16 *w, const float *bias, bf16 *y, int64_t rows,
-                  int64_t width, int64_t out, int64_t gelu) {
-    linear_by_tiles(x, w, bias, y, rows, width, out, gelu); }
 int64_t panel_size() { return PANEL; }
-int64_t may_use_tiles() { return ask_for_tiles(); }
 }
 '''
 SOURCE = NUMBERS + HEAD + VECTORS + STEP_LOOPS + LINEAR_LOOPS + TILE_LOOPS + FUNCTIONS
@@ -340,12 +336,12 @@ class Kernels:
             attend.argtypes, attend.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 3, None
         for norm in self.norms.values():
             norm.argtypes, norm.restype = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 4, None
-        self.linears = {dtype: library[f'linear_{name}'] for dtype, name in NAMES.items()}
-        self.tiles = library.linear_tiles
-        for linear in (*self.linears.values(), self.tiles):
+        self.has_tiles = bool(library.may_use_tiles())  # that multiply bf16
+        names = [*NAMES.values(), 'tiles'] if self.has_tiles else NAMES.values()
+        self.linears = {name: library[f'linear_{name}'] for name in names}
+        for linear in self.linears.values():
             linear.argtypes, linear.restype = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 4, None
         self.panel = library.panel_size()  # rows of a weight that are read together
-        self.has_tiles = bool(library.may_use_tiles())  # that multiply bf16
 
     def attend_step(self, qkv, norms, keys, values, position, span=None) -> torch.Tensor:
         "`attend_step`; `span` is of no use here, as nothing behind `position` is read."
@@ -379,16 +375,17 @@ class Kernels:
 
     def times(self, x, panels, bias, gelu) -> torch.Tensor:  # [R, in] to [R, out]
         "x Wᵀ + b, and GELU if asked for, with W in panels and a float32 bias."
-        return self.product(self.linears[x.dtype], x, panels, bias, gelu)
+        return self.product(NAMES[x.dtype], x, panels, bias, gelu)
 
     def times_tiles(self, x, tiles, bias, gelu) -> torch.Tensor:  # [R, in] to [R, out]
         "The same with W in tiles; only if `has_tiles`."
-        return self.product(self.tiles, x, tiles, bias, gelu)
+        return self.product('tiles', x, tiles, bias, gelu)
 
-    def product(self, function, x, weight, bias, gelu) -> torch.Tensor:
+    def product(self, name, x, weight, bias, gelu) -> torch.Tensor:  # [R, out]
+        "What the compiled function `linear_<name>` makes of x."
         y = torch.empty(len(x), len(bias), dtype=x.dtype)
-        function(x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(), *x.shape,
-                 len(bias), gelu)
+        self.linears[name](x.data_ptr(), weight.data_ptr(), bias.data_ptr(), y.data_ptr(),
+                           *x.shape, len(bias), gelu)
         return y
 
 
