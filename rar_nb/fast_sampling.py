@@ -32,6 +32,7 @@ class Plan(NamedTuple):
 
     kernels: bool = True  # compiled loops on a CPU, kernels of Triton on a GPU
     packed: bool = True  # weights in the order in which they are read, on a CPU
+    one_call: bool = True  # compiled loops go through all blocks in one call, on a CPU
     graphs: bool = True  # steps are recorded and replayed, on a GPU
     table_bytes: int = 2**26  # memory for the modulation of coming steps; 0: one step at a time
     span: int | None = None  # attention is given a multiple of so many keys; 0: always all
@@ -42,7 +43,7 @@ DEFAULT_PLAN = Plan()
 
 def check_plan(plan: Plan):
     "Raise `InvalidValue` unless the values of `plan` are what they should be."
-    for name in ('kernels', 'packed', 'graphs'):
+    for name in ('kernels', 'packed', 'one_call', 'graphs'):
         value = getattr(plan, name)
         require(isinstance(value, bool), name, value, "True or False")
     require_int('table_bytes', plan.table_bytes, 0)
@@ -195,6 +196,7 @@ class FastStep(nn.Module):
         plain_cpu = device.type == 'cpu' and weight.dtype == torch.float32
         head_dim = config.hidden_size // config.num_heads
         kernels = choose_kernels(plan, weight, head_dim)
+        self.kernels, self.addresses = kernels, None
         self.attend = attend_step if kernels is None else kernels.attend_step
         self.norm = modulated_norm if kernels is None else kernels.modulated_norm
         self.config, self.plan, self.dtype = config, plan, dtype
@@ -249,8 +251,22 @@ class FastStep(nn.Module):
         self.entry.copy_(self.cls_token.expand(self.all_rows, -1))
         self.position.zero_()
         self.done = 0
+        if self.plan.one_call:
+            self.addresses = self.find_addresses()
         self.next_position()
         self.entry.copy_(self.embedded.index_select(0, self.which))
+
+    def find_addresses(self) -> torch.Tensor | None:  # int64 [blocks, 12]
+        "Where compiled loops find all that a step needs of each block; None: without them."
+        blocks = self.weights.blocks
+        if blocks[0].qkv.loop is None:
+            return None
+        memory = zip(self.table, self.keys, self.values)
+        linears = [(b.qkv, b.proj, b.fc1, b.fc2) for b in blocks]
+        return torch.tensor([
+            [t.data_ptr() for t in (*(x.weight for x in four), *(x.bias for x in four),
+                                    block.head_norms, *own)]
+            for block, four, own in zip(blocks, linears, memory)])
 
     @torch.no_grad()
     def fill_table(self):
@@ -300,6 +316,18 @@ class FastStep(nn.Module):
         span: int,
     ) -> torch.Tensor:  # [R, D], what the head reads
         "All blocks; each branch is added to x by the norm that comes next."
+        if self.addresses is None:
+            branch = self.all_blocks(x, rows, span)
+        else:
+            shape = self.config.num_heads, self.capacity, self.config.mlp_size
+            branch = self.kernels.all_blocks(
+                self.weights.blocks[0].qkv.loop, self.addresses, x, rows, self.position, shape)
+        gate = self.table.select(0, -1).select(1, 5)
+        scale, shift = self.head_table.unbind(1)
+        return self.norm(x, branch, (gate, shift, scale), rows, x.dtype)
+
+    def all_blocks(self, x, rows, span) -> torch.Tensor:  # [R, D]
+        "The branch that the last block adds to x, after all others have changed x."
         branch = gate = None
         memory = zip(self.table.unbind(), self.keys.unbind(), self.values.unbind())
         for block, (table, keys, values) in zip(self.weights.blocks, memory):
@@ -308,8 +336,7 @@ class FastStep(nn.Module):
             h = self.attend(block.qkv(h), block.head_norms, keys, values, self.position, span)
             h = self.norm(x, block.proj(h), (gate1, shift2, scale2), rows, self.dtype)
             branch, gate = block.fc2(block.fc1(h)), gate2
-        scale, shift = self.head_table.unbind(1)
-        return self.norm(x, branch, (gate, shift, scale), rows, x.dtype)
+        return branch
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0016
 class FastState(nn.Module):

@@ -41,6 +41,7 @@ PLANS = {
     "all": Plan(),
     "no kernels": Plan(kernels=False),
     "not packed": Plan(packed=False),
+    "a call for each loop": Plan(one_call=False),
     "as on a GPU": IN_TORCH,
     "one step in the table": Plan(table_bytes=0),
     "a few steps in the table": Plan(table_bytes=10_000),
@@ -93,6 +94,36 @@ def test_logits_of_the_textbook(plan):
             with torch.no_grad():
                 expected = slow.next_logits(last)
             torch.testing.assert_close(fast.next_logits(last), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 40),
+    heads=st.integers(1, 3),
+    mlp=st.sampled_from([8, 70, 400]),
+    layers=st.integers(1, 3),
+    adaln=st.booleans(),
+)
+def test_one_call_computes_what_many_calls_do(dtype, seed, rows, heads, mlp, layers, adaln):
+    """Bit by bit, whether the MLP is narrower or wider than what attention reads."""
+    torch.manual_seed(seed)
+    model = RAR(ModelConfig(8, 4, C, hidden_size=20 * heads, num_layers=layers, num_heads=heads,
+                            mlp_size=mlp, adaln=adaln)).eval()  # fmt: skip
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    entries, found = torch.randn(4, rows, 20 * heads), []
+    for one_call in (True, False):
+        step = FastStep(model, rows, dtype, plan=Plan(one_call=one_call, table_bytes=0))
+        step.start([model.config.condition_id(torch.tensor(i % C)).item() for i in range(rows)],
+                   torch.arange(4).unsqueeze(0))  # fmt: skip
+        compiled = step.weights.blocks[0].qkv.loop is not None
+        assert (step.addresses is not None) == (one_call and compiled)
+        for entry in entries:
+            step.entry[:rows] = entry
+            found.append(step.next_position())
+    assert torch.stack(found[:4]).equal(torch.stack(found[4:]))
 
 
 def test_float64_is_computed_in_float64():

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from rar_nb.kernels import (
     Kernels,
     PackedLinear,
     PlainLinear,
-    TileLinear,
     attend_step,
     can_pack,
     choose_linear,
@@ -444,6 +444,10 @@ def test_a_large_compiled_linear_is_shared_by_threads(threads, set_threads):
     torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=4e-6)
 
 
+def tile_linear(loops: Kernels) -> partial:
+    return partial(CompiledLinear, kernels=loops, tiles=True)
+
+
 @pytest.fixture
 def tiles() -> Kernels:
     """The loops, on a processor that multiplies tiles."""
@@ -457,7 +461,7 @@ def tiles() -> Kernels:
 @given(rows=st.integers(1, 100), **LINEARS)
 def test_linears_by_tiles_are_linears(tiles, rows, width, out, gelu, seed):
     x, weight, bias, expected = a_linear(torch.bfloat16, rows, width, out, gelu, seed)
-    found = TileLinear(weight, bias, rows, gelu, kernels=tiles)(x)
+    found = tile_linear(tiles)(weight, bias, rows, gelu)(x)
     assert found.dtype == torch.bfloat16 and found.shape == (rows, out)
     torch.testing.assert_close(found.double(), expected, rtol=2.0**-8, atol=2.0**-7)
 
@@ -467,7 +471,7 @@ def test_linears_by_tiles_are_linears(tiles, rows, width, out, gelu, seed):
 def test_a_large_linear_by_tiles_is_shared_by_threads(tiles, rows, threads, set_threads):
     x, weight, bias, expected = a_linear(torch.bfloat16, rows, 768, 1000, True, 0)
     set_threads(threads)
-    linear = TileLinear(weight, bias, rows, True, kernels=tiles)
+    linear = tile_linear(tiles)(weight, bias, rows, True)
     for count in (rows, 1):  # as the last table of a batch has fewer rows
         found = linear(x[:count]).double()
         torch.testing.assert_close(found, expected[:count], rtol=2.0**-8, atol=2.0**-7)
@@ -476,25 +480,27 @@ def test_a_large_linear_by_tiles_is_shared_by_threads(tiles, rows, threads, set_
 def test_tiles_leave_torch_its_own(tiles):
     """torch's products use the same registers, and set them up in another way."""
     x, weight, bias, _ = a_linear(torch.bfloat16, 64, 256, 512, False, 0)
-    ours, theirs = TileLinear(weight, bias, 64, kernels=tiles), F.linear(x, weight, bias)
+    ours, theirs = tile_linear(tiles)(weight, bias, 64), F.linear(x, weight, bias)
     first = ours(x)
     for _ in range(3):
         torch.testing.assert_close(ours(x), first, rtol=0, atol=0)
         torch.testing.assert_close(F.linear(x, weight, bias), theirs, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dtype, kind", [(dtype, CompiledLinear) for dtype in DTYPES]
-                         + [(torch.bfloat16, TileLinear)])  # fmt: skip
+@pytest.mark.parametrize("loop", [*NAMES, "tiles"])
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_compiled_linear_hides_no_bad_number(dtype, kind, gelu, bad):
+def test_a_compiled_linear_hides_no_bad_number(loop, gelu, bad):
     """A row that holds one has a bad result, and the others have none."""
-    loops = kernels_for(8)
-    if kind is TileLinear and not loops.has_tiles:
+    loops, dtype = kernels_for(8), torch.float32 if loop == "float32" else torch.bfloat16
+    if loop not in loops.linears:
         pytest.skip("this processor has no tiles")
+    kind = partial(CompiledLinear, kernels=loops, tiles=loop == "tiles")
     x, weight = random(0, 5, 40, dtype=dtype), random(1, 70, 40, dtype=dtype)
     x[3, 7] = bad
-    found = kind(weight, random(2, 70, dtype=dtype), 5, gelu, kernels=loops)(x)
+    linear = kind(weight, random(2, 70, dtype=dtype), 5, gelu)
+    found = linear(x)
+    assert linear.loop == loop
     assert found[[0, 1, 2, 4]].isfinite().all()
     assert not found[3].isfinite().any()
 
@@ -503,11 +509,12 @@ def test_a_compiled_linear_hides_no_bad_number(dtype, kind, gelu, bad):
 def test_which_linear_is_chosen(has_tiles, monkeypatch):
     loops = kernels_for(8)
     monkeypatch.setattr(loops, "has_tiles", has_tiles)
-    bf16 = (torch.bfloat16, 64, TileLinear) if has_tiles else (torch.bfloat16, 8, CompiledLinear)
-    for dtype, most, expected in ((torch.float32, 16, CompiledLinear), bf16):
+    for dtype, most in ((torch.float32, 16), (torch.bfloat16, 64 if has_tiles else 8)):
         for rows in (1, most):
             kind, given = choose_linear(dtype, rows, True, loops)
-            assert kind.func is expected and given == rows
+            by_tiles = has_tiles and dtype == torch.bfloat16
+            assert kind.func is CompiledLinear and given == rows
+            assert kind.keywords.get("tiles", False) == by_tiles
             assert choose_linear(dtype, rows, False, loops) == (PlainLinear, rows)
         packed = PackedLinear if can_pack(dtype) else PlainLinear
         assert choose_linear(dtype, most + 1, True, loops) == (packed, most + 1)

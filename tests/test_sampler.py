@@ -628,6 +628,7 @@ def test_the_mode_comes_back_after_an_error():
     (dict(table_bytes=-1), "table_bytes = -1 .* at least 0"), (dict(span=-8), "span = -8"),
     (dict(span=2.5), "span = 2.5"), (dict(kernels=1), "kernels = 1 .* True or False"),
     (dict(graphs="no"), "graphs = 'no'"), (dict(packed=None), "packed = None"),
+    (dict(one_call=1), "one_call = 1"),
 ])  # fmt: skip
 def test_wrong_plans(model, change, message):
     plan = Plan()._replace(**change)

@@ -64,8 +64,9 @@ RUNGS = [
     Rung("memory that stays where it is,\nadaLN of many steps at once",
          Plan(kernels=False, packed=False), ("adaLN", "copies")),
     Rung("packed weights (oneDNN)", Plan(kernels=False), ("linears",)),
-    Rung("compiled loops", Plan(), ("linears", "attention", *SMALL)),
-    Rung("huge pages", Plan(), ("linears",), huge_pages=True),
+    Rung("compiled loops", Plan(one_call=False), ("linears", "attention", *SMALL)),
+    Rung("huge pages", Plan(one_call=False), ("linears",), huge_pages=True),
+    Rung("all blocks in one call", Plan(), ("Python and dispatch",), huge_pages=True),
 ]  # fmt: skip
 
 

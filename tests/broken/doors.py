@@ -681,8 +681,9 @@ def plan():
 def wrong_plans() -> tuple[tuple[str, Any], ...]:
     usual = plan()
     changes: dict[str, list] = dict(
-        kernels=["yes", 1], packed=[None], graphs=[2], table_bytes=[-1, 0.5], span=[-1, "all"]
-    )
+        kernels=["yes", 1], packed=[None], one_call=[3], graphs=[2],
+        table_bytes=[-1, 0.5], span=[-1, "all"],
+    )  # fmt: skip
     return tuple(
         (f"{name}-{value}", usual._replace(**{name: value}))
         for name, values in changes.items()
