@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from .embeddings import position_embedding
 from .gpu_kernels import GPUKernels, load_gpu_kernels
 from .kernels import (
-    Kernels, PlainLinear, attend_step, choose_linear, load_kernels, modulated_norm)
+    Kernels, PlainLinear, attend_step, choose_linear, load_kernels, modulated_norm, take_in_norms)
 from .support import checked, float32_products, require, require_int
 from .transformer import RAR, ModelConfig
 
@@ -60,8 +60,7 @@ class BlockWeights(NamedTuple):
     fc2: PlainLinear
     head_norms: torch.Tensor  # [4, d], as for `attend_step`
     adaln: PlainLinear | None  # D to 6·D; None: a plain ViT
-    norm1: nn.LayerNorm
-    norm2: nn.LayerNorm
+    norms: torch.Tensor  # [4, D], as for `take_in_norms`
 
 
 def rounded(linear: nn.Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,12 +77,13 @@ def block_weights(
     "The weights of a block for steps with so many rows."
     attn, mlp = block.attn, block.mlp
     adaln = getattr(block, 'adaLN_modulation', None)  # SiLU and a linear
-    norms = [attn.q_norm.weight, attn.q_norm.bias, attn.k_norm.weight, attn.k_norm.bias]
+    head_norms, norms = (
+        torch.stack([first.weight, first.bias, second.weight, second.bias]).detach()
+        for first, second in ((attn.q_norm, attn.k_norm), (block.norm1, block.norm2)))
     return BlockWeights(
         kind(*rounded(attn.qkv, dtype)), kind(*rounded(attn.proj, dtype)),
         kind(*rounded(mlp.fc1, dtype), gelu=True), kind(*rounded(mlp.fc2, dtype)),
-        torch.stack(norms).detach(), adaln and adaln_kind(*rounded(adaln[1], dtype)),
-        block.norm1, block.norm2)
+        head_norms, adaln and adaln_kind(*rounded(adaln[1], dtype)), norms)
 
 
 class ModelWeights:
@@ -133,16 +133,15 @@ def fill_block(
     table: torch.Tensor,  # [n, 6, D], receives shift, scale and gate of both halves of the block
     c: torch.Tensor,  # [n, D], SiLU(c_s) for n pairs of step and condition
     block: BlockWeights,
+    take_in: Callable = take_in_norms,  # or the compiled loop
 ):
     "adaLN of a block for n pairs of step and condition, with the block's norms taken in."
     if block.adaln is None:  # a plain ViT: no shift, no scale, and gates that are open
-        table.zero_()[:, [2, 5]] = 1
+        made = table.new_zeros(table.shape)
+        made[:, [2, 5]] = 1
     else:
-        table.copy_(block.adaln(c).unflatten(-1, (6, -1)))
-    shift1, scale1, _, shift2, scale2, _ = table.unbind(1)
-    for shift, scale, norm in ((shift1, scale1, block.norm1), (shift2, scale2, block.norm2)):
-        shift.addcmul_(scale.add_(1), norm.bias)
-        scale.mul_(norm.weight)
+        made = block.adaln(c)
+    take_in(made, block.norms, table)
 
 
 @torch.no_grad()
@@ -199,6 +198,8 @@ class FastStep(nn.Module):
         self.kernels, self.addresses = kernels, None
         self.attend = attend_step if kernels is None else kernels.attend_step
         self.norm = modulated_norm if kernels is None else kernels.modulated_norm
+        loops = kernels if isinstance(kernels, Kernels) else None
+        self.take_in = take_in_norms if loops is None else loops.take_in_norms
         self.config, self.plan, self.dtype = config, plan, dtype
         self.embeddings, self.cls_token = model.embeddings, model.cls_token.detach().squeeze(0)
         tables = model.pos_embed, model.target_aware_pos_embed, model.timesteps_embeddings
@@ -209,7 +210,6 @@ class FastStep(nn.Module):
         self.timesteps = timesteps.squeeze(0)
         self.rows, self.capacity = rows, config.num_tokens + 2
         self.span_step = span_step(plan, device, kernels is not None) or self.capacity
-        loops = kernels if isinstance(kernels, Kernels) else None
         choose = partial(choose_linear, packed=plan.packed and plain_cpu, kernels=loops)
         self.all_rows = choose(dtype, rows)[1]
         self.table_rows = table_rows(config, rows, plan.table_bytes, weight.element_size())
@@ -275,7 +275,7 @@ class FastStep(nn.Module):
         c = self.timesteps.narrow(0, self.done, steps).unsqueeze(1) + self.embedded
         c = F.silu(c).flatten(0, 1).to(self.dtype)  # [n, D] for n = steps · N
         for table, block in zip(self.table.unbind(), self.weights.blocks):
-            fill_block(table.narrow(0, 0, len(c)), c, block)
+            fill_block(table.narrow(0, 0, len(c)), c, block, self.take_in)
         fill_head(self.head_table.narrow(0, 0, len(c)), c, self.weights.adaln,
                   self.weights.norm_final)
         self.first.copy_(self.position)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEP_LOOPS', 'LINEAR_LOOPS', 'TILE_LOOPS', 'BLOCK_LOOPS', 'FUNCTIONS', 'SOURCE', 'FEW', 'FEW_FOR_TILES',
-           'attend_step', 'modulated_norm', 'Kernels', 'load_kernels', 'PlainLinear', 'PackedLinear', 'CompiledLinear',
-           'can_pack', 'choose_linear']
+           'attend_step', 'modulated_norm', 'take_in_norms', 'Kernels', 'load_kernels', 'PlainLinear', 'PackedLinear',
+           'CompiledLinear', 'can_pack', 'choose_linear']
 
 # %% ../nbs/60_kernels.ipynb #kern0004
 import ctypes
@@ -59,6 +59,19 @@ def modulated_norm(
     if branch is not None:
         x.addcmul_(gate, branch.to(x.dtype))
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), scale).to(dtype)
+
+# %% ../nbs/60_kernels.ipynb #kern0044
+def take_in_norms(
+    made: torch.Tensor,  # [n, 6·D] by adaLN: β, γ and gate of attention, then those of the MLP
+    norms: torch.Tensor,  # [4, D]: weight and bias of norm1, weight and bias of norm2
+    table: torch.Tensor,  # [n, 6, D], receives shift, scale and gate of both
+):
+    "shift = (1 + γ) b + β and scale = (1 + γ) w, for both halves of a block."
+    table.copy_(made.view(table.shape))
+    shift1, scale1, _, shift2, scale2, _ = table.unbind(1)
+    for shift, scale, (weight, bias) in zip((shift1, shift2), (scale1, scale2), norms.chunk(2)):
+        shift.addcmul_(scale.add_(1), bias)
+        scale.mul_(weight)
 
 # %% ../nbs/60_kernels.ipynb #kern0010
 STEP_LOOPS = r'''
@@ -131,6 +144,22 @@ static void modulated_norm(float *x, const B *branch, const float *gate, const f
         const float norm = 1 / std::sqrt(square / width + 1e-6f);
         for (int64_t j = 0; j < width; j++)
             write(out + i * width + j, (xi[j] - mean) * norm * scale[c + j] + shift[c + j]);
+    }
+}
+
+template <class A>
+static void take_in_norms(const A *made, const float *norms, float *table, int64_t rows,
+                          int64_t width) {
+    #pragma omp for
+    for (int64_t i = 0; i < 2 * rows; i++) {  // halves of a block
+        const A *beta = made + 3 * i * width, *gamma = beta + width, *gate = gamma + width;
+        const float *weight = norms + i % 2 * 2 * width, *bias = weight + width;
+        float *__restrict shift = table + 3 * i * width, *__restrict scale = shift + width;
+        for (int64_t j = 0; j < width; j++) {
+            scale[j] = (1 + read(gamma[j])) * weight[j];
+            shift[j] = (1 + read(gamma[j])) * bias[j] + read(beta[j]);
+        }
+        for (int64_t j = 0; j < width; j++) scale[width + j] = read(gate[j]);
     }
 }
 '''
@@ -353,6 +382,10 @@ extern "C" {
     SHARED_IF(rows * width > 8192) \
     modulated_norm(x, branch, gate, shift, scale, table_rows, out, rows, width, gate_stride, \
                    stride); }
+#define TAKE_IN(name, A) void take_in_##name(const A *made, const float *norms, float *table, \
+        int64_t rows, int64_t width) { \
+    SHARED_IF(rows * width > 2048) \
+    take_in_norms(made, norms, table, rows, width); }
 #define LINEAR(name, A, times) void linear_##name(const A *x, const A *w, const float *bias, \
         A *y, int64_t rows, int64_t width, int64_t out, int64_t gelu) { \
     void *memory = aligned_alloc(64, memory_of(rows, width)); \
@@ -370,6 +403,8 @@ ATTEND(bfloat16, bf16, bf16)
 NORM(float32_float32, float, float)
 NORM(bfloat16_bfloat16, bf16, bf16)
 NORM(bfloat16_float32, bf16, float)
+TAKE_IN(float32, float)
+TAKE_IN(bfloat16, bf16)
 PRODUCTS(LINEAR)
 PRODUCTS(BLOCKS)
 int64_t panel_size() { return PANEL; }
@@ -386,10 +421,13 @@ class Kernels:
         self.attends = {dtype: library[f'attend_{name}'] for dtype, name in NAMES.items()}
         pairs = [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)]
         self.norms = {(a, b): library[f'norm_{NAMES[a]}_{NAMES[b]}'] for a, b in pairs}
+        self.take_ins = {dtype: library[f'take_in_{name}'] for dtype, name in NAMES.items()}
         for attend in self.attends.values():
             attend.argtypes, attend.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 3, None
         for norm in self.norms.values():
             norm.argtypes, norm.restype = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 4, None
+        for take_in in self.take_ins.values():
+            take_in.argtypes, take_in.restype = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2, None
         self.has_tiles = bool(library.may_use_tiles())  # that multiply bf16
         loops = [*NAMES.values(), 'tiles'] if self.has_tiles else NAMES.values()
         self.linears = {loop: library[f'linear_{loop}'] for loop in loops}
@@ -418,6 +456,11 @@ class Kernels:
              shift.data_ptr(), scale.data_ptr(), table_rows.data_ptr(), out.data_ptr(),
              *x.shape, stride, shift.stride(0))
         return out
+
+    def take_in_norms(self, made, norms, table):
+        "`take_in_norms`"
+        rows, _, width = table.shape
+        self.take_ins[made.dtype](made.data_ptr(), norms.data_ptr(), table.data_ptr(), rows, width)
 
     def in_panels(self, weight: torch.Tensor) -> torch.Tensor:  # [out, in] to [panels, in, panel]
         "A weight in the order of loops over panels; the last panel is filled with zeros."

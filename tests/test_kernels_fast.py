@@ -28,6 +28,7 @@ from rar_nb.kernels import (
     choose_linear,
     load_kernels,
     modulated_norm,
+    take_in_norms,
 )
 from rar_nb.sampler import SampleConfig, image_noise, sample_tokens, textbook_tokens
 from rar_nb.transformer import RAR, ModelConfig
@@ -260,6 +261,29 @@ def test_norm_hides_no_broken_number(where, number):
     found = kernels_for(8).modulated_norm(x, *arguments)
     assert torch.equal(found.isfinite(), twin.isfinite()) and not found[2].isfinite().all()
     assert found[[0, 1, 3]].isfinite().all()
+
+
+# Norms that are taken in
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
+@pytest.mark.parametrize("rows, width", [(1, 1), (3, 33), (5, 128), (200, 768)])
+def test_norms_are_taken_in_by_the_formula(dtype, rows, width):
+    """(1 + γ) (w x + b) + β is scale · x + shift, whatever x is; gates are as they were."""
+    made, norms = random(0, rows, 6 * width, dtype=dtype), random(1, 4, width)
+    tables = torch.full((2, rows, 6, width), math.nan)
+    kernels_for(8).take_in_norms(made, norms, tables[0])
+    take_in_norms(made, norms, tables[1])
+    x, parts = random(2, width).double(), made.double().view(rows, 6, width)
+    for table in tables.double():
+        for half in (0, 1):
+            beta, gamma, gate = parts[:, 3 * half : 3 * half + 3].unbind(1)
+            shift, scale, kept = table[:, 3 * half : 3 * half + 3].unbind(1)
+            weight, bias = norms.double()[2 * half : 2 * half + 2]
+            expected = (1 + gamma) * (weight * x + bias) + beta
+            torch.testing.assert_close(scale * x + shift, expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(scale, (1 + gamma) * weight, rtol=1e-6, atol=1e-6)
+            assert torch.equal(kept, gate)
 
 
 def test_numbers_are_rounded_to_bf16_as_torch_does():
