@@ -351,25 +351,33 @@ def make_images(folder: Path):
             digits[500 * c + i][0].save(folder / str(c) / f"{i}.png")
 
 
-def measure(parts: list[str], kills: int, seed: int) -> dict:
-    """All parts in a temporary folder."""
+def undisturbed_run(place: Path, tokens: Path, name: str) -> Path:
+    """The run that a part's must equal; parts with the same command share it."""
+    kind = name if name in ("two", "notebook") else "program"
+    folder = place / f"undisturbed_{kind}"
+    if folder.exists():
+        return folder
+    if kind == "notebook":
+        finish(papermill(folder), place / "undisturbed.log")
+    else:
+        new_run(tokens, folder)
+        finish(program(tokens, folder, 2 if kind == "two" else 1), place / "log")
+    return folder
+
+
+def measure(kills: dict[str, int], seed: int) -> dict:
+    """Parts by name, with their numbers of kills, in a temporary folder."""
     results = {}
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         tokens = save_made_up_tokens(place / "tokens", 200, crops=2)
         make_images(place / "images")
-        for name in parts:
-            run_part, share = PARTS[name]
-            since, undisturbed = time.monotonic(), place / f"undisturbed_{name}"
-            if name == "notebook":
-                finish(papermill(undisturbed), place / "undisturbed.log")
-            else:
-                new_run(tokens, undisturbed)
-                finish(program(tokens, undisturbed, 2 if name == "two" else 1), place / "log")
+        for name, count in kills.items():
+            since, undisturbed = time.monotonic(), undisturbed_run(place, tokens, name)
             where = place / name if name != "notebook" else place
             where.mkdir(exist_ok=True)
             part = Part(where, tokens, random.Random(f"{seed} {name}"))
-            run_part(part, max(1, round(kills * share)), undisturbed)
+            PARTS[name][0](part, count, undisturbed)
             results[name] = part.result() | dict(seconds=round(time.monotonic() - since))
             print(name, json.dumps(results[name]), flush=True)
     return results
@@ -382,7 +390,9 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    results = measure(args.parts.split(","), args.kills, args.seed)
+    parts = args.parts.split(",")
+    kills = {name: max(1, round(args.kills * PARTS[name][1])) for name in parts}
+    results = measure(kills, args.seed)
     report = dict(results, seed=args.seed, commit=commit(), date=str(date.today()),
                   machine=f"{os.cpu_count()} cores, {processor()}",
                   command=" ".join(sys.argv))  # fmt: skip
