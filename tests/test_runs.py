@@ -190,24 +190,9 @@ def test_resume_refuses_another_run(run, images, tmp_path):
     )
 
 
-def test_tokenizer_of_another_run(run, images, tmp_path):
-    execute(
-        "train",
-        tmp_path / "out.ipynb",
-        run_dir=str(tmp_path / "b"),
-        data=images,
-        tokenizer_from=str(run),
-        changes={"num_layers": 1},
-        **SMALL,
-    )
-    assert (tmp_path / "b" / "tokenizer.safetensors").read_bytes() == (
-        run / "tokenizer.safetensors"
-    ).read_bytes()
-    assert load_run_config(tmp_path / "b" / "config.json").model.num_layers == 1
-
-
 def test_a_run_starts_from_another_one(run, images, tmp_path):
-    """Fine-tuning: the first validation loss is the last one of the run that it starts from."""
+    """Fine-tuning: the first validation loss is the last one of the run that it starts from, whose
+    tokenizer it has, too."""
     done = execute(
         "train",
         tmp_path / "out.ipynb",
@@ -223,6 +208,8 @@ def test_a_run_starts_from_another_one(run, images, tmp_path):
         for folder in (tmp_path / "b", run)
     )
     assert first[0]["raster_loss"] == last[-1]["raster_loss"]
+    name = "tokenizer.safetensors"
+    assert (tmp_path / "b" / name).read_bytes() == (run / name).read_bytes()
     assert "the rows of all 10 classes among them" in printed(done)
     assert load_run_config(tmp_path / "b" / "config.json").init_from == str(run)
 
