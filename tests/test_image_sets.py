@@ -735,13 +735,13 @@ def same_set_again(folder, place, seed, num_samples):
 
 @pytest.mark.skipif(FORKS is None, reason="needs a fork server")
 def test_of_two_jobs_at_once_one_gives_up(folder, tmp_path):
-    jobs = [forked_job(folder, tmp_path / "set", seed, 200) for seed in (1, 2)]
+    jobs = [forked_job(folder, tmp_path / "set", seed, 100) for seed in (1, 2)]
     for job in jobs:
         job.join()
     assert sorted(job.exitcode for job in jobs) == [0, 2]
     seed = json.loads((tmp_path / "set" / "generate.json").read_text())["seed"]
     assert seed == (1 if jobs[0].exitcode == 0 else 2)
-    same_set_again(folder, tmp_path / "again", seed, 200)
+    same_set_again(folder, tmp_path / "again", seed, 100)
     assert files(tmp_path / "set") == files(tmp_path / "again")
 
 
