@@ -136,6 +136,18 @@ def test_figure_1_prints_the_published_numbers():
         assert order == GOLDEN["16x16"][ax.get_title(loc="left")]
 
 
+def test_figure_1_can_be_read():
+    """In the website's column, which is 704 pixels wide, its letters are nine pixels high, and no
+    number touches the next one."""
+    fig = plot_figure_1()
+    shown = min(1.0, 704 / fig.bbox.width)
+    for ax in fig.axes:
+        cell = ax.get_window_extent().width / 16
+        for number in ax.texts:
+            assert number.get_window_extent().width < cell - 2
+            assert number.get_fontsize() * fig.dpi / 72 * shown >= 9
+
+
 def test_colours_of_known_next_and_later_cells():
     fig = new_figure(4, 4)
     plot_order(fig.add_axes((0, 0, 1, 1)), named_order("spiral_in", 4), 4, 6)

@@ -144,13 +144,13 @@ def plot_order(
 @checked
 def plot_figure_1(grid_size: SmallGrid = 16) -> Figure:
     "All scan orders with the step that predicts each cell (supplement, Figure 1)."
-    num_rows = -(-len(SCAN_ORDERS) // 3)
-    fig = new_figure(10.4, 3.75 * num_rows)
-    for i, name in enumerate(SCAN_ORDERS):
-        left, bottom = 0.005 + 0.3345 * (i % 3), 1 - (i // 3 + 0.97) / num_rows
-        ax = fig.add_axes((left, bottom, 0.321, 0.89 / num_rows))
+    num_rows = -(-len(SCAN_ORDERS) // 2)
+    fig = new_figure(10.4, 5.5 * num_rows)
+    for i, name in enumerate(SCAN_ORDERS):  # two a row: three would make the numbers too small
+        left, bottom = 0.005 + 0.5025 * (i % 2), 1 - (i // 2 + 0.985) / num_rows
+        ax = fig.add_axes((left, bottom, 0.4875, 0.92 / num_rows))
         plot_order(ax, named_order(name, grid_size), grid_size)
-        ax.set_title(name, fontsize=12, loc='left', pad=5, parse_math=False)
+        ax.set_title(name, fontsize=14, loc='left', pad=5, parse_math=False)
     return fig
 
 # %% ../../nbs/10_scan_orders.ipynb #liveordr
