@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fastcore.docments import docments
+from PIL import Image
 
 from rar_nb.support import InvalidValue
 from tests.once import NAMES, small_site
@@ -253,6 +254,38 @@ def test_a_picture_can_be_opened_alone(site):
     assert links and len(links) == text.count('class="alone"') == len(set(links))
     assert all((site / link).is_file() and "panels" not in link for link in links)
     assert mend(text) == text
+
+
+def test_films_for_telephones(site):
+    """Every moving picture of the first page has a narrow one, which stands still, too, for those
+    who want that."""
+    found = re.findall(r"<picture>.*?</picture>", page(site, "index"), re.S)
+    films = [re.search(r'<img [^>]*src="([^"]+)"', picture)[1] for picture in found]
+    assert [Path(film).stem for film in films] == ["rar", "scan_orders", "annealing", "watch"]
+    for film, picture in zip(films, found, strict=True):
+        files = re.findall(r'srcset="([^"]+)"', picture)
+        assert len(files) == 3
+        for file in files:
+            with Image.open(site / file) as image, Image.open(site / film) as wide:
+                assert (image.width < 400) == ("_narrow" in file)
+                assert getattr(image, "n_frames", 1) == (1 if "still" in file else wide.n_frames)
+
+
+@pytest.mark.parametrize(
+    "text, columns",
+    [
+        ("raster    1.83\nspiral_in 1.00", False),
+        ("raster     1.83\nspiral_in  1.00", True),
+        ("  one sentence\n  and another", False),
+        ("a  b\n" + 90 * "c" + "  d", False),  # too wide for any screen
+        ("a  b", False),
+    ],
+)
+def test_only_columns_are_not_wrapped(text, columns):
+    output = '<div class="output stream x"><div class="highlight"><pre><span></span>'
+    mended = mend(f"{output}{text}</pre></div></div>")
+    assert ('class="output stream x columns"' in mended) == columns
+    assert mend(mended) == mended and text in mended
 
 
 @pytest.mark.parametrize(

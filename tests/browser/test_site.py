@@ -151,6 +151,36 @@ def test_plots_can_be_read_on_a_telephone(reader, page):
         assert plot["shown"] >= 0.95 * large["shown"]
 
 
+def test_films_can_be_read_on_a_telephone(reader):
+    """At 380 px each is as wide as the column, and hardly smaller than it was filmed."""
+    reader.open("index", width=380, height=800)
+    reader.run("for (const image of document.images) image.loading = 'eager'")
+    films = "[...document.querySelectorAll('article picture img')]"
+    reader.wait(f"return {films}.every(film => film.complete && film.naturalWidth)")
+    shown = reader.run(
+        f"return {films}.map(f => [f.currentSrc, f.offsetWidth / f.naturalWidth,"
+        "f.parentElement.parentElement.clientWidth - f.offsetWidth])"
+    )
+    assert len(shown) == 4
+    for file, scale, room in shown:
+        assert "_narrow." in file and scale > 0.8 and room == 0
+
+
+SIDEWAYS = """
+return [...document.querySelectorAll('div.cell_output .output:not(.columns) pre')]
+  .filter(box => box.scrollWidth > box.clientWidth + 1).map(box => box.textContent);
+"""
+
+
+@pytest.mark.parametrize("width", [380, 1300])
+@pytest.mark.parametrize("page", ["02_orders", "05_trainer", "53_study"])
+def test_printed_sentences_are_wrapped(reader, page, width):
+    """No one scrolls sideways for them."""
+    reader.open(page, width=width)
+    assert reader.run("return document.querySelectorAll('div.cell_output pre').length") > 0
+    assert reader.run(SIDEWAYS) == []
+
+
 @pytest.mark.parametrize("page, least", [("02_orders", 10), ("04_transformer", 20)])
 def test_mathematics(reader, page, least):
     """MathJax takes every formula; on a narrow screen one sees its beginning."""

@@ -6,6 +6,7 @@ leads nowhere is an error.
 """
 
 import argparse
+import html
 import importlib
 import json
 import re
@@ -45,13 +46,16 @@ MENDED = {  # a name that a screen reader reads must hold the words that one see
     '<summary><span class="toctree-toggle"': '<summary aria-label="Its pages">'
     '<span class="toctree-toggle"',
 }
-MOVING = re.compile(r'<img [^>]*src="([^"]+)\.(?:gif|webp)"[^>]*>')
-STANDING = (  # for those who have asked their system for less motion
-    r'<picture><source media="(prefers-reduced-motion: reduce)" srcset="\1.still.png">'
-    r"\g<0></picture>"
-)
+MOVING = re.compile(r'<img [^>]*src="([^"]+)(\.gif|\.webp)"[^>]*>')
+PICTURES = ROOT / "results" / "pictures"  # moving ones; X_narrow is what a telephone shows of X
+STILL = "(prefers-reduced-motion: reduce)"  # of those who have asked their system for less motion
+TELEPHONE = "(max-width: 576px)"  # as in site.css
 PLOT = re.compile(r'<img [^>]*src="([^"]*_images/[^"]+\.png)"[^>]*>')
 ALONE = '<a class="alone"'  # leads to a picture without the page: a telephone can enlarge it
+PRINTED = re.compile(  # by a cell
+    r'(<div class="output [^"]*)("[^>]*><div class="highlight"><pre>)(.*?)</pre>', re.S
+)
+WIDEST = 88  # characters of a printed line that a wide screen shows
 NAMES = re.compile(  # of notebooks and modules; narrow columns of tables break them in between
     r'(?<=<span class="std std-doc">)\d\d_[a-z0-9_]+|(?<=<span class="pre">)rar_nb\.[a-z0-9_.]+'
 )
@@ -363,15 +367,43 @@ def run_sphinx(source: Path, out: Path, live: set[str]):
     for pattern in ("*.map", "*webpack-macros.html"):  # what only the theme's makers need
         for file in (out / "_static").rglob(pattern):
             file.unlink()
-    for file in (out / "_images").glob("*.*"):
-        if file.suffix not in (".gif", ".webp"):
-            continue
-        with Image.open(file) as picture:
-            picture.seek(picture.n_frames - 1)
-            picture.convert("RGB").save(file.with_suffix(".still.png"))
+    for file in sorted((out / "_images").glob("*.*")):
+        if file.suffix in (".gif", ".webp"):
+            put_film(file)
     for file in out.rglob("*.html"):
         text = file.read_text(encoding="utf-8")
         file.write_text(mend(text), encoding="utf-8")
+
+
+def put_film(file: Path):
+    """Beside a moving picture its last frame, and the same of its narrow film if there is one."""
+    narrow = PICTURES / f"{file.stem}_narrow{file.suffix}"
+    if narrow.is_file():
+        put_film(Path(shutil.copy(narrow, file.parent)))
+    with Image.open(file) as picture:
+        picture.seek(picture.n_frames - 1)
+        picture.convert("RGB").save(file.with_suffix(".still.png"))
+
+
+def film(match: re.Match) -> str:
+    """A moving picture that stands still for those who want that, and is narrow on a telephone."""
+    name, kind = match[1], match[2]
+    sources = [(STILL, f"{name}.still.png")]
+    if (PICTURES / f"{PurePosixPath(name).name}_narrow{kind}").is_file():
+        both = f"{STILL} and {TELEPHONE}"
+        sources.insert(0, (both, f"{name}_narrow.still.png"))
+        sources.append((TELEPHONE, f"{name}_narrow{kind}"))
+    tags = "".join(f'<source media="{media}" srcset="{path}">' for media, path in sources)
+    return f"<picture>{tags}{match[0]}</picture>"
+
+
+def printed(match: re.Match) -> str:
+    """What a cell has printed, marked if it stands in columns: these scroll on a narrow screen,
+    while sentences are wrapped."""
+    lines = html.unescape(re.sub(r"<[^>]+>", "", match[3])).splitlines()
+    spaced = sum(bool(re.search(r"\S {2,}\S", line)) for line in lines)
+    columns = spaced > 1 and max(map(len, lines)) <= WIDEST and " columns" not in match[1]
+    return f"{match[1]}{' columns' if columns else ''}{match[2]}{match[3]}</pre>"
 
 
 def mend(text: str) -> str:
@@ -385,7 +417,8 @@ def mend(text: str) -> str:
 
     text = re.sub(r'<dt class="sig .*?</dt>', signature, text, flags=re.S)
     if ".still.png" not in text:  # which an earlier call has written
-        text = MOVING.sub(STANDING, text)
+        text = MOVING.sub(film, text)
+    text = PRINTED.sub(printed, text)
     text = NAMES.sub(lambda name: re.sub(r"(?<=\.)|(?<=[a-z]_)(?<!rar_)", "<wbr>", name[0]), text)
     return text if ALONE in text else PLOT.sub(rf'{ALONE} href="\1">\g<0></a>', text)
 

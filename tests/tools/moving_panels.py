@@ -3,10 +3,13 @@
 python -m tests.tools.moving_panels results/pictures
 
 Each frame is a screenshot of a panel on a page without a kernel, once its slider has been moved.
+Each film is made twice. The second one, whose name ends in `_narrow`, is what the website shows on
+a telephone: the panel as it is on a narrow page, without its knobs.
 """
 
 import argparse
 import io
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,9 +25,9 @@ from rar_nb.play.watch import BUNDLED, Watch
 from rar_nb.support import make_folder, write_beside
 from tests.browser.conftest import start_browser
 from tests.browser.model_site import write_site
-from tests.browser.page import PAGE, choose, served, slider_of, wait
+from tests.browser.page import PAGE, served, slider_of, wait
 
-WIDTH, EDGE = 800, 8  # pixels; the edge is part of the width
+WIDTH, NARROW, EDGE = 800, 380, 8  # pixels; the edge is part of the width
 MOVE = """
 const [slider, value] = arguments;
 slider.value = value;
@@ -48,6 +51,7 @@ class Film:
     slider: str  # its name
     scenes: tuple[tuple[str, range], ...]  # a scan order to choose, or '', and what is moved to
     pause: float  # seconds that a frame is seen
+    narrow: str  # styles of the narrow film: what is left out of it, and what is smaller
 
 
 FILMS = {
@@ -57,11 +61,29 @@ FILMS = {
         "step",
         (("spiral_in", range(0, 50, 3)), ("z_curve", range(0, 50, 3)), ("raster", range(0, 50, 7))),
         0.25,
+        ".rar-sides, .rar-row button, tbody tr:not(.chosen) { display: none !important }",
     ),
     "annealing": Film(
-        lambda: Annealing(epoch=180), ".rar-anneal", "epoch", (("", range(180, 322, 4)),), 0.15
+        lambda: Annealing(epoch=180),
+        ".rar-anneal",
+        "epoch",
+        (("", range(180, 322, 4)),),
+        0.15,
+        ".rar-play, figure:nth-of-type(2), .rar-anneal > div + div > div > :not(.rar-tiles)"
+        " { display: none !important }"
+        ".rar-tiles { height: 226px !important; object-fit: cover; object-position: top }",
     ),
-    "watch": Film(lambda: Watch(label=3, seed=3), ".rar-app", "step", (("", range(0, 50)),), 0.2),
+    "watch": Film(
+        lambda: Watch(label=3, seed=3),
+        ".rar-app",
+        "step",
+        (("", range(0, 50)),),
+        0.2,
+        ".rar-app > div > div:first-child, .rar-row button, .rar-app > div > :is(p, .rar-row)"
+        " { display: none !important }"
+        ".rar-views:not([hidden]) { display: grid !important; grid-template-columns: 1fr 9.5rem }"
+        ".rar-views > :first-child { grid-column: 1 / 3 }",
+    ),
 }
 
 
@@ -74,7 +96,8 @@ def shots(driver, film: Film) -> list[Image.Image]:
     found = []
     for order, values in film.scenes:
         if order:
-            choose(panel, order)
+            button = panel.find_element("xpath", f".//label[span='{order}']/input")
+            driver.execute_script("arguments[0].click()", button)  # a narrow film hides it
         for value in values:
             driver.execute_script(MOVE, slider_of(panel, film.slider), value)
             wait(lambda at=value: driver.execute_script(DRAWN, at), 120, f"the picture of {value}")
@@ -82,6 +105,18 @@ def shots(driver, film: Film) -> list[Image.Image]:
             part = driver.find_element("css selector", film.part)
             found.append(Image.open(io.BytesIO(part.screenshot_as_png)).convert("RGB"))
     return found
+
+
+def opened(driver, address: str, site: Path, film: Film, narrow: bool):
+    """Open the page of a film."""
+    width = NARROW if narrow else WIDTH
+    size = dict(width=width, height=1400, deviceScaleFactor=1, mobile=False)
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    panel = film.panel().static_html()
+    if narrow:
+        panel += f"<style>{film.narrow}</style>"
+    (site / "film.html").write_text(PAGE.format(theme="light", panel=panel))
+    driver.get(f"{address}/film.html")
 
 
 def save(frames: list[Image.Image], path: Path, pause: float):
@@ -117,18 +152,13 @@ def main():
             model = Path(folder) / "model"
             export_browser_model(BUNDLED, model)
             write_site(site, model)
-            size = dict(width=WIDTH, height=1400, deviceScaleFactor=1, mobile=False)
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             with served(site) as address:
-                for name in args.only:
-                    film = FILMS[name]
-                    page = PAGE.format(theme="light", panel=film.panel().static_html())
-                    (site / "film.html").write_text(page)
-                    driver.get(f"{address}/film.html")
+                for name, narrow in itertools.product(args.only, (False, True)):
+                    film, path = FILMS[name], out / f"{name}{'_narrow' if narrow else ''}.webp"
+                    opened(driver, address, site, film, narrow)
                     frames = shots(driver, film)
-                    save(frames, out / f"{name}.webp", film.pause)
-                    size = (out / f"{name}.webp").stat().st_size
-                    print(f"{name}: {len(frames)} frames, {size / 1e6:.2f} MB")
+                    save(frames, path, film.pause)
+                    print(f"{path.name}: {len(frames)} frames, {path.stat().st_size / 1e6:.2f} MB")
     finally:
         driver.quit()
 

@@ -1,6 +1,8 @@
 """The moving picture of the README: how RAR trains, and how it samples.
 
 python -m tests.tools.moving_picture results/pictures/rar.gif
+
+`rar_narrow.gif` beside it, with half as many digits, is what the website shows on a telephone.
 """
 
 import sys
@@ -20,8 +22,8 @@ from rar_nb.style import COLORS
 from rar_nb.support import write_beside
 
 CELL, SCALE, GAP, LEFT = 4, 3, 12, 12
-COLUMNS, SIDE = 8, 28 * SCALE
-WIDTH, HEIGHT = 2 * LEFT + COLUMNS * (SIDE + GAP) - GAP, 304
+COLUMNS, NARROW, SIDE = 8, 4, 28 * SCALE
+HEIGHT = 304
 TITLES = ("Training: every image in an order of its own", "Sampling: row by row, token by token")
 
 
@@ -33,11 +35,14 @@ def font(size: int):
 
 def frame(rows: list[tuple[torch.Tensor, torch.Tensor | None]]) -> Image.Image:
     """Two rows of images, each with its heading, and a frame around the next cell."""
-    canvas = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    columns = len(rows[0][0])
+    width = 2 * LEFT + columns * (SIDE + GAP) - GAP
+    canvas = Image.new("RGB", (width, HEIGHT), "white")
     pen = ImageDraw.Draw(canvas)
+    letters = font(18 if columns == COLUMNS else 16)
     for row, (images, following) in enumerate(rows):
         top = 8 + row * (HEIGHT // 2)
-        pen.text((LEFT, top), TITLES[row], fill="#333333", font=font(18))
+        pen.text((LEFT, top), TITLES[row], fill="#333333", font=letters)
         for column, image in enumerate(images):
             x, y = LEFT + column * (SIDE + GAP), top + 34
             digit = Image.fromarray(image[0].numpy()).resize((SIDE, SIDE), Image.Resampling.NEAREST)
@@ -57,15 +62,16 @@ def known_until(tokens: torch.Tensor, orders: torch.Tensor, step: int) -> torch.
 
 
 @torch.no_grad()
-def frames() -> list[Image.Image]:
+def frames(columns: int) -> list[Image.Image]:
+    """The film of the first `columns` classes."""
     run, tokenizer, model = open_run(DATA / "digits_run")
-    classes = torch.arange(COLUMNS)
+    classes = torch.arange(columns)
     images = open_data("digits")[1]
-    chosen = [int(np.flatnonzero(images.targets == c)[3]) for c in range(COLUMNS)]
+    chosen = [int(np.flatnonzero(images.targets == c)[3]) for c in range(columns)]
     real = torch.stack([pretokenize(tokenizer, images).tokens[i, 0] for i in chosen])
-    sampled = sample_tokens(model, classes, run.sample, image_noise(5, range(COLUMNS), 49))
-    random = sample_orders(COLUMNS, 49, 1.0, torch.Generator().manual_seed(1))
-    raster = torch.arange(49).expand(COLUMNS, -1)
+    sampled = sample_tokens(model, classes, run.sample, image_noise(5, range(columns), 49))
+    random = sample_orders(columns, 49, 1.0, torch.Generator().manual_seed(1))
+    raster = torch.arange(49).expand(columns, -1)
     made = []
     for step in [*range(50), *[49] * 12]:
         rows = []
@@ -77,9 +83,15 @@ def frames() -> list[Image.Image]:
     return made
 
 
-if __name__ == "__main__":
-    pictures = [p.quantize(48, method=Image.Quantize.MEDIANCUT) for p in frames()]
-    with write_beside(Path(sys.argv[1])) as beside:
+def save(path: Path, columns: int):
+    pictures = [p.quantize(48, method=Image.Quantize.MEDIANCUT) for p in frames(columns)]
+    with write_beside(path) as beside:
         pictures[0].save(
             beside, format="GIF", save_all=True, append_images=pictures[1:], duration=120, loop=0
         )
+
+
+if __name__ == "__main__":
+    wide = Path(sys.argv[1])
+    save(wide, COLUMNS)
+    save(wide.with_stem(f"{wide.stem}_narrow"), NARROW)
