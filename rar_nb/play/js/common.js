@@ -64,7 +64,8 @@ export const STYLES = `
   background: var(--rar-cell)}
 .rar-picture svg {position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible}
 .rar-picture.rar-drawn {cursor: crosshair}
-.rar-app figcaption {font-size: 13px; color: inherit; margin: 0; text-align: left}
+.rar-app figcaption {font-size: 13px; font-weight: inherit; color: inherit; margin: 0; padding: 0;
+  text-align: left}
 .rar-app .rar-hidden {position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap}
 `;

@@ -30,7 +30,7 @@ const STYLE = `
 .rar-bar i {height: 20px; background: var(--rar-quiet); flex: none; min-width: 1px}
 .rar-bar.rar-chosen i {background: var(--rar-next)}
 .rar-courses {display: flex; gap: 0 22px}
-.rar-courses figure {flex: 1; min-width: 0; margin: 0}
+.rar-courses figure {flex: 1; min-width: 0; margin: 0; padding: 0}
 .rar-courses svg {width: 100%; height: 44px}
 .rar-app svg .rar-id {fill: #fff; stroke: #000; stroke-width: .1; paint-order: stroke}
 .rar-labels button {padding: 3px 8px}
