@@ -553,9 +553,9 @@ def can_pack(dtype: torch.dtype) -> bool:
         return False
 
 
-# Rows up to which our loops are faster than oneDNN.
-FEW = {torch.float32: 16, torch.bfloat16: 8}
-FEW_FOR_TILES = 64
+# Rows up to which a step is faster with our loops than with oneDNN.
+FEW = {torch.float32: 32, torch.bfloat16: 32}
+FEW_FOR_TILES = 128
 
 
 def choose_linear(
