@@ -20,7 +20,8 @@ from .compiled import HEAD, NAMES, NUMBERS, VECTORS, load_source
 
 # Memory in pages of 2 MB instead of 4 kB, for large tensors on Linux: faster to read.
 # torch looks at this when it first needs memory.
-os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
+if 'THP_MEM_ALLOC_ENABLE' not in os.environ:
+    os.environ['THP_MEM_ALLOC_ENABLE'] = '1'
 
 # %% ../nbs/60_kernels.ipynb #kern0006
 def attend_step(
