@@ -179,11 +179,12 @@ static inline lanes read_lanes(const bf16 *w) {
     return (lanes)bits;
 }
 
-template <int R, class W>  // R rows of x, each times a panel
-static inline void times_panel(const float *x, const W *w, float *sums, int64_t width) {
+template <int R, class W>  // R rows of x, each times a panel, while others are on their way
+static inline void times_panel(const float *x, const W *w, const W *coming, int64_t share,
+                               float *sums, int64_t width) {
     lanes sum[R][REGISTERS] = {}, weight[REGISTERS];
     for (int64_t k = 0; k < width; k++, w += PANEL) {
-        __builtin_prefetch((const char *)w + 4096);
+        __builtin_prefetch(coming + k * share);
         for (int v = 0; v < REGISTERS; v++) weight[v] = read_lanes(w + v * LANES);
         for (int r = 0; r < R; r++)
             for (int v = 0; v < REGISTERS; v++) sum[r][v] += x[r * width + k] * weight[v];
@@ -193,18 +194,18 @@ static inline void times_panel(const float *x, const W *w, float *sums, int64_t 
 }
 
 template <class W>
-static inline void times_panel(const float *x, const W *w, float *sums, int64_t width,
-                               int64_t rows) {
+static inline void times_panel(const float *x, const W *w, const W *coming, int64_t share,
+                               float *sums, int64_t width, int64_t rows) {
     switch (rows) {
-        case 1: return times_panel<1>(x, w, sums, width);
-        case 2: return times_panel<2>(x, w, sums, width);
-        case 3: return times_panel<3>(x, w, sums, width);
-        case 4: return times_panel<4>(x, w, sums, width);
+        case 1: return times_panel<1>(x, w, coming, share, sums, width);
+        case 2: return times_panel<2>(x, w, coming, share, sums, width);
+        case 3: return times_panel<3>(x, w, coming, share, sums, width);
+        case 4: return times_panel<4>(x, w, coming, share, sums, width);
 #if TOGETHER == 8
-        case 5: return times_panel<5>(x, w, sums, width);
-        case 6: return times_panel<6>(x, w, sums, width);
-        case 7: return times_panel<7>(x, w, sums, width);
-        case 8: return times_panel<8>(x, w, sums, width);
+        case 5: return times_panel<5>(x, w, coming, share, sums, width);
+        case 6: return times_panel<6>(x, w, coming, share, sums, width);
+        case 7: return times_panel<7>(x, w, coming, share, sums, width);
+        case 8: return times_panel<8>(x, w, coming, share, sums, width);
 #endif
     }
 }
@@ -224,13 +225,17 @@ static void linear(const A *x, const A *w, const float *bias, A *y, void *memory
     float *given = (float *)memory;
     #pragma omp for
     for (int64_t i = 0; i < rows * width; i++) given[i] = read(x[i]);
+    const int64_t passes = up(rows, TOGETHER) / TOGETHER;
+    const int64_t share = passes > 1 ? PANEL / passes : PANEL;
     #pragma omp for
     for (int64_t o = 0; o < out; o += PANEL) {
         float sums[TOGETHER * PANEL];
         const int64_t end = out - o < PANEL ? out - o : PANEL;  // the last panel may be too wide
         for (int64_t r = 0; r < rows; r += TOGETHER) {
             const int64_t count = rows - r < TOGETHER ? rows - r : TOGETHER;
-            times_panel(given + r * width, w + o * width, sums, width, count);
+            const A *panel = w + o * width, *next = panel + (PANEL + r / TOGETHER * share) * width;
+            times_panel(given + r * width, panel, passes == 1 ? panel + 4096 / sizeof(A) : next,
+                        share, sums, width, count);
             for (int64_t i = 0; i < count; i++)
                 finish(sums + i * PANEL, bias + o, y + (r + i) * out + o, end, gelu);
         }
@@ -555,7 +560,7 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 # Rows up to which a step is faster with our loops than with oneDNN.
-FEW = {torch.float32: 32, torch.bfloat16: 32}
+FEW = {torch.float32: 64, torch.bfloat16: 32}
 FEW_FOR_TILES = 128
 
 

@@ -533,7 +533,7 @@ def test_a_compiled_linear_hides_no_bad_number(loop, gelu, bad):
 def test_which_linear_is_chosen(has_tiles, monkeypatch):
     loops = kernels_for(8)
     monkeypatch.setattr(loops, "has_tiles", has_tiles)
-    for dtype, most in ((torch.float32, 32), (torch.bfloat16, 128 if has_tiles else 32)):
+    for dtype, most in ((torch.float32, 64), (torch.bfloat16, 128 if has_tiles else 32)):
         for rows in (1, most):
             kind, given = choose_linear(dtype, rows, True, loops)
             by_tiles = has_tiles and dtype == torch.bfloat16
