@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEP_LOOPS', 'LINEAR_LOOPS', 'TILE_LOOPS', 'BLOCK_LOOPS', 'FUNCTIONS', 'SOURCE', 'FEW', 'FEW_FOR_TILES',
-           'attend_step', 'modulated_norm', 'take_in_norms', 'Kernels', 'load_kernels', 'PlainLinear', 'PackedLinear',
-           'CompiledLinear', 'can_pack', 'choose_linear']
+           'attend_step', 'modulated_norm', 'take_in_norms', 'declared', 'Kernels', 'load_kernels', 'PlainLinear',
+           'PackedLinear', 'CompiledLinear', 'can_pack', 'choose_linear']
 
 # %% ../nbs/60_kernels.ipynb #kern0004
 import ctypes
@@ -350,9 +350,9 @@ static void all_blocks(Linear<A> times, const BlockOf<A> *block, float *x,
                        int64_t layers, int64_t rows, int64_t heads, int64_t capacity,
                        int64_t mlp) {
     const int64_t d = heads * D, stride = 6 * d, widest = mlp > 3 * d ? mlp : 3 * d;
-    char *memory = (char *)aligned_alloc(64, 3 * memory_of(rows, widest));
-    A *h = (A *)memory, *wide = (A *)(memory + memory_of(rows, widest));
-    void *rest = memory + 2 * memory_of(rows, widest);
+    const int64_t bytes = memory_of(rows, widest);
+    char *memory = (char *)aligned_alloc(64, 3 * bytes), *rest = memory + 2 * bytes;
+    A *h = (A *)memory, *wide = (A *)(memory + bytes);
     #pragma omp parallel if (rows * d * mlp > 65536)
     for (int64_t i = 0; i < layers; i++) {
         const BlockOf<A> b = block[i];
@@ -420,28 +420,27 @@ SOURCE = (NUMBERS + HEAD + VECTORS + STEP_LOOPS + LINEAR_LOOPS + TILE_LOOPS + BL
           + FUNCTIONS)
 
 # %% ../nbs/60_kernels.ipynb #kern0014
+def declared(library: ctypes.CDLL, name: str, addresses: int, numbers: int) -> Callable:
+    "A compiled function that is given so many addresses and then so many whole numbers."
+    function = library[name]
+    function.argtypes = [ctypes.c_void_p] * addresses + [ctypes.c_int64] * numbers
+    function.restype = None
+    return function
+
+
 class Kernels:
     "The compiled functions for heads of one size. All tensors are contiguous and on the CPU."
 
     def __init__(self, library: ctypes.CDLL):
-        self.attends = {dtype: library[f'attend_{name}'] for dtype, name in NAMES.items()}
+        self.attends = {a: declared(library, f'attend_{NAMES[a]}', 6, 3) for a in NAMES}
+        self.take_ins = {a: declared(library, f'take_in_{NAMES[a]}', 3, 2) for a in NAMES}
         pairs = [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)]
-        self.norms = {(a, b): library[f'norm_{NAMES[a]}_{NAMES[b]}'] for a, b in pairs}
-        self.take_ins = {dtype: library[f'take_in_{name}'] for dtype, name in NAMES.items()}
-        for attend in self.attends.values():
-            attend.argtypes, attend.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 3, None
-        for norm in self.norms.values():
-            norm.argtypes, norm.restype = [ctypes.c_void_p] * 7 + [ctypes.c_int64] * 4, None
-        for take_in in self.take_ins.values():
-            take_in.argtypes, take_in.restype = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 2, None
+        self.norms = {
+            (a, b): declared(library, f'norm_{NAMES[a]}_{NAMES[b]}', 7, 4) for a, b in pairs}
         self.has_tiles = bool(library.may_use_tiles())  # that multiply bf16
         loops = [*NAMES.values(), 'tiles'] if self.has_tiles else NAMES.values()
-        self.linears = {loop: library[f'linear_{loop}'] for loop in loops}
-        self.blocks = {loop: library[f'blocks_{loop}'] for loop in loops}
-        for linear in self.linears.values():
-            linear.argtypes, linear.restype = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 4, None
-        for blocks in self.blocks.values():
-            blocks.argtypes, blocks.restype = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 5, None
+        self.linears = {loop: declared(library, f'linear_{loop}', 4, 4) for loop in loops}
+        self.blocks = {loop: declared(library, f'blocks_{loop}', 5, 5) for loop in loops}
         self.panel = library.panel_size()  # rows of a weight that are read together
 
     def attend_step(self, qkv, norms, keys, values, position, span=None) -> torch.Tensor:
