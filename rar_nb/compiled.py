@@ -98,12 +98,6 @@ static inline int64_t up(int64_t n, int64_t unit) { return (n + unit - 1) / unit
 '''
 
 # %% ../nbs/34_compiled.ipynb #comp0007
-FLAGS = ('-O3', '-march=native', '-fopenmp', '-shared', '-fPIC', '-std=c++17',
-         # Sums may be added up in any order; NaN and infinity stay what they are.
-         '-fno-math-errno', '-fno-trapping-math', '-fassociative-math', '-fno-signed-zeros',
-         '-freciprocal-math')
-
-
 def cache_folder() -> Path:
     "Where compiled kernels are kept: `$XDG_CACHE_HOME/rar_nb`, or else `~/.cache/rar_nb`."
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rar_nb'
@@ -122,6 +116,14 @@ def processor() -> str:
     except OSError:
         return platform.processor()
     return next((line for line in lines if line.startswith(('flags', 'Features'))), '')
+
+
+FLAGS = ('-O3', '-march=native', '-fopenmp', '-shared', '-fPIC', '-std=c++17',
+         # Sums may be added up in any order; NaN and infinity stay what they are.
+         '-fno-math-errno', '-fno-trapping-math', '-fassociative-math', '-fno-signed-zeros',
+         '-freciprocal-math',
+         # Where a register holds 16 numbers, compilers would use half of it without being asked.
+         *(['-mprefer-vector-width=512'] if 'avx512f' in processor() else []))
 
 # %% ../nbs/34_compiled.ipynb #comp0008
 def compile_source(

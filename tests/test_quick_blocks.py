@@ -9,25 +9,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rar_nb.compiled import compiler
+from rar_nb.compiled import call, compiler
 from rar_nb.pretrained.presets import DeviceConfig, get_preset
 from rar_nb.runs import quick_blocks
 from rar_nb.runs.devices import make_accelerator, working_blocks
 from rar_nb.runs.quick_blocks import (
-    CausalAttention,
-    Gelu,
-    ModulatedNorm,
-    Residual,
-    compiled_attention,
+    GatedAttention,
+    GatedMLP,
+    Loops,
     compiled_block,
     fast_block,
     load_block_kernels,
     quick_dropout,
-    quick_mlp,
+    roll,
     short_attention,
     use_quick_blocks,
 )
-from rar_nb.transformer import RAR, Block, attend, rar_loss
+from rar_nb.transformer import RAR, Block, Conditioning, attend, rar_loss
 from tests.test_devices import PLAIN, grown_model, made_up_batch
 
 RUN = get_preset("tiny", steps_per_epoch=5)
@@ -57,87 +55,162 @@ def both_ways(ours, formula, inputs, dtype=torch.float32):
     return [((a.double() - b).norm() / (b.norm() + 1e-9)).item() for a, b in pairs]
 
 
-# Every loop against its formula
+# The two halves of a block against their formulas
+
+
+def layer_norm(x, weight, bias):
+    return F.layer_norm(x, weight.shape, weight, bias, 1e-6)
+
+
+def multipliers(shape, dropout):
+    """What dropout multiplies the next numbers by: 0, or a number that keeps the mean."""
+    dice, least = roll(shape, dropout)
+    if dice is None:
+        return torch.ones(shape)
+    share = (least + 2**15) / 2**16
+    return (dice >= least) / (1 - share)
+
+
+def attention_formula(rows, heads, dropout, x, table, weight, bias, w1, b1, norms, w2, b2):
+    """x + gate ⊙ (W_o Attention(W_qkv y + b_qkv) + b_o), as 35_quick_blocks writes it."""
+    (b, n, width), d = x.shape, norms.shape[1]
+    shift, scale, gate = table[rows].chunk(3, -1)
+    y = (1 + scale) * layer_norm(x, weight, bias) + shift
+    q, k, v = (y @ w1.T + b1).view(b, n, 3, heads, d).permute(2, 0, 3, 1, 4)
+    q, k = layer_norm(q, norms[0], norms[1]), layer_norm(k, norms[2], norms[3])
+    hidden = torch.full((n, n), -math.inf, dtype=x.dtype).triu(1)
+    weights = (q @ k.transpose(2, 3) / math.sqrt(d) + hidden).softmax(-1)
+    weights = weights * multipliers(weights.shape, dropout)
+    branch = (weights @ v).transpose(1, 2).reshape(b, n, width) @ w2.T + b2
+    return x + gate * (branch * multipliers((b * n, width), dropout).view(branch.shape))
+
+
+def mlp_formula(rows, dropout, x, table, weight, bias, w1, b1, w2, b2):
+    """x + gate ⊙ (W₂ GELU(W₁ y + b₁) + b₂), as 35_quick_blocks writes it."""
+    shift, scale, gate = table[rows].chunk(3, -1)
+    hidden = F.gelu(((1 + scale) * layer_norm(x, weight, bias) + shift) @ w1.T + b1)
+    entries = len(x) * x.shape[1]
+    hidden = hidden * multipliers((entries, len(w1)), dropout).view(hidden.shape)
+    branch = hidden @ w2.T + b2
+    return x + gate * (branch * multipliers((entries, len(b2)), dropout).view(branch.shape))
+
+
+def attention_inputs(images, length, heads, d, table_rows):
+    width = heads * d
+    return [random(images, length, width), random(table_rows, length, 3 * width),
+            1 + 0.1 * random(width), random(width).flip(0),
+            random(3 * width, width) / math.sqrt(width), random(3 * width),
+            random(4, d), random(width, width).T.contiguous(), 3 * random(width)]  # fmt: skip
+
+
+def mlp_inputs(images, length, width, hidden, table_rows):
+    return [random(images, length, width), random(table_rows, length, 3 * width),
+            1 + 0.1 * random(width), random(width).flip(0),
+            random(hidden, width) / math.sqrt(width), random(hidden),
+            random(width, hidden) / math.sqrt(hidden), 3 * random(width)]  # fmt: skip
+
+
+def half_errors(ours, formula, inputs, rows):
+    """As `both_ways`, for a half of a block: the table's rows come after the table."""
+
+    def seeded(function):
+        def run(x, table, *others):
+            torch.manual_seed(1)  # what is dropped
+            return function(x, table, *others)
+
+        return run
+
+    return both_ways(
+        seeded(lambda x, table, *others: ours(x, table, rows, *others)),
+        seeded(formula), inputs)  # fmt: skip
+
+
+def attention_errors(inputs, rows, heads, dropout=0.0):
+    lib = library(inputs[6].shape[1])
+    return half_errors(
+        lambda *given: GatedAttention.apply(*given, heads, dropout, lib),
+        partial(attention_formula, rows, heads, dropout), inputs, rows)  # fmt: skip
+
+
+def mlp_errors(inputs, rows, dropout=0.0):
+    return half_errors(
+        lambda *given: GatedMLP.apply(*given, dropout, library()),
+        partial(mlp_formula, rows, dropout), inputs, rows)  # fmt: skip
 
 
 @needs_compiler
 @pytest.mark.parametrize("head_dim", [8, 20, 33, 48])
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 16, 17, 51, 258])
 def test_attention(head_dim, length):
-    heads, images = 3, 2
-
-    def formula(qkv, norms):
-        q, k, v = qkv.view(images, length, 3, heads, head_dim).permute(2, 0, 3, 1, 4)
-        q = F.layer_norm(q, (head_dim,), norms[0], norms[1], 1e-6)
-        k = F.layer_norm(k, (head_dim,), norms[2], norms[3], 1e-6)
-        hidden = torch.full((length, length), -math.inf, dtype=q.dtype).triu(1)
-        weights = (q @ k.transpose(2, 3) / math.sqrt(head_dim) + hidden).softmax(-1)
-        return (weights @ v).transpose(1, 2).reshape(images, length, heads * head_dim)
-
-    def ours(qkv, norms):
-        return CausalAttention.apply(qkv, norms, heads, library(head_dim))
-
-    inputs = [random(images, length, 3 * heads * head_dim), random(4, head_dim)]
-    value, of_qkv, of_norms = both_ways(ours, formula, inputs)
-    assert value < 1e-5 and of_qkv < 1e-4
+    inputs = attention_inputs(images=2, length=length, heads=3, d=head_dim, table_rows=2)
+    errors = attention_errors(inputs, torch.arange(2), heads=3)
+    of_norms = errors.pop(7)
+    assert max(errors) < 1e-4 and errors[0] < 1e-5
     assert of_norms < 1e-4 or length == 1  # a single entry sees itself, whatever the norms are
 
 
 @needs_compiler
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("width", [8, 33, 128])
-def test_norm_and_residual(width, shared):
+def test_mlp(width, shared):
     """Images may share the rows of a table, and then their gradients are added up."""
-    images, length = 5, 19
-    rows = torch.tensor([2, 0, 2, 2, 1]) if shared else torch.arange(images)
-    x, branch = random(images, length, width), random(images, length, width).flip(0)
-    table = random(int(rows.max()) + 2, length, 3 * width)  # its last row belongs to nobody
-    weight, bias = random(width), random(width).flip(0)
+    rows = torch.tensor([2, 0, 2, 2, 1]) if shared else torch.arange(5)
+    # The table's last row belongs to nobody.
+    inputs = mlp_inputs(5, 19, width, hidden=3 * width + 1, table_rows=int(rows.max()) + 2)
+    assert max(mlp_errors(inputs, rows)) < 1e-5
 
-    def norm(x, table, weight, bias):
-        shift, scale, _ = table.chunk(3, -1)
-        normal = F.layer_norm(x, (width,), weight, bias, 1e-6)
-        return normal * (1 + scale[rows]) + shift[rows]
 
-    def our_norm(x, table, weight, bias):
-        shift, scale, _ = table.chunk(3, -1)
-        return ModulatedNorm.apply(x, shift, scale, weight, bias, rows, library())
+@needs_compiler
+def test_attention_with_shared_rows():
+    rows = torch.tensor([2, 0, 2, 2, 1])
+    inputs = attention_inputs(5, 19, heads=4, d=8, table_rows=4)
+    assert max(attention_errors(inputs, rows, heads=4)) < 1e-4
 
-    def residual(x, branch, table):
-        return x + branch * table.chunk(3, -1)[2][rows]
 
-    def our_residual(x, branch, table):
-        return Residual.apply(x, branch, table.chunk(3, -1)[2], rows, library())
-
-    assert max(both_ways(our_norm, norm, [x, table, weight, bias])) < 1e-5
-    assert max(both_ways(our_residual, residual, [x, branch, table])) < 1e-5
+@needs_compiler
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("length", [1, 3, 19, 51])
+def test_gradients_with_dropout(length, dropout):
+    """Whatever is dropped in the forward pass is dropped in the backward pass, too."""
+    rows = torch.tensor([1, 0, 1])
+    inputs = attention_inputs(3, length, heads=2, d=8, table_rows=2)
+    errors = attention_errors(inputs, rows, 2, dropout)
+    assert all(error < 1e-4 for k, error in enumerate(errors) if k != 7 or length > 1)
+    assert max(mlp_errors(mlp_inputs(3, length, 16, 40, table_rows=2), rows, dropout)) < 1e-5
 
 
 @needs_compiler
 def test_gelu():
+    """The value, and the derivative in the place of the input."""
     x = torch.cat([torch.linspace(-12, 12, 100_001), torch.tensor([0.0, -1e30, 1e30, 88.0])])
-    found = Gelu.apply(x, library())
-    assert (found.double() - F.gelu(x.double())).abs().max() < 1e-6
-    assert max(both_ways(lambda x: Gelu.apply(x, library()), F.gelu, [x[:-4]])) < 1e-6
+    exact = x.double().requires_grad_()
+    F.gelu(exact).sum().backward()
+    slope, value = x.clone()[:, None], torch.empty(len(x), 1)
+    call(library(), "gelu", x.dtype, slope, torch.zeros(1), None, 0, value, len(x), 1)
+    assert (value[:, 0] - F.gelu(x.double())).abs().max() < 1e-6
+    assert (slope[:, 0] - exact.grad).abs().max() < 2e-6
 
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_not_finite_is_not_hidden(dtype):
     """A run that diverges is noticed by its loss."""
-    lib, rows = library(), torch.arange(2)
-    table = torch.zeros(2, 7, 16, dtype=dtype)
+    lib, rows, ones = library(), torch.arange(2), torch.ones(16)
+    loops = Loops(lib, torch.zeros(2, 7, 48, dtype=dtype), rows)
     for bad in (math.nan, math.inf):
         x = random(2, 7, 16)
         x[1, 3, 5] = bad
-        ones = torch.ones(16)
-        y = ModulatedNorm.apply(x, table, table, ones, ones, rows, lib)
-        assert y[1, 3].isnan().all() and y.isnan().sum() == 16
-        assert not Residual.apply(x, table, table, rows, lib)[1, 3, 5].isfinite()
-        assert not Gelu.apply(x.to(dtype), lib)[1, 3, 5].isfinite()
-        qkv = random(2, 7, 48)
+        y, _ = loops.norm(x, ones, ones)
+        assert y.view(2, 7, 16)[1, 3].isnan().all() and y.isnan().sum() == 16
+        branch = x.flatten(0, 1).to(dtype)
+        assert not loops.residual(x, branch, ones, None, 0)[1, 3, 5].isfinite()
+        slope, value = branch.clone(), torch.empty_like(branch)
+        call(lib, "gelu", dtype, slope, torch.zeros(16), None, 0, value, 14, 16)
+        assert not value[10, 5].isfinite() and value.isfinite().sum() == 14 * 16 - 1
+        qkv, out = random(2, 7, 48), torch.empty(2, 7, 16, dtype=dtype)
         qkv[1, 3, 5] = bad
-        out = CausalAttention.apply(qkv.to(dtype), torch.ones(4, 8), 2, lib)
+        call(lib, "attention", dtype, qkv.to(dtype), torch.zeros(48), torch.ones(4, 8), None, 0,
+             out, 2, 2, 7)  # fmt: skip
         assert out[1, 3, :8].isnan().all() and out[0].isfinite().all()
         assert out[1, :3].isfinite().all(), "nothing looks ahead"
 
@@ -182,21 +255,30 @@ def test_quick_blocks_compute_the_same(images, changes):
 
 
 @needs_compiler
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_number_of_threads_changes_no_bit_between_the_products(bf16, set_threads):
+def test_the_number_of_threads_changes_no_bit_between_the_products(bf16, dropout, set_threads):
     """Each sum belongs to one thread, and so it is added up in one order."""
-    dtype, rows = torch.bfloat16 if bf16 else torch.float32, torch.arange(32) % 11
-    x, table, ones = random(32, 51, 64), random(11, 51, 64).to(dtype), torch.ones(64)
-    qkv, norms = random(32, 51, 192).to(dtype), random(4, 16)
+    dtype, rows, lib = torch.bfloat16 if bf16 else torch.float32, torch.arange(32) % 11, library(16)
+    table, ones, x = random(11, 51, 192).to(dtype), torch.ones(64), random(32, 51, 64)
+    branch, dout = random(32 * 51, 64).to(dtype), random(32, 51, 64).flip(0)
+    qkv, norms, loops = random(32, 51, 192).to(dtype), random(4, 16), Loops(lib, table, rows)
+    dice, least = roll((32, 51, 64), dropout)
+    of_weights, _ = roll((32, 4, 51, 51), dropout)
     results = []
     for threads in (1, 3, 3):
         set_threads(threads)
-        given = [t.clone().requires_grad_() for t in (x, table, ones, qkv, norms)]
-        y = ModulatedNorm.apply(*given[:2], given[1], given[2], ones, rows, library(16))
-        z = Residual.apply(given[0], y, given[1], rows, library(16))
-        out = CausalAttention.apply(given[3], given[4], 4, library(16))
-        (z.sum() + (out * y).float().sum()).backward()
-        results.append([z, out, *(t.grad for t in given)])
+        y, stats = loops.norm(x, ones, ones)
+        out = loops.residual(x, branch, ones, dice, least)
+        dbranch, dtable = loops.residual_back(branch, ones, dice, least, dout)
+        gradients = loops.norm_back(x, ones, ones, stats, y, dout, dtable)
+        slope, value = branch.clone(), torch.empty_like(branch)
+        loops.call("gelu", slope, ones, dice, least, value, *slope.shape)
+        mixed, dqkv, dnorms = torch.empty_like(y), torch.empty_like(qkv), torch.zeros(128, 4, 16)
+        given = qkv, torch.ones(192), norms, of_weights, least
+        loops.call("attention", *given, mixed, 32, 4, 51)
+        loops.call("attention_back", *given, branch, dqkv, dnorms, 32, 4, 51)
+        results.append([y, out, dbranch, *gradients, slope, value, mixed, dqkv, dnorms])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
@@ -243,26 +325,33 @@ def test_short_attention_drops_weights():
     assert abs(dropped[0, 0, 200:].mean().item() - 1) < 0.05 and dropped.std() > 0.01
 
 
-@needs_compiler
-@pytest.mark.parametrize("part", ["attention", "mlp"])
-def test_dropout_drops_in_training_only_and_on_average_nothing(part):
-    """After each dropout comes a linear, so the mean over many masks is the branch without."""
-    block = grown_model(dropout=0.2).blocks[0]
-    lib = library(block.attn.q_norm.weight.numel())
-    ours, plain = {
-        "attention": (lambda x: compiled_attention(block.attn, x, lib), block.attn),
-        "mlp": (lambda x: quick_mlp(block.mlp, x, lambda y: Gelu.apply(y, lib)), block.mlp),
-    }[part]
-    torch.manual_seed(0)
-    x = torch.randn(1, 9, block.norm1.weight.numel())
-    with torch.no_grad():
-        block.eval()
-        assert torch.allclose(ours(x), plain(x), atol=1e-6)
-        block.train()
-        many = torch.stack([ours(x) for _ in range(1000)])
-        block.eval()
-        error = (many.mean(0) - plain(x)).abs() / (many.std(0) / math.sqrt(1000) + 1e-6)
-    assert many.std(0).min() > 0 and error.max() < 5
+@pytest.mark.parametrize("way", [fast_block, "compiled"])
+def test_dropout_drops_in_training_only_and_on_average_nothing(way):
+    """After each dropout comes a linear, so the mean over many masks is the branch without.
+
+    With two branches in a row that is not so: one of them has a gate of 0 at a time."""
+    model = grown_model(dropout=0.2)
+    if way == "compiled":
+        if compiler() is None:
+            pytest.skip("there is no C++ compiler")
+        head_dim = model.config.hidden_size // model.config.num_heads
+        way = partial(compiled_block, library=library(head_dim))
+    block, d = model.blocks[0], model.config.hidden_size
+    c = Conditioning(torch.randn(1, 9, d, generator=torch.Generator().manual_seed(0)))
+    x = torch.randn(1, 9, d, generator=torch.Generator().manual_seed(1))
+    for closed in (slice(2 * d, 3 * d), slice(5 * d, 6 * d)):  # the gate of attention, of the MLP
+        linear = block.adaLN_modulation[1]
+        kept = linear.weight.data.clone(), linear.bias.data.clone()
+        linear.weight.data[closed] = linear.bias.data[closed] = 0
+        with torch.no_grad():
+            plain = Block.forward(block.eval(), x, c)
+            assert torch.allclose(way(block, x, c), plain, atol=1e-6)
+            block.train()
+            torch.manual_seed(0)
+            many = torch.stack([way(block, x, c) for _ in range(1000)])
+            error = (many.mean(0) - plain).abs() / (many.std(0) / math.sqrt(1000) + 1e-6)
+        assert many.std(0).min() > 0 and error.max() < 5
+        linear.weight.data, linear.bias.data = kept
 
 
 # Who uses them
@@ -307,7 +396,8 @@ def test_other_numbers_are_left_to_torch():
     exact = model(tokens, condition, orders)
     use_quick_blocks(model, bf16=False)
     assert torch.equal(model(tokens, condition, orders), exact)
-    x = random(3).requires_grad_()
-    (first,) = torch.autograd.grad(Gelu.apply(x, library()).square().sum(), x, create_graph=True)
+    inputs = [x.requires_grad_() for x in mlp_inputs(1, 2, 8, 8, table_rows=1)]
+    y = GatedMLP.apply(*inputs[:2], torch.zeros(1, dtype=torch.int64), *inputs[2:], 0.0, library())
+    (first,) = torch.autograd.grad(y.square().sum(), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()

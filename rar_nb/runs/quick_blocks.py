@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['RESIDUAL_LOOPS', 'NORM_LOOPS', 'GELU_LOOPS', 'PRODUCTS', 'ATTENTION_LOOPS', 'BOTH_TYPES', 'SOURCE', 'LONGEST',
-           'load_block_kernels', 'Residual', 'ModulatedNorm', 'Gelu', 'CausalAttention', 'quick_dropout', 'quick_mlp',
-           'short_attention', 'self_attention', 'compiled_attention', 'compiled_block', 'fast_modulation', 'fast_block',
-           'use_quick_blocks']
+           'load_block_kernels', 'roll', 'Loops', 'GatedMLP', 'GatedAttention', 'compiled_block', 'quick_dropout',
+           'quick_mlp', 'short_attention', 'self_attention', 'fast_modulation', 'fast_block', 'use_quick_blocks']
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick003
 import ctypes
 import math
-from collections.abc import Callable
 from functools import cache, partial
 from types import MethodType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,52 +23,75 @@ from ..transformer import MLP, RAR, Attention, Block, Conditioning
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick005
 RESIDUAL_LOOPS = r'''
-// Loops over images and positions. Row `rows[b]` of a table [N, n, stride] belongs to image b.
+#include <vector>
+
+// Loops over images and positions. Row `rows[b]` of a table [N, n, stride] belongs to image b. At
+// each position it has a shift, a scale and a gate, of `width` numbers each.
 #define POSITIONS 8  // that a thread takes at a time
 
-template <class T>
-static void residual(const float *x, const T *branch, const T *gate, const int64_t *rows,
-                     float *out, int64_t images, int64_t n, int64_t width, int64_t stride) {
-    #pragma omp parallel for collapse(2) if (images * n * width > 8192)
-    for (int64_t b = 0; b < images; b++)
-        for (int64_t s = 0; s < n; s++) {
-            const int64_t i = (b * n + s) * width, c = (rows[b] * n + s) * stride;
-            for (int64_t j = 0; j < width; j++)
-                out[i + j] = x[i + j] + read(gate[c + j]) * read(branch[i + j]);
-        }
+// What the numbers of a row are multiplied by: 0, or 1 over the share that is kept
+static inline void decide(const int16_t *dice, int64_t least, float *kept, int64_t width) {
+    const float factor = 65536 / (32768.0f - least);
+    for (int64_t j = 0; j < width; j++) kept[j] = dice[j] >= least ? factor : 0;
 }
 
 template <class T>
-static void residual_back(const T *branch, const T *gate, const int64_t *rows, const float *dout,
-                          T *dbranch, float *dgate, int64_t images, int64_t n, int64_t width,
-                          int64_t stride) {
-    #pragma omp parallel for if (images * n * width > 8192)
-    for (int64_t first = 0; first < n; first += POSITIONS)
+static void residual(const float *x, const T *branch, const float *bias, const int16_t *dice,
+                     int64_t least, const T *table, const int64_t *rows, float *out,
+                     int64_t images, int64_t n, int64_t width, int64_t stride) {
+    #pragma omp parallel if (images * n * width > 8192)
+    {
+        std::vector<float> kept(width, 1.0f);
+        #pragma omp for collapse(2)
         for (int64_t b = 0; b < images; b++)
-            for (int64_t s = first; s < n && s < first + POSITIONS; s++) {
-                const int64_t i = (b * n + s) * width, r = rows[b] * n + s;
-                const T *__restrict from = branch + i, *__restrict g = gate + r * stride;
-                const float *__restrict d = dout + i;
-                T *__restrict to = dbranch + i;
-                float *__restrict sum = dgate + r * width;
-                for (int64_t j = 0; j < width; j++) {
-                    write(to + j, read(g[j]) * d[j]);
-                    sum[j] += d[j] * read(from[j]);
-                }
+            for (int64_t s = 0; s < n; s++) {
+                const int64_t i = (b * n + s) * width;
+                const T *gate = table + (rows[b] * n + s) * stride + 2 * width;
+                if (dice != nullptr) decide(dice + i, least, &kept[0], width);
+                for (int64_t j = 0; j < width; j++)
+                    out[i + j] = x[i + j] + read(gate[j]) * kept[j]
+                                 * (read(branch[i + j]) + bias[j]);
             }
+    }
+}
+
+template <class T>
+static void residual_back(const T *branch, const float *bias, const int16_t *dice, int64_t least,
+                          const T *table, const int64_t *rows, const float *dout, T *dbranch,
+                          float *dtable, int64_t images, int64_t n, int64_t width,
+                          int64_t stride) {
+    #pragma omp parallel if (images * n * width > 8192)
+    {
+        std::vector<float> kept(width, 1.0f);
+        #pragma omp for
+        for (int64_t first = 0; first < n; first += POSITIONS)
+            for (int64_t b = 0; b < images; b++)
+                for (int64_t s = first; s < n && s < first + POSITIONS; s++) {
+                    const int64_t i = (b * n + s) * width, r = rows[b] * n + s;
+                    const T *gate = table + r * stride + 2 * width;
+                    float *dgate = dtable + (3 * r + 2) * width;
+                    if (dice != nullptr) decide(dice + i, least, &kept[0], width);
+                    for (int64_t j = 0; j < width; j++) {
+                        const float d = dout[i + j] * kept[j];
+                        write(dbranch + i + j, read(gate[j]) * d);
+                        dgate[j] += d * (read(branch[i + j]) + bias[j]);
+                    }
+                }
+    }
 }
 '''
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick007
 NORM_LOOPS = r'''
 template <class T>
-static void norm(const float *x, const T *shift, const T *scale, const float *weight,
-                 const float *bias, const int64_t *rows, T *y, float *stats, int64_t images,
-                 int64_t n, int64_t width, int64_t stride) {
+static void norm(const float *x, const T *table, const float *weight, const float *bias,
+                 const int64_t *rows, T *y, float *stats, int64_t images, int64_t n,
+                 int64_t width, int64_t stride) {
     #pragma omp parallel for collapse(2) if (images * n * width > 8192)
     for (int64_t b = 0; b < images; b++)
         for (int64_t s = 0; s < n; s++) {
-            const int64_t i = b * n + s, c = (rows[b] * n + s) * stride;
+            const int64_t i = b * n + s;
+            const T *shift = table + (rows[b] * n + s) * stride, *scale = shift + width;
             const float *xi = x + i * width;
             float mean = 0, square = 0;
             for (int64_t j = 0; j < width; j++) mean += xi[j];
@@ -80,17 +102,18 @@ static void norm(const float *x, const T *shift, const T *scale, const float *we
             stats[2 * i + 1] = factor;
             for (int64_t j = 0; j < width; j++) {
                 const float normal = (xi[j] - mean) * factor * weight[j] + bias[j];
-                write(y + i * width + j, normal * (1 + read(scale[c + j])) + read(shift[c + j]));
+                write(y + i * width + j, normal * (1 + read(scale[j])) + read(shift[j]));
             }
         }
 }
 
-template <class T>  // of one entry of the sequence
+template <class T>  // of one entry of the sequence; the residual adds `dout`
 static inline void norm_back_of(
         const float *__restrict x, const T *__restrict scale, const float *__restrict weight,
         const float *__restrict bias, const float *__restrict stats, const T *__restrict dy,
-        float *__restrict dx, float *__restrict dshift, float *__restrict dscale,
-        float *__restrict dweight, float *__restrict dbias, int64_t width) {
+        const float *__restrict dout, float *__restrict dx, float *__restrict dshift,
+        float *__restrict dscale, float *__restrict dweight, float *__restrict dbias,
+        int64_t width) {
     const float mean = stats[0], factor = stats[1];
     float sum = 0, along = 0;
     for (int64_t j = 0; j < width; j++) {
@@ -107,44 +130,47 @@ static inline void norm_back_of(
     sum /= width;
     along /= width;
     for (int64_t j = 0; j < width; j++)
-        dx[j] = factor * (dx[j] - sum - (x[j] - mean) * factor * along);
+        dx[j] = dout[j] + factor * (dx[j] - sum - (x[j] - mean) * factor * along);
 }
 
 template <class T>
-static void norm_back(const float *x, const T *scale, const float *weight, const float *bias,
-                      const int64_t *rows, const float *stats, const T *dy, float *dx,
-                      float *dshift, float *dscale, float *dweights, int64_t images, int64_t n,
+static void norm_back(const float *x, const T *table, const float *weight, const float *bias,
+                      const int64_t *rows, const float *stats, const T *dy, const float *dout,
+                      float *dx, float *dtable, float *dweights, int64_t images, int64_t n,
                       int64_t width, int64_t stride) {
     #pragma omp parallel for if (images * n * width > 8192)
     for (int64_t first = 0; first < n; first += POSITIONS)
         for (int64_t b = 0; b < images; b++)
             for (int64_t s = first; s < n && s < first + POSITIONS; s++) {
                 const int64_t i = b * n + s, r = rows[b] * n + s;
+                float *dshift = dtable + 3 * r * width, *dscale = dshift + width;
                 float *dw = dweights + 2 * s * width;  // each position has sums of its own
-                norm_back_of(x + i * width, scale + r * stride, weight, bias, stats + 2 * i,
-                             dy + i * width, dx + i * width, dshift + r * width,
-                             dscale + r * width, dw, dw + width, width);
+                norm_back_of(x + i * width, table + r * stride + width, weight, bias,
+                             stats + 2 * i, dy + i * width, dout + i * width, dx + i * width,
+                             dshift, dscale, dw, dw + width, width);
             }
 }
 '''
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick009
 GELU_LOOPS = r'''
-template <class T>
-static void gelu(const T *x, T *y, int64_t size) {
-    #pragma omp parallel for simd if (size > 8192)
-    for (int64_t i = 0; i < size; i++) {
-        float density, value = read(x[i]);
-        write(y + i, value * normal_below(value, &density));
-    }
-}
-
-template <class T>
-static void gelu_back(const T *x, const T *dy, T *dx, int64_t size) {
-    #pragma omp parallel for simd if (size > 8192)
-    for (int64_t i = 0; i < size; i++) {
-        float density, value = read(x[i]), below = normal_below(value, &density);
-        write(dx + i, read(dy[i]) * (below + value * density));
+template <class T>  // x [rows][width] becomes the derivative
+static void gelu(T *x, const float *bias, const int16_t *dice, int64_t least, T *y, int64_t rows,
+                 int64_t width) {
+    #pragma omp parallel if (rows * width > 8192)
+    {
+        std::vector<float> kept(width, 1.0f);
+        #pragma omp for
+        for (int64_t i = 0; i < rows * width; i += width) {
+            if (dice != nullptr) decide(dice + i, least, &kept[0], width);
+            for (int64_t j = 0; j < width; j++) {
+                float density;
+                const float value = read(x[i + j]) + bias[j];
+                const float below = normal_below(value, &density);
+                write(y + i + j, kept[j] * value * below);
+                write(x + i + j, kept[j] * (below + value * density));
+            }
+        }
     }
 }
 '''
@@ -179,9 +205,11 @@ static inline void combine(const float *p, int64_t across, int64_t along, const 
 
 // of the first `length` numbers; those from there to `wide` become 0
 static inline void softmax(float *__restrict p, int64_t length, int64_t wide) {
-    float top = -INFINITY, sum = 0;
     for (int64_t t = length; t < wide; t++) p[t] = -INFINITY;
-    for (int64_t t = 0; t < wide; t++) top = p[t] > top ? p[t] : top;
+    lanes most = *at(p);
+    for (int64_t t = LANES; t < wide; t += LANES) most = *at(p + t) > most ? *at(p + t) : most;
+    float top = most[0], sum = 0;
+    for (int k = 1; k < LANES; k++) top = most[k] > top ? most[k] : top;
     for (int64_t t = 0; t < wide; t++) sum += p[t] = exponential(p[t] - top);
     sum = 1 / sum;
     for (int64_t t = 0; t < wide; t++) p[t] = t < length ? p[t] * sum : 0;
@@ -194,7 +222,7 @@ static inline void softmax_back(const float *__restrict p, float *__restrict d, 
 }
 
 static void transpose(const float *x, float *xt, int64_t size) {
-    for (int64_t s = 0; s < size; s++) EACH(j) xt[j * size + s] = x[s * PITCH + j];
+    EACH(j) for (int64_t s = 0; s < size; s++) xt[j * size + s] = x[s * PITCH + j];
 }
 
 template <class T>
@@ -217,10 +245,11 @@ static inline void normalise_back(const float *dout, const float *normal, float 
 # %% ../../nbs/35_quick_blocks.ipynb #quick012
 ATTENTION_LOOPS = r'''
 struct Head {  // one head of one image
-    const int64_t n, size;
+    const int64_t n, size, least;
+    const int16_t *dice = nullptr;  // of this head [n][n], or null
     float *memory, *q, *k, *v, *kt, *vt, *qn, *kn, *dq, *dk, *dv, *dout, *qf, *kf, *p, *dp;
 
-    Head(int64_t n) : n(n), size(up(n, 16)) {
+    Head(int64_t n, int64_t least) : n(n), size(up(n, 16)), least(least) {
         const int64_t bytes = size * (11 * PITCH + 2 + 2 * size) * sizeof(float);
         memory = (float *)aligned_alloc(64, bytes);
         memset(memory, 0, bytes);
@@ -230,13 +259,18 @@ struct Head {  // one head of one image
     }
     ~Head() { free(memory); }
 
-    template <class T> void load(const T *qkv, const float *norms, int64_t heads) {
-        for (int64_t s = 0; s < n; s++, qkv += 3 * heads * D) {
+    template <class T>
+    void load(const T *qkv, const float *bias, const float *norms, int64_t heads) {
+        float row[D];
+        const int64_t next = heads * D;  // from query to key to value
+        for (int64_t s = 0; s < n; s++, qkv += 3 * next) {
             const int64_t i = s * PITCH;
-            qf[s] = normalise(qkv, norms, norms + D, qn + i, q + i);
-            kf[s] = normalise(qkv + heads * D, norms + 2 * D, norms + 3 * D, kn + i, k + i);
+            EACH(j) row[j] = read(qkv[j]) + bias[j];
+            qf[s] = normalise(row, norms, norms + D, qn + i, q + i);
+            EACH(j) row[j] = read(qkv[next + j]) + bias[next + j];
+            kf[s] = normalise(row, norms + 2 * D, norms + 3 * D, kn + i, k + i);
             EACH(j) q[i + j] *= 1 / std::sqrt((float)D);
-            EACH(j) v[i + j] = read(qkv[2 * heads * D + j]);
+            EACH(j) v[i + j] = read(qkv[2 * next + j]) + bias[2 * next + j];
         }
         transpose(k, kt, size);
     }
@@ -247,6 +281,12 @@ struct Head {  // one head of one image
         for (int r = 0; r < ROWS; r++) softmax(p + (s + r) * size, s + r + 1, wide);
     }
 
+    void drop(float *w, int64_t s) {  // of the weights of query s, or of their gradients
+        const float factor = 65536 / (32768.0f - least);
+        if (dice != nullptr && s < n)
+            for (int64_t t = 0; t <= s; t++) w[t] *= dice[s * n + t] >= least ? factor : 0;
+    }
+
     void back() {
         transpose(v, vt, size);
         for (int64_t s = 0; s < n; s += ROWS) {
@@ -254,8 +294,11 @@ struct Head {  // one head of one image
             float *d = dp + s * size;
             weights(s);
             dots(dout + s * PITCH, vt, d, wide, size);
-            for (int r = 0; r < ROWS; r++)
+            for (int r = 0; r < ROWS; r++) {
+                drop(d + r * size, s + r);
                 softmax_back(p + (s + r) * size, d + r * size, wide);
+                drop(p + (s + r) * size, s + r);
+            }
             combine(d, size, 1, k, dq + s * PITCH, 0, s + ROWS);
         }
         for (int64_t t = 0; t < n; t += ROWS) {
@@ -266,17 +309,19 @@ struct Head {  // one head of one image
 };
 
 template <class T>
-static void attention(const T *qkv, const float *norms, T *out, int64_t images, int64_t heads,
-                      int64_t n) {
+static void attention(const T *qkv, const float *bias, const float *norms, const int16_t *dice,
+                      int64_t least, T *out, int64_t images, int64_t heads, int64_t n) {
     #pragma omp parallel if (images * heads * n > 2048)
     {
-        Head h(n);
+        Head h(n, least);
         #pragma omp for
         for (int64_t i = 0; i < images * heads; i++) {
             const int64_t b = i / heads, a = i % heads;
-            h.load(qkv + (b * n * 3 * heads + a) * D, norms, heads);
+            h.load(qkv + (b * n * 3 * heads + a) * D, bias + a * D, norms, heads);
+            h.dice = dice == nullptr ? dice : dice + i * n * n;
             for (int64_t s = 0; s < n; s += ROWS) {
                 h.weights(s);
+                for (int64_t t = s; t < s + ROWS; t++) h.drop(h.p + t * h.size, t);
                 combine(h.p + s * h.size, h.size, 1, h.v, h.dv + s * PITCH, 0, s + ROWS);
             }
             for (int64_t s = 0; s < n; s++)
@@ -286,16 +331,18 @@ static void attention(const T *qkv, const float *norms, T *out, int64_t images, 
 }
 
 template <class T>
-static void attention_back(const T *qkv, const float *norms, const T *dout, T *dqkv,
+static void attention_back(const T *qkv, const float *bias, const float *norms,
+                           const int16_t *dice, int64_t least, const T *dout, T *dqkv,
                            float *dnorms, int64_t images, int64_t heads, int64_t n) {
     const float *q_weight = norms, *k_weight = norms + 2 * D;
     #pragma omp parallel if (images * heads * n > 2048)
     {
-        Head h(n);
+        Head h(n, least);
         #pragma omp for
         for (int64_t i = 0; i < images * heads; i++) {
             const int64_t b = i / heads, a = i % heads;
-            h.load(qkv + (b * n * 3 * heads + a) * D, norms, heads);
+            h.load(qkv + (b * n * 3 * heads + a) * D, bias + a * D, norms, heads);
+            h.dice = dice == nullptr ? dice : dice + i * n * n;
             for (int64_t s = 0; s < n; s++)
                 EACH(j) h.dout[s * PITCH + j] = read(dout[((b * n + s) * heads + a) * D + j]);
             h.back();
@@ -320,33 +367,36 @@ extern "C" {
 #define BOTH(name, given, passed) \
     void name##_float32 given(float) { name passed; } \
     void name##_bfloat16 given(bf16) { name passed; }
-#define RESIDUAL(T) (const float *x, const T *branch, const T *gate, const int64_t *rows, \
-    float *out, int64_t images, int64_t n, int64_t width, int64_t stride)
-#define RESIDUAL_BACK(T) (const T *branch, const T *gate, const int64_t *rows, \
-    const float *dout, T *dbranch, float *dgate, int64_t images, int64_t n, int64_t width, \
-    int64_t stride)
-#define NORM(T) (const float *x, const T *shift, const T *scale, const float *weight, \
-    const float *bias, const int64_t *rows, T *y, float *stats, int64_t images, int64_t n, \
+#define RESIDUAL(T) (const float *x, const T *branch, const float *bias, const int16_t *dice, \
+    int64_t least, const T *table, const int64_t *rows, float *out, int64_t images, int64_t n, \
     int64_t width, int64_t stride)
-#define NORM_BACK(T) (const float *x, const T *scale, const float *weight, const float *bias, \
-    const int64_t *rows, const float *stats, const T *dy, float *dx, float *dshift, \
-    float *dscale, float *dweights, int64_t images, int64_t n, int64_t width, int64_t stride)
-#define GELU(T) (const T *x, T *y, int64_t size)
-#define GELU_BACK(T) (const T *x, const T *dy, T *dx, int64_t size)
-#define ATTENTION(T) (const T *qkv, const float *norms, T *out, int64_t images, \
+#define RESIDUAL_BACK(T) (const T *branch, const float *bias, const int16_t *dice, \
+    int64_t least, const T *table, const int64_t *rows, const float *dout, T *dbranch, \
+    float *dtable, int64_t images, int64_t n, int64_t width, int64_t stride)
+#define NORM(T) (const float *x, const T *table, const float *weight, const float *bias, \
+    const int64_t *rows, T *y, float *stats, int64_t images, int64_t n, int64_t width, \
+    int64_t stride)
+#define NORM_BACK(T) (const float *x, const T *table, const float *weight, const float *bias, \
+    const int64_t *rows, const float *stats, const T *dy, const float *dout, float *dx, \
+    float *dtable, float *dweights, int64_t images, int64_t n, int64_t width, int64_t stride)
+#define GELU(T) (T *x, const float *bias, const int16_t *dice, int64_t least, T *y, \
+    int64_t rows, int64_t width)
+#define ATTENTION(T) (const T *qkv, const float *bias, const float *norms, const int16_t *dice, \
+    int64_t least, T *out, int64_t images, int64_t heads, int64_t n)
+#define ATTENTION_BACK(T) (const T *qkv, const float *bias, const float *norms, \
+    const int16_t *dice, int64_t least, const T *dout, T *dqkv, float *dnorms, int64_t images, \
     int64_t heads, int64_t n)
-#define ATTENTION_BACK(T) (const T *qkv, const float *norms, const T *dout, T *dqkv, \
-    float *dnorms, int64_t images, int64_t heads, int64_t n)
-BOTH(residual, RESIDUAL, (x, branch, gate, rows, out, images, n, width, stride))
-BOTH(residual_back, RESIDUAL_BACK,
-     (branch, gate, rows, dout, dbranch, dgate, images, n, width, stride))
-BOTH(norm, NORM, (x, shift, scale, weight, bias, rows, y, stats, images, n, width, stride))
-BOTH(norm_back, NORM_BACK, (x, scale, weight, bias, rows, stats, dy, dx, dshift, dscale,
-                            dweights, images, n, width, stride))
-BOTH(gelu, GELU, (x, y, size))
-BOTH(gelu_back, GELU_BACK, (x, dy, dx, size))
-BOTH(attention, ATTENTION, (qkv, norms, out, images, heads, n))
-BOTH(attention_back, ATTENTION_BACK, (qkv, norms, dout, dqkv, dnorms, images, heads, n))
+BOTH(residual, RESIDUAL,
+     (x, branch, bias, dice, least, table, rows, out, images, n, width, stride))
+BOTH(residual_back, RESIDUAL_BACK, (branch, bias, dice, least, table, rows, dout, dbranch, dtable,
+                                    images, n, width, stride))
+BOTH(norm, NORM, (x, table, weight, bias, rows, y, stats, images, n, width, stride))
+BOTH(norm_back, NORM_BACK, (x, table, weight, bias, rows, stats, dy, dout, dx, dtable, dweights,
+                            images, n, width, stride))
+BOTH(gelu, GELU, (x, bias, dice, least, y, rows, width))
+BOTH(attention, ATTENTION, (qkv, bias, norms, dice, least, out, images, heads, n))
+BOTH(attention_back, ATTENTION_BACK,
+     (qkv, bias, norms, dice, least, dout, dqkv, dnorms, images, heads, n))
 }
 '''
 SOURCE = (NUMBERS + HEAD + VECTORS + RESIDUAL_LOOPS + NORM_LOOPS + GELU_LOOPS + PRODUCTS
@@ -361,144 +411,206 @@ def load_block_kernels(
     return load_source(SOURCE, D=head_dim)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick016
-class Residual(torch.autograd.Function):
-    "x + gate ⊙ branch; images of one class share a row of the gate's table."
+def roll(
+    shape: tuple[int, ...],  # of what is decided about
+    dropout: float,  # share that is dropped
+) -> tuple[torch.Tensor | None, int]:  # int16 [shape]; and the least that keeps a number
+    "Random numbers from -2¹⁵ to 2¹⁵ - 1; None if nothing is dropped."
+    if dropout == 0:
+        return None, 0
+    count = math.prod(shape)
+    numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-2**63, None)
+    least = min(round(dropout * 2**16) - 2**15, 2**15 - 1)
+    return numbers.view(torch.int16)[:count].view(shape), least
 
-    @staticmethod
-    def forward(
-        ctx,
-        x: torch.Tensor,  # float32 [B, n, D]
-        branch: torch.Tensor,  # float32 or bf16 [B, n, D]
-        gate: torch.Tensor,  # like `branch`, [N, n, D]
-        rows: torch.Tensor,  # int64 [B], of the table
-        library: ctypes.CDLL,
-    ) -> torch.Tensor:  # float32 [B, n, D]
-        x, branch, out = x.contiguous(), branch.contiguous(), torch.empty(x.shape)
-        call(library, 'residual', gate.dtype, x, branch, gate, rows, out, *x.shape,
-             gate.stride(1))
-        ctx.save_for_backward(branch, gate, rows)
-        ctx.library = library
+
+class Loops(NamedTuple):
+    "The loops around a branch of a block. Images of one class share a row of the table."
+
+    library: ctypes.CDLL
+    table: torch.Tensor  # float32 or bf16 [N, n, 3·D]: shift, scale, gate
+    rows: torch.Tensor  # int64 [B], of the table
+
+    def call(self, name: str, *given):
+        call(self.library, name, self.table.dtype, *given)
+
+    def sizes(self, x: torch.Tensor) -> tuple[int, ...]:
+        return *x.shape, self.table.stride(1)
+
+    def norm(self, x, weight, bias):
+        "(1 + scale) ⊙ LayerNorm(x) + shift, like `table`, [B·n, D]; with mean and 1 / σ of x."
+        entries, d = x.shape[0] * x.shape[1], x.shape[2]
+        y, stats = torch.empty(entries, d, dtype=self.table.dtype), torch.empty(entries, 2)
+        self.call('norm', x, self.table, weight, bias, self.rows, y, stats, *self.sizes(x))
+        return y, stats
+
+    def residual(self, x, branch, bias, dice, least):
+        "x + gate ⊙ (branch + bias), float32 [B, n, D]."
+        out = torch.empty_like(x)
+        self.call('residual', x, branch, bias, dice, least, self.table, self.rows, out,
+                  *self.sizes(x))
         return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dout):
-        branch, gate, rows = ctx.saved_tensors
-        dout, dbranch, dgate = dout.contiguous(), torch.empty_like(branch), torch.zeros(gate.shape)
-        call(ctx.library, 'residual_back', gate.dtype, branch, gate, rows, dout, dbranch, dgate,
-             *branch.shape, gate.stride(1))
-        return dout, dbranch, dgate.to(gate.dtype), None, None
+    def residual_back(self, branch, bias, dice, least, dout):
+        "Gradients of the branch, and of the table as far as it is known: that of the gate."
+        dbranch, dtable = torch.empty_like(branch), torch.zeros(self.table.shape)
+        self.call('residual_back', branch, bias, dice, least, self.table, self.rows, dout, dbranch,
+                  dtable, *self.sizes(dout))
+        return dbranch, dtable
+
+    def norm_back(self, x, weight, bias, stats, dy, dout, dtable):
+        "Gradients of x, of the table, and of weight and bias."
+        dx, dweights = torch.empty_like(x), torch.zeros(x.shape[1], 2, x.shape[2])
+        self.call('norm_back', x, self.table, weight, bias, self.rows, stats, dy, dout, dx, dtable,
+                  dweights, *self.sizes(x))
+        return dx, dtable.to(self.table.dtype), *dweights.sum(0)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick017
-class ModulatedNorm(torch.autograd.Function):
-    "(1 + scale) ⊙ LayerNorm(x) + shift; images of one class share a row of both tables."
+class GatedMLP(torch.autograd.Function):
+    "x + gate ⊙ (W₂ GELU(W₁ y + b₁) + b₂), where y is the modulated norm of x."
 
     @staticmethod
     def forward(
         ctx,
         x: torch.Tensor,  # float32 [B, n, D]
-        shift: torch.Tensor,  # float32 or bf16 [N, n, D]
-        scale: torch.Tensor,  # likewise, and of the same strides
-        weight: torch.Tensor,  # float32 [D], of the LayerNorm
-        bias: torch.Tensor,  # float32 [D]
-        rows: torch.Tensor,  # int64 [B], of the tables
+        table: torch.Tensor,  # as for `Loops`, as are `rows` and `library`
+        rows: torch.Tensor,
+        norm_weight: torch.Tensor,  # float32 [D], of the LayerNorm
+        norm_bias: torch.Tensor,  # float32 [D]
+        weight1: torch.Tensor,  # float32 [hidden, D], of `fc1`
+        bias1: torch.Tensor,  # float32 [hidden]
+        weight2: torch.Tensor,  # float32 [D, hidden], of `fc2`
+        bias2: torch.Tensor,  # float32 [D]
+        dropout: float,  # share that is dropped after GELU, and of the result
         library: ctypes.CDLL,
-    ) -> torch.Tensor:  # like `shift`, [B, n, D]
-        x, y = x.contiguous(), torch.empty(x.shape, dtype=scale.dtype)
-        stats = torch.empty(*x.shape[:2], 2)  # mean and 1 / σ of each entry
-        call(library, 'norm', scale.dtype, x, shift, scale, weight, bias, rows, y, stats, *x.shape,
-             scale.stride(1))
-        ctx.save_for_backward(x, scale, weight, bias, rows, stats)
-        ctx.library = library
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        x, scale, weight, bias, rows, stats = ctx.saved_tensors
-        dx, dweights = torch.empty_like(x), torch.zeros(x.shape[1], 2, x.shape[2])
-        dshift, dscale = torch.zeros(2, *scale.shape)
-        call(ctx.library, 'norm_back', scale.dtype, x, scale, weight, bias, rows, stats,
-             dy.contiguous(), dx, dshift, dscale, dweights, *x.shape, scale.stride(1))
-        tables = dshift.to(scale.dtype), dscale.to(scale.dtype)
-        return dx, *tables, *dweights.sum(0), None, None
-
-# %% ../../nbs/35_quick_blocks.ipynb #quick018
-class Gelu(torch.autograd.Function):
-    "The exact GELU, x Φ(x), up to rounding."
-
-    @staticmethod
-    def forward(
-        ctx,
-        x: torch.Tensor,  # float32 or bf16
-        library: ctypes.CDLL,
-    ) -> torch.Tensor:  # like x
-        x = x.contiguous()
-        y = torch.empty_like(x)
-        call(library, 'gelu', x.dtype, x, y, x.numel())
-        ctx.save_for_backward(x)
-        ctx.library = library
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        x, = ctx.saved_tensors
-        dx = torch.empty_like(x)
-        call(ctx.library, 'gelu_back', x.dtype, x, dy.contiguous(), dx, x.numel())
-        return dx, None
-
-
-class CausalAttention(torch.autograd.Function):
-    "What `Attention` computes between its two linears."
-
-    @staticmethod
-    def forward(
-        ctx,
-        qkv: torch.Tensor,  # float32 or bf16 [B, n, 3·D]
-        norms: torch.Tensor,  # float32 [4, d]: weight and bias of q_norm, then of k_norm
-        num_heads: int,
-        library: ctypes.CDLL,
-    ) -> torch.Tensor:  # like `qkv`, [B, n, D]
-        qkv, (b, n, d) = qkv.contiguous(), qkv.shape
-        out = qkv.new_empty(b, n, d // 3)
-        call(library, 'attention', qkv.dtype, qkv, norms, out, b, num_heads, n)
-        ctx.save_for_backward(qkv, norms)
-        ctx.num_heads, ctx.library = num_heads, library
-        return out
+    ) -> torch.Tensor:  # float32 [B, n, D]
+        loops, x = Loops(library, table, rows), x.contiguous()
+        weight1, weight2 = weight1.to(table.dtype), weight2.to(table.dtype)
+        y, stats = loops.norm(x, norm_weight, norm_bias)
+        slope = y @ weight1.T  # until `gelu` writes the derivatives there
+        active = torch.empty_like(slope)
+        loops.call('gelu', slope, bias1, *roll(slope.shape, dropout), active, *slope.shape)
+        branch = active @ weight2.T
+        dice, least = roll(branch.shape, dropout)
+        ctx.save_for_backward(x, table, rows, norm_weight, norm_bias, weight1, weight2, bias2,
+                              y, stats, slope, active, branch, dice)
+        ctx.least, ctx.library = least, library
+        return loops.residual(x, branch, bias2, dice, least)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        qkv, norms = ctx.saved_tensors
-        b, n, _ = qkv.shape
+        (x, table, rows, norm_weight, norm_bias, weight1, weight2, bias2, y, stats, slope, active,
+         branch, dice) = ctx.saved_tensors
+        loops, dout = Loops(ctx.library, table, rows), dout.contiguous()
+        dbranch, dtable = loops.residual_back(branch, bias2, dice, ctx.least, dout)
+        dhidden = (dbranch @ weight2).mul_(slope)
+        dx, dtable, *dnorm = loops.norm_back(x, norm_weight, norm_bias, stats, dhidden @ weight1,
+                                             dout, dtable)
+        first = dhidden.T @ y, dhidden.sum(0)
+        second = dbranch.T @ active, dbranch.sum(0)
+        return dx, dtable, None, *dnorm, *first, *second, None, None
+
+
+class GatedAttention(torch.autograd.Function):
+    "x + gate ⊙ (W_o Attention(W_qkv y + b_qkv) + b_o), where y is the modulated norm of x."
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: torch.Tensor,  # float32 [B, n, D]
+        table: torch.Tensor,  # as for `Loops`, as are `rows` and `library`
+        rows: torch.Tensor,
+        norm_weight: torch.Tensor,  # float32 [D], of the LayerNorm
+        norm_bias: torch.Tensor,  # float32 [D]
+        weight1: torch.Tensor,  # float32 [3·D, D], of `qkv`
+        bias1: torch.Tensor,  # float32 [3·D]
+        norms: torch.Tensor,  # float32 [4, d]: weight and bias of q_norm, then of k_norm
+        weight2: torch.Tensor,  # float32 [D, D], of `proj`
+        bias2: torch.Tensor,  # float32 [D]
+        num_heads: int,
+        dropout: float,  # share that is dropped of the attention weights, and of the result
+        library: ctypes.CDLL,
+    ) -> torch.Tensor:  # float32 [B, n, D]
+        loops, x, (b, n, _) = Loops(library, table, rows), x.contiguous(), x.shape
+        weight1, weight2 = weight1.to(table.dtype), weight2.to(table.dtype)
+        y, stats = loops.norm(x, norm_weight, norm_bias)
+        qkv, mixed = y @ weight1.T, torch.empty_like(y)
+        dice, least = roll((b, num_heads, n, n), dropout)
+        loops.call('attention', qkv, bias1, norms, dice, least, mixed, b, num_heads, n)
+        branch = mixed @ weight2.T
+        last, _ = roll(branch.shape, dropout)
+        ctx.save_for_backward(x, table, rows, norm_weight, norm_bias, weight1, bias1, norms,
+                              weight2, bias2, y, stats, qkv, mixed, branch, dice, last)
+        ctx.num_heads, ctx.least, ctx.library = num_heads, least, library
+        return loops.residual(x, branch, bias2, last, least)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout):
+        (x, table, rows, norm_weight, norm_bias, weight1, bias1, norms, weight2, bias2, y, stats,
+         qkv, mixed, branch, dice, last) = ctx.saved_tensors
+        loops, dout, (b, n, _) = Loops(ctx.library, table, rows), dout.contiguous(), x.shape
+        dbranch, dtable = loops.residual_back(branch, bias2, last, ctx.least, dout)
         dqkv, dnorms = torch.empty_like(qkv), torch.zeros(b * ctx.num_heads, *norms.shape)
-        call(ctx.library, 'attention_back', qkv.dtype, qkv, norms, dout.contiguous(), dqkv, dnorms,
-             b, ctx.num_heads, n)
-        return dqkv, dnorms.sum(0), None, None
+        loops.call('attention_back', qkv, bias1, norms, dice, ctx.least, dbranch @ weight2, dqkv,
+                   dnorms, b, ctx.num_heads, n)
+        dx, dtable, *dnorm = loops.norm_back(x, norm_weight, norm_bias, stats, dqkv @ weight1,
+                                             dout, dtable)
+        first = dqkv.T @ y, dqkv.sum(0), dnorms.sum(0)
+        second = dbranch.T @ mixed, dbranch.sum(0)
+        return dx, dtable, None, *dnorm, *first, *second, None, None, None
+
+# %% ../../nbs/35_quick_blocks.ipynb #quick020
+LONGEST = 1026  # entries, of 32 × 32 tokens: beyond, the matrix of a head fits into no cache
+
+
+def compiled_block(
+    block: Block,
+    x: torch.Tensor,  # float32 [B, n, D]
+    c: Conditioning | None,  # of the same n positions; None: `Block.forward` does the work
+    cache=None,  # as for `Block.forward`, which then does the work
+    *,
+    library: ctypes.CDLL,  # from `load_block_kernels`
+) -> torch.Tensor:  # float32 [B, n, D]
+    "`Block.forward` on a CPU, in float32 or inside bf16 autocast."
+    unusual = cache is not None or x.dtype != torch.float32 or x.shape[1] > LONGEST
+    if c is None or unusual:
+        return Block.forward(block, x, c, cache)
+    rows = torch.arange(len(x)) if c.rows is None else c.rows
+    table1, table2 = block.adaLN_modulation(c.vectors).chunk(2, dim=-1)
+    attn, mlp, norm1, norm2 = block.attn, block.mlp, block.norm1, block.norm2
+    norms = torch.stack([attn.q_norm.weight, attn.q_norm.bias,
+                         attn.k_norm.weight, attn.k_norm.bias])
+    dropout = mlp.dropout if block.training else 0.0
+    x = GatedAttention.apply(
+        x, table1, rows, norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv.bias, norms,
+        attn.proj.weight, attn.proj.bias, attn.num_heads, dropout, library)
+    return GatedMLP.apply(
+        x, table2, rows, norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias,
+        mlp.fc2.weight, mlp.fc2.bias, dropout, library)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick031
 def quick_dropout(
     x: torch.Tensor,  # on the CPU
     share: float,  # of the numbers, which become 0; the others grow by 1 / (1 - share)
 ) -> torch.Tensor:  # like x
-    "`F.dropout`, with four decisions from each random number of 64 bits."
-    if share == 0 or torch.compiler.is_compiling():
+    "`F.dropout`, with the numbers of `roll`."
+    if torch.compiler.is_compiling():
         return F.dropout(x, share)
-    numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-2**63, None)
-    parts = numbers.view(torch.int16)[:x.numel()].view(x.shape)  # from -2¹⁵ to 2¹⁵ - 1
-    kept = parts >= min(round(share * 2**16) - 2**15, 2**15 - 1)
-    return x * (kept * torch.tensor(1 / (1 - share), dtype=x.dtype))
+    dice, least = roll(x.shape, share)
+    if dice is None:
+        return x
+    return x * ((dice >= least) * torch.tensor(1 / (1 - share), dtype=x.dtype))
 
 
 def quick_mlp(
     mlp: MLP,
     x: torch.Tensor,  # float32 or bf16 [B, n, D]
-    gelu: Callable[[torch.Tensor], torch.Tensor] = F.gelu,
 ) -> torch.Tensor:  # like x
     "`MLP.forward`, with `quick_dropout`."
     dropout = mlp.dropout if mlp.training else 0.0
-    return quick_dropout(mlp.fc2(quick_dropout(gelu(mlp.fc1(x)), dropout)), dropout)
+    return quick_dropout(mlp.fc2(quick_dropout(F.gelu(mlp.fc1(x)), dropout)), dropout)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick032
 def short_attention(
@@ -528,45 +640,6 @@ def self_attention(
     dropout = attn.dropout if attn.training else 0.0
     x = short_attention(q, k, v, dropout).transpose(1, 2).reshape(b, n, d)
     return quick_dropout(attn.proj(x), dropout)
-
-# %% ../../nbs/35_quick_blocks.ipynb #quick020
-LONGEST = 1026  # entries, of 32 × 32 tokens: beyond, the matrix of a head fits into no cache
-
-
-def compiled_attention(
-    attn: Attention,
-    x: torch.Tensor,  # float32 or bf16 [B, n, D]
-    library: ctypes.CDLL,
-) -> torch.Tensor:  # like x
-    "`Attention.forward`."
-    if attn.training and attn.dropout > 0:
-        return self_attention(attn, x)
-    norms = torch.stack([attn.q_norm.weight, attn.q_norm.bias,
-                         attn.k_norm.weight, attn.k_norm.bias])
-    return attn.proj(CausalAttention.apply(attn.qkv(x), norms, attn.num_heads, library))
-
-
-def compiled_block(
-    block: Block,
-    x: torch.Tensor,  # float32 [B, n, D]
-    c: Conditioning | None,  # of the same n positions; None: `Block.forward` does the work
-    cache=None,  # as for `Block.forward`, which then does the work
-    *,
-    library: ctypes.CDLL,  # from `load_block_kernels`
-) -> torch.Tensor:  # float32 [B, n, D]
-    "`Block.forward` on a CPU, in float32 or inside bf16 autocast."
-    unusual = cache is not None or x.dtype != torch.float32 or x.shape[1] > LONGEST
-    if c is None or unusual:
-        return Block.forward(block, x, c, cache)
-    rows = torch.arange(len(x)) if c.rows is None else c.rows
-    m = block.adaLN_modulation(c.vectors)
-    shift1, scale1, gate1, shift2, scale2, gate2 = m.chunk(6, dim=-1)
-    norm1, norm2 = block.norm1, block.norm2
-    y = ModulatedNorm.apply(x, shift1, scale1, norm1.weight, norm1.bias, rows, library)
-    x = Residual.apply(x, compiled_attention(block.attn, y, library), gate1, rows, library)
-    y = ModulatedNorm.apply(x, shift2, scale2, norm2.weight, norm2.bias, rows, library)
-    branch = quick_mlp(block.mlp, y, lambda hidden: Gelu.apply(hidden, library))
-    return Residual.apply(x, branch, gate2, rows, library)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick041
 def fast_modulation(
