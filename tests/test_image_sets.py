@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import zipfile
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
@@ -43,7 +42,8 @@ from rar_nb.style import is_whole_png
 from rar_nb.support import InvalidValue, Stopped
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig
-from tests.kernels import FORKS, start_server
+from tests.forks import fork, held_elsewhere, program, python
+from tests.kernels import FORKS
 
 COLOUR = TokenizerConfig("grey", channels=3, codebook_size=8)
 TWENTY = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
@@ -377,9 +377,10 @@ def test_every_setting_is_an_option():
     ],
 )
 def test_bad_input_ends_the_program_with_one_line(tmp_path, options, message):
-    command = [sys.executable, "-m", "rar_nb.runs.sample", "--cpu"]
-    command += [option.format(tmp_path / "set") for option in options]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    """The first of these as a user starts it."""
+    run = python if "--preset" in options else program
+    words = [option.format(tmp_path / "set") for option in options]
+    ended = run("rar_nb.runs.sample", "--cpu", *words)
     lines = [line for line in ended.stderr.splitlines() if "Warning" not in line]
     assert ended.returncode == 2 and message in lines[-1] and lines[-1].startswith("error: ")
     assert "Traceback" not in ended.stderr and not (tmp_path / "set").exists()
@@ -559,8 +560,7 @@ def test_what_cannot_be_opened(wrong, message):
 
 
 def test_the_program_has_a_help():
-    command = [sys.executable, "-m", "rar_nb.runs.sample", "--help"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = program("rar_nb.runs.sample", "--help").stdout
     for f in fields(SampleConfig):
         assert f"--{f.name}" in text
 
@@ -685,20 +685,6 @@ def test_a_damaged_identity_is_named(tmp_path, content):
 # Two at once, and jobs that are stopped
 
 
-@contextmanager
-def held_elsewhere(folder, name):
-    """The folder's lock is another process's; yields its number."""
-    script = "import sys; from rar_nb.runs.safekeeping import hold\nwith hold(*sys.argv[1:]):\n"
-    script += "    print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", script, str(folder), name]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout.readline() == "held\n"
-        yield child.pid
-    finally:
-        child.communicate()
-
-
 def test_a_second_job_is_told_who_is_there(model, tmp_path):
     with held_elsewhere(tmp_path, "set-0") as number:
         with pytest.raises(InvalidValue, match=f"{tmp_path} is in use by process {number} on"):
@@ -720,13 +706,6 @@ def be_a_job(folder, place, seed, num_samples):
         os._exit(2)
 
 
-def forked_job(*arguments):
-    start_server()
-    job = FORKS.Process(target=be_a_job, args=arguments)
-    job.start()
-    return job
-
-
 def same_set_again(folder, place, seed, num_samples):
     run, tokenizer, generator = open_model(folder)
     sample = replace(run.sample, num_samples=num_samples, sample_batch_size=20)
@@ -735,7 +714,7 @@ def same_set_again(folder, place, seed, num_samples):
 
 @pytest.mark.skipif(FORKS is None, reason="needs a fork server")
 def test_of_two_jobs_at_once_one_gives_up(folder, tmp_path):
-    jobs = [forked_job(folder, tmp_path / "set", seed, 100) for seed in (1, 2)]
+    jobs = [fork(be_a_job, folder, tmp_path / "set", seed, 100) for seed in (1, 2)]
     for job in jobs:
         job.join()
     assert sorted(job.exitcode for job in jobs) == [0, 2]
@@ -749,7 +728,7 @@ def test_of_two_jobs_at_once_one_gives_up(folder, tmp_path):
 def test_a_set_that_is_killed_goes_on(folder, tmp_path):
     place = tmp_path / "set"
     for count in (1, 45, 90):
-        job = forked_job(folder, place, 3, 200)
+        job = fork(be_a_job, folder, place, 3, 200)
         while len(list(place.glob("*.png"))) < count:
             assert job.is_alive()
             time.sleep(0.001)

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -40,6 +39,7 @@ from rar_nb.runs.training import shared_validation_loss, train_run
 from rar_nb.support import PROJECT, InvalidValue, Stopped, write_json
 from rar_nb.trainer import train, validation_loss
 from rar_nb.transformer import RAR
+from tests.forks import held_elsewhere, program, python
 from tests.tools.runs import rar_train, save_made_up_tokens
 
 CHANGES = {
@@ -376,13 +376,8 @@ def test_a_signal_finishes_the_step_and_loses_nothing(tokens, one, tmp_path, mon
 
 
 def test_a_time_limit_ends_the_program_with_status_75(tokens, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "rar_nb.runs.training", *command(tokens, tmp_path / "run")]
-        + ["--max_minutes", "0"],
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-    )
+    words = [*command(tokens, tmp_path / "run"), "--max_minutes", 0]
+    done = program("rar_nb.runs.training", *words)
     assert done.returncode == 75 and "Traceback" not in done.stderr
     assert done.stdout.strip().splitlines()[-1].startswith("stopped after 0 of 50 steps")
 
@@ -485,23 +480,10 @@ def test_a_run_does_not_start_from_the_ids_of_another_tokenizer(tokens, one, tmp
 
 
 def test_a_second_job_is_kept_out(tokens, tmp_path):
-    holder = (
-        "import sys, time\nfrom rar_nb.runs.safekeeping import hold\n"
-        "with hold(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path / "run")],
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert child.stdout.readline() == b"held\n"
-        with pytest.raises(InvalidValue, match=f"is in use by process {child.pid} on"):
+    with held_elsewhere(tmp_path / "run") as number:
+        with pytest.raises(InvalidValue, match=f"is in use by process {number} on"):
             rar_train(*command(tokens, tmp_path / "run"))
         assert not (tmp_path / "run" / "config.json").exists()
-    finally:
-        child.kill()
-        child.wait()
     rar_train(*command(tokens, tmp_path / "run", "--max_minutes", "60"))
 
 
@@ -622,13 +604,9 @@ def test_a_damaged_config_is_invalid_input(tokens, tmp_path):
     ],
 )
 def test_the_program_ends_with_one_line(tmp_path, words, last_line):
-    done = subprocess.run(
-        [sys.executable, "-m", "rar_nb.runs.training", *words.split()],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-    )
+    """The first of these as a user starts it."""
+    run = python if "/no/such" in words else program
+    done = run("rar_nb.runs.training", *words.split(), folder=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith(last_line)
 
