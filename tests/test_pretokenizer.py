@@ -4,10 +4,10 @@ import dataclasses
 import inspect
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,8 @@ from rar_nb.runs.pretokenizer import (
 )
 from rar_nb.support import InvalidValue, import_torchvision
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, to_float
+from tests.forks import CONTEXT, fork
+from tests.kernels import start_server
 
 torchvision = import_torchvision()
 TORN = "b/04.png"  # of 23 images, number 12 in the list
@@ -240,25 +242,26 @@ def test_accelerate_launch_same_bytes(run, images, config):
     assert content(config("launched").out) == content(config("one").out)
 
 
+def be_slow(config):
+    """In a process of its own: so that there is time to kill it."""
+    whole = pretokenizer.crop_tokens
+
+    def slow(*given):
+        time.sleep(0.3)
+        return whole(*given)
+
+    pretokenizer.crop_tokens = slow
+    pretokenize_folder(config, progress=False)
+
+
 def test_killed_and_continued(run, images, config):
     killed = config("killed", shard_images=2)
-    command = [
-        sys.executable,
-        "-c",
-        f"""
-import time
-from rar_nb.runs import pretokenizer as p
-whole = p.crop_tokens
-def slow(*args): time.sleep(.3); return whole(*args)  # so that there is time to kill
-p.crop_tokens = slow
-p.pretokenize_folder(p.{killed!r}, progress=False)""",
-    ]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    child = fork(be_slow, killed)
     while not (Path(killed.out) / "shard-00002.json").exists():
-        assert child.poll() is None
+        assert child.is_alive()
         time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     finished = [k for k in range(12) if read_record(killed.out, k)]
     assert 3 <= len(finished) < 12 and not (Path(killed.out) / "tokens.json").exists()
     (Path(killed.out) / ".tokens-00007.npy-abcdefgh.part").write_bytes(
@@ -498,7 +501,11 @@ def test_the_program_ends_with_one_line(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
-def test_bad_input_in_a_spawned_process_is_one_line(config):
+def test_bad_input_in_a_process_of_several_is_one_line(config, monkeypatch):
+    """The processes are forked ones here."""
+    spawn = partial(pretokenizer.multiprocessing.start_processes, start_method="forkserver")
+    monkeypatch.setattr(pretokenizer.multiprocessing, "spawn", spawn)
+    start_server()
     with pytest.raises(
         InvalidValue,
         match=r"^share of images that failed = '1/23 so far' is not.*04.png can't be read.*$",
@@ -572,27 +579,26 @@ def no_listing(*given, **options):
     pytest.fail("images were listed")
 
 
-JOB = """
-import json, sys
-from rar_nb.runs import pretokenizer
-whole = pretokenizer.crop_tokens
-def wait_first(*given):
-    print('at work', flush=True)
-    sys.stdin.read()
-    return whole(*given)
-pretokenizer.crop_tokens = wait_first
-config = pretokenizer.PretokenizeConfig(**json.loads(sys.argv[1]))
-pretokenizer.pretokenize_folder(config, progress=False)
-"""
+def be_the_first_job(config, at_work, go_on):
+    """In a process of its own: it waits until the second one has been refused."""
+    whole = pretokenizer.crop_tokens
+
+    def wait_first(*given):
+        at_work.set()
+        go_on.wait()
+        return whole(*given)
+
+    pretokenizer.crop_tokens = wait_first
+    pretokenize_folder(config, progress=False)
 
 
 def test_a_second_job_gets_an_error_that_names_the_first(config, monkeypatch):
     """Whoever comes second is refused, and what the first one makes is right."""
     both = config("both", shard_images=3)
-    command = [sys.executable, "-c", JOB, json.dumps(dataclasses.asdict(both))]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while child.stdout.readline() != "at work\n":
-        assert child.poll() is None
+    at_work, go_on = CONTEXT.Event(), CONTEXT.Event()
+    child = fork(be_the_first_job, both, at_work, go_on)
+    while not at_work.wait(0.1):
+        assert child.is_alive()
     before = content(both.out)
     with monkeypatch.context() as m:
         m.setattr(pretokenizer, "PATIENCE", 0)
@@ -602,9 +608,10 @@ def test_a_second_job_gets_an_error_that_names_the_first(config, monkeypatch):
             with pytest.raises(InvalidValue, match=message):
                 job(both)
     assert content(both.out) == before
-    child.communicate()
+    go_on.set()
+    child.join()
     pretokenize_folder(config("alone", shard_images=3), progress=False)
-    assert child.returncode == 0 and content(both.out) == content(config("alone").out)
+    assert child.exitcode == 0 and content(both.out) == content(config("alone").out)
     assert len(pretokenize_folder(both, progress=False)) == 22  # the lock is free again
 
 
