@@ -4,8 +4,6 @@ be stopped and continued without a trace in its numbers, and a driver that does 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 
@@ -48,6 +46,7 @@ from rar_nb.runs.study import (
 from rar_nb.support import InvalidValue, Stopped, write_json
 from rar_nb.trainer import random_ratio_at, validation_loss
 from rar_nb.transformer import RAR
+from tests.forks import program, python
 from tests.kernels import execute
 
 TUNED = {name: dict(dropout=0.1, guidance_scale=2.0, why={}) for name in STRATEGIES}
@@ -763,8 +762,9 @@ def test_tokens_of_other_images_are_refused(tmp_path):
     ],
 )
 def test_the_pool_says_in_one_line_what_is_wrong(tmp_path, words, message):
-    command = [sys.executable, "-m", "tests.tools.study_pool", *words]
-    command += ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
-    done = subprocess.run(command, cwd=study.PROJECT, capture_output=True, text=True)
+    """The first of these as a user starts it."""
+    run = program if "--tiny" in words else python
+    places = ["--results", tmp_path / "results", "--work", tmp_path / "work"]
+    done = run("tests.tools.study_pool", *words, *places, folder=study.PROJECT)
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
