@@ -9,13 +9,17 @@ each program at least one does."""
 import multiprocessing
 import os
 import runpy
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rar_nb.runs.launch import LAUNCHER
 from rar_nb.runs.safekeeping import hold
 from rar_nb.support import PROJECT
 from tests.kernels import FORKS, start_server
@@ -30,7 +34,8 @@ def program(module: str, *words, folder: Path | None = None) -> subprocess.Compl
     arguments = [str(word) for word in (module, *words)]
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place, name) for name in ("out", "log")]
-        process = fork(be_a_program, arguments, dict(os.environ), folder or Path.cwd(), *files)
+        folder = Path.cwd() if folder is None else folder
+        process = fork(be_a_program, arguments, dict(os.environ), folder, *files)
         process.join()
         out, log = (file.read_text() for file in files)
     return subprocess.CompletedProcess(arguments, process.exitcode, out, log)
@@ -55,15 +60,70 @@ def fork(target, *arguments):
 def be_a_program(
     arguments: list[str], environment: dict[str, str], folder: Path, out: Path, log: Path
 ):
-    """In the forked process: what `python -m` does with such arguments in that folder."""
+    """In the forked process: what `python -m` does with such arguments in that folder. It is in a
+    session of its own."""
+    os.setsid()
     for number, path in ((1, out), (2, log)):
-        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY), number)
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = arguments
     sys.modules.pop(arguments[0], None)  # it runs as `__main__`, as if it had not been imported
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+class Started:
+    """A command of `launch_command`, forked; it looks like a `Popen`. Several processes get from
+    the environment what `accelerate launch` tells them, but there is no launcher."""
+
+    def __init__(self, command: list[str], *, env: dict[str, str], stdout, **_):
+        words, count = command[2:], 1  # without python -m
+        if words[0] == LAUNCHER[0]:
+            count = int(words[words.index("--num_processes") + 1])
+            words = words[words.index("-m") + 1 :]
+        told = ranks(count) if count > 1 else [{}]
+        self.args, self.processes = command, [
+            fork(be_a_program, words, env | one, Path.cwd(), stdout.name, stdout.name)
+            for one in told
+        ]  # fmt: skip
+        self.pid = self.processes[0].pid
+
+    def poll(self) -> int | None:
+        statuses = [process.exitcode for process in self.processes]
+        return None if None in statuses else next(filter(None, statuses), 0)
+
+    returncode = property(poll)
+
+    def wait(self, timeout: float | None = None) -> int:
+        until = None if timeout is None else time.monotonic() + timeout
+        for process in self.processes:
+            process.join(None if until is None else max(0, until - time.monotonic()))
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def send_signal(self, number: int):
+        for process in self.processes:
+            if process.exitcode is None:
+                os.kill(process.pid, number)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
+
+def ranks(processes: int) -> list[dict[str, str]]:
+    """The environment of each of several processes on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    every = dict(WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes, MASTER_ADDR="127.0.0.1",
+                 MASTER_PORT=port, ACCELERATE_MIXED_PRECISION="no")  # fmt: skip
+    own = [dict(every, RANK=rank, LOCAL_RANK=rank) for rank in range(processes)]
+    return [{name: str(value) for name, value in one.items()} for one in own]
 
 
 @contextmanager

@@ -1,21 +1,23 @@
 """Real processes on the CPU: they learn the same, end with their parent, and go on afterwards."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+import rar_nb.runs.launch as launch
 from rar_nb.pretrained.presets import get_preset, save_run_config
 from rar_nb.runs.devices import PARENT
 from rar_nb.runs.launch import follow, launch_command, run_child
 from rar_nb.runs.run_folders import open_tokens, read_metrics, resolve_tokens
 from rar_nb.runs.safekeeping import newest_checkpoint
-from rar_nb.support import PROJECT
+from tests.forks import Started, fork, program
+from tests.kernels import FORKS
 from tests.tools.runs import save_made_up_tokens
 
 CHANGES = {
@@ -41,18 +43,19 @@ def train_step(accelerator, model, optimizer, run, data, step):
 training.train_step, training.StopRequest.note = train_step, note
 training.main()
 """
-NOTEBOOK = """
-import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a kernel, wherever tests run
-import json, sys
-from rar_nb.runs.launch import follow
-follow(json.loads(sys.argv[1]), sys.argv[2], progress=False)
-"""
 
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory):
     return save_made_up_tokens(tmp_path_factory.mktemp("tokens"), 200)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Programs are forked, and several processes have no launcher."""
+    if FORKS:
+        errors = {name: getattr(subprocess, name) for name in ("STDOUT", "TimeoutExpired")}
+        monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=Started, **errors))
 
 
 def new_run(tokens, folder):
@@ -93,13 +96,16 @@ def rows_without_times(folder):
     return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
+def be_a_notebook(command, folder):
+    """In a process of its own."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a kernel, wherever tests run
+    follow(command, folder, progress=False)
+
+
 def kill_in_step_33(command, script, folder, victim, how):
     """Start a run whose step 33 waits for a signal, and kill one of its parents."""
-    environment, started = os.environ | {"PYTHONPATH": str(PROJECT)}, []
-    words = [sys.executable, "-c", NOTEBOOK, json.dumps(command), str(folder)]
-    with script.with_name("notebook.log").open("w") as log:
-        notebook = subprocess.Popen(words, env=environment, stderr=log)
-    metrics = folder / "metrics.jsonl"
+    started, metrics = [], folder / "metrics.jsonl"
+    notebook = fork(be_a_notebook, command, folder)
 
     def is_stuck():
         rows = read_metrics(metrics) if metrics.exists() else []
@@ -116,7 +122,7 @@ def kill_in_step_33(command, script, folder, victim, how):
         assert wait_for(lambda: all(map(ended, started)), 90), [p for p in started if not ended(p)]
     finally:
         notebook.kill()
-        notebook.wait()
+        notebook.join()
         for process in started:  # if the test fails
             if not ended(process):
                 process.kill()
@@ -127,7 +133,10 @@ def kill_in_step_33(command, script, folder, victim, how):
     [("notebook", signal.SIGKILL), ("notebook", signal.SIGINT), ("launcher", signal.SIGKILL)],
     ids=str,
 )
-def test_a_killed_run_ends_everywhere_and_goes_on(tokens, undisturbed, tmp_path, victim, how):
+def test_a_killed_run_ends_everywhere_and_goes_on(
+    tokens, undisturbed, tmp_path, forked, victim, how
+):
+    """It goes on without the launcher, as the undisturbed one has been with it."""
     folder, script = new_run(tokens, tmp_path / "run"), tmp_path / "stuck.py"
     script.write_text(STUCK)
     command = two(tokens, folder)
@@ -147,25 +156,13 @@ def test_a_killed_run_ends_everywhere_and_goes_on(tokens, undisturbed, tmp_path,
     assert not (folder / "checkpoints").exists()
 
 
-def test_a_program_whose_notebook_is_gone_does_nothing(tmp_path):
+def test_a_program_whose_notebook_is_gone_does_nothing(tmp_path, monkeypatch):
     """The notebook was killed while the program was still being loaded."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), PARENT: str(gone.pid)}
-    words = [
-        "-m",
-        "rar_nb.runs.training",
-        "--run_dir",
-        "run",
-        "--tokens",
-        "tokens",
-        "--preset",
-        "tiny",
-        "--cpu",
-    ]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    monkeypatch.setenv(PARENT, str(gone.pid))
+    words = ["--run_dir", "run", "--tokens", "tokens", "--preset", "tiny", "--cpu"]
+    done = program("rar_nb.runs.training", *words, folder=tmp_path)
     assert done.returncode == 1 and not done.stderr.count("rror") and not list(tmp_path.iterdir())
 
 
