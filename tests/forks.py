@@ -1,7 +1,7 @@
 """Programs of this library, as `python -m` runs them, in processes that start in a moment.
 
 A program spends two seconds on importing torch and accelerate before it reads its command line.
-Here it is forked from the server of kernels.py, which has imported them already, and gets
+Here it is forked from the standard library's fork server, which has imported them already, and gets
 arguments, an environment, a working directory and output of its own. What the imports of the
 server would hide (an import that is missing) is seen where a test starts the program itself: for
 each program at least one does."""
@@ -17,14 +17,54 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 
 from rar_nb.runs.launch import LAUNCHER
 from rar_nb.runs.safekeeping import hold
 from rar_nb.support import PROJECT
-from tests.kernels import FORKS, start_server
 
+PRELOADED = [  # nearly all imports; none of them starts a thread, which a fork would lose
+    "tests.kernels",
+    "pytest",
+    "nbdev",
+    "ipykernel.kernelapp",
+    "matplotlib_inline.backend_inline",
+    "rar_nb.play.inpainting",
+    "rar_nb.runs.pretokenizer",
+    "rar_nb.reports.report",
+    "rar_nb.runs.training",
+    "rar_nb.play.watch",
+]
+FORKS = (
+    multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
+)  # elsewhere forking after such imports isn't safe
 CONTEXT = FORKS or multiprocessing.get_context("spawn")
+
+
+def start_server():
+    """Start the fork server if it doesn't run yet; with the project's folder on its path, as other
+    packages have a `tests`, too."""
+    FORKS.set_forkserver_preload(PRELOADED)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def server_address() -> str:
+    """Where a process that the server has forked can ask it for another one."""
+    return forkserver._forkserver._forkserver_address
+
+
+def use_server(address: str):
+    """In a forked process: what it starts is forked from the same server."""
+    server = forkserver._forkserver
+    server._forkserver_address = address
+    server.ensure_running = forkserver.ensure_running = lambda: None
 
 
 def program(module: str, *words, folder: Path | None = None) -> subprocess.CompletedProcess:
@@ -113,6 +153,11 @@ class Started:
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
+
+
+POPEN = SimpleNamespace(  # in the place of `subprocess` in rar_nb.runs.launch
+    Popen=Started, STDOUT=subprocess.STDOUT, TimeoutExpired=subprocess.TimeoutExpired
+)
 
 
 def ranks(processes: int) -> list[dict[str, str]]:

@@ -2,48 +2,35 @@
 
 A kernel of a run notebook spends 8 s on imports before anything of its own happens. Here the
 standard library's fork server imports the library once, and each kernel is a process forked from
-it, with a namespace, random state, environment and working directory of its own. No run sees
-anything of another, as with kernels started by hand, except for modules that are imported
-already. What they would hide (an import that is missing, a kernel that does not start) is seen by
-the tests that ask for `as_a_user_does`: at least one run and one refusal per notebook.
+it, with a namespace, random state, environment and working directory of its own. The programs that
+a run starts are forked, too (forks.py). No run sees anything of another, as with kernels started
+by hand, except for modules that are imported already. What they would hide (an import that is
+missing, a kernel that does not start) is seen by the tests that ask for `as_a_user_does`: at least
+one run and one refusal per notebook.
 """
 
 import multiprocessing
 import os
-import sys
 import threading
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import EntryPoint
-from multiprocessing import forkserver
 from pathlib import Path
 
 import papermill
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
+import rar_nb.runs.launch as launch
+from tests.forks import FORKS, POPEN, server_address, start_server, use_server
+
 NBS = Path(__file__).parent.parent / "nbs"
-PRELOADED = [  # nearly all imports; none of them starts a thread, which a fork would lose
-    __name__,
-    "pytest",
-    "nbdev",
-    "ipykernel.kernelapp",
-    "matplotlib_inline.backend_inline",
-    "rar_nb.play.inpainting",
-    "rar_nb.runs.pretokenizer",
-    "rar_nb.reports.report",
-    "rar_nb.runs.training",
-    "rar_nb.play.watch",
-]
-FORKS = (
-    multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
-)  # elsewhere forking after such imports isn't safe
 
 
 def execute(name: str, out: Path, /, as_a_user_does: bool = False, **parameters):
     """Run a notebook of `nbs` with parameters in the folder of `out`, where it is written; as a
     notebook node. On a busy machine, what a cell prints may come later than the 4 seconds after
     which it would be left out."""
-    with nullcontext() if as_a_user_does else forked():
+    with nullcontext() if as_a_user_does else forked(programs=True):
         return papermill.execute_notebook(
             NBS / f"{name}.ipynb", out, parameters=parameters, cwd=out.parent, progress_bar=False,
             iopub_timeout=60,
@@ -61,27 +48,17 @@ def printed(notebook) -> str:
     )
 
 
-def start_server():
-    """Start the fork server if it doesn't run yet; with the project's folder on its path, as other
-    packages have a `tests`, too."""
-    FORKS.set_forkserver_preload(PRELOADED)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(NBS.parent), before]))
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
-
-
 @contextmanager
-def forked():
-    """Kernels that are started in this block are forked, where that is safe."""
+def forked(programs: bool = False):
+    """Kernels that are started in this block are forked, where that is safe; and so are the
+    programs that they start, if `programs`."""
     if not FORKS:
         yield
         return
     start_server()
     factory = KernelProvisionerFactory.instance()
     factory.provisioners["forked"] = EntryPoint("forked", f"{__name__}:Forked", factory.GROUP_NAME)
+    Forked.programs = programs
     before, factory.default_provisioner_name = factory.default_provisioner_name, "forked"
     try:
         yield
@@ -93,10 +70,13 @@ class Forked(LocalProvisioner):
     """Forks a kernel where `LocalProvisioner` starts a program; for all else the process looks
     like one of `subprocess`."""
 
+    programs = False  # whether the programs that the kernel starts are forked, too
+
     async def launch_kernel(self, cmd: list[str], **kwargs):
         arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        address = server_address() if self.programs else None
         self.process = process = FORKS.Process(
-            target=be_a_kernel, args=(arguments, str(kwargs.get("cwd") or Path.cwd()))
+            target=be_a_kernel, args=(arguments, str(kwargs.get("cwd") or Path.cwd()), address)
         )
         process.start()
         process.poll, process.wait = lambda: process.exitcode, process.join
@@ -106,9 +86,9 @@ class Forked(LocalProvisioner):
         return self.connection_info
 
 
-def be_a_kernel(arguments: list[str], folder: str):
+def be_a_kernel(arguments: list[str], folder: str, address: str | None):
     """In the forked process: what `python -m ipykernel_launcher` does with such arguments in that
-    folder."""
+    folder. With the fork server's address, the programs that it starts are forked."""
     import numpy as np
     import torch
     from ipykernel.kernelapp import IPKernelApp
@@ -121,6 +101,9 @@ def be_a_kernel(arguments: list[str], folder: str):
     threading.Thread(
         target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True
     ).start()  # ends with the tests, if these are killed
+    if address is not None:
+        use_server(address)
+        launch.subprocess = POPEN
     IPKernelApp.launch_instance(
         [*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR"]
     )

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 import rar_nb.runs.image_sets as image_sets
+import rar_nb.runs.launch as launching
 import rar_nb.sampler as sampler
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import PRESETS, get_preset, override, save_run_config
@@ -42,8 +43,7 @@ from rar_nb.style import is_whole_png
 from rar_nb.support import InvalidValue, Stopped
 from rar_nb.tokenizer import GreyTokenizer, TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig
-from tests.forks import fork, held_elsewhere, program, python
-from tests.kernels import FORKS
+from tests.forks import FORKS, POPEN, fork, held_elsewhere, program, python
 
 COLOUR = TokenizerConfig("grey", channels=3, codebook_size=8)
 TWENTY = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
@@ -487,7 +487,9 @@ def test_checkpoint_files_give_the_same_images_as_the_run(folder):
     assert files(folder / "files") == files(folder / "one")
 
 
-def test_a_failing_child_is_reported(folder, tmp_path):
+def test_a_failing_child_is_reported(folder, tmp_path, monkeypatch):
+    if FORKS:
+        monkeypatch.setattr(launching, "subprocess", POPEN)
     with pytest.raises(
         RuntimeError,
         match="num_samples = 31 is not allowed: it must be a multiple of the number of classes, 10",

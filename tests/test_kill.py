@@ -3,8 +3,7 @@
 import pytest
 
 from tests.benchmarks import kill
-from tests.forks import Started
-from tests.kernels import FORKS
+from tests.forks import FORKS, Started
 
 
 @pytest.mark.skipif(FORKS is None, reason="needs a fork server")

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,8 +15,7 @@ from rar_nb.runs.devices import PARENT
 from rar_nb.runs.launch import follow, launch_command, run_child
 from rar_nb.runs.run_folders import open_tokens, read_metrics, resolve_tokens
 from rar_nb.runs.safekeeping import newest_checkpoint
-from tests.forks import Started, fork, program
-from tests.kernels import FORKS
+from tests.forks import FORKS, POPEN, fork, program
 from tests.tools.runs import save_made_up_tokens
 
 CHANGES = {
@@ -54,8 +52,7 @@ def tokens(tmp_path_factory):
 def forked(monkeypatch):
     """Programs are forked, and several processes have no launcher."""
     if FORKS:
-        errors = {name: getattr(subprocess, name) for name in ("STDOUT", "TimeoutExpired")}
-        monkeypatch.setattr(launch, "subprocess", SimpleNamespace(Popen=Started, **errors))
+        monkeypatch.setattr(launch, "subprocess", POPEN)
 
 
 def new_run(tokens, folder):

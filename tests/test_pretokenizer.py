@@ -35,8 +35,7 @@ from rar_nb.runs.pretokenizer import (
 )
 from rar_nb.support import InvalidValue, import_torchvision
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, to_float
-from tests.forks import CONTEXT, fork
-from tests.kernels import start_server
+from tests.forks import CONTEXT, fork, start_server
 
 torchvision = import_torchvision()
 TORN = "b/04.png"  # of 23 images, number 12 in the list

@@ -19,7 +19,8 @@ from rar_nb.reports.fidelity import random_inception
 from rar_nb.runs.safekeeping import hold
 from rar_nb.tokenizer import make_tokenizer
 from rar_nb.transformer import RAR
-from tests.kernels import FORKS, NBS, execute, printed, start_server
+from tests.forks import FORKS, fork
+from tests.kernels import NBS, execute, printed
 
 RUN = get_preset(
     "tiny", num_samples=20, sample_batch_size=10, channels=3
@@ -213,13 +214,10 @@ def what_it_wrote(folder):
 def test_an_evaluation_that_is_killed_goes_on(place):
     """SIGKILL while the set, the first picture of the sweep and its numbers are written, then one
     to the end: all files are those of an evaluation that nobody disturbed."""
-    start_server()
     parameters = dict(run_dir="run", data="real", cpu=True, sweep=[0, 3], sweep_samples=10)
 
     def start(out):
-        job = FORKS.Process(target=run_cells, args=(str(place), parameters | dict(out_dir=out)))
-        job.start()
-        return job
+        return fork(run_cells, str(place), parameters | dict(out_dir=out))
 
     job = start("whole")
     job.join()
