@@ -25,6 +25,7 @@ from rar_nb.runs.devices import (
     Team,
     accumulation,
     count_threads,
+    end_with_parent,
     find_device_batch_size,
     free_cores,
     free_threads,
@@ -42,6 +43,7 @@ from rar_nb.support import PROJECT
 from rar_nb.trainer import learning_rate_at, make_batch
 from rar_nb.transformer import RAR, rar_loss
 from tests.doors import refuses
+from tests.forks import CONTEXT, fork
 
 RUN = get_preset("tiny", steps_per_epoch=5)
 
@@ -385,19 +387,21 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         find_device_batch_size(model, make_accelerator("no", cpu=True), 32)
 
 
+def live_on(environment, alive):
+    """In a process of its own."""
+    os.environ.update(environment)
+    end_with_parent()
+    alive.set()
+
+
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_process_ends_when_its_parent_is_gone(status):
     """Without a parent in the environment nothing happens."""
-    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone, alive = subprocess.Popen([sys.executable, "-c", ""]), CONTEXT.Event()
     gone.wait()
-    environment = (
-        os.environ | {"PYTHONPATH": str(PROJECT)} | ({PARENT: str(gone.pid)} if status else {})
-    )
-    code = "from rar_nb.runs.devices import end_with_parent; end_with_parent(); print('alive')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == ((1, "") if status else (0, "alive\n"))
+    process = fork(live_on, {PARENT: str(gone.pid)} if status else {}, alive)
+    process.join()
+    assert (process.exitcode, alive.is_set()) == (status, not status)
 
 
 @pytest.mark.parametrize(
