@@ -348,12 +348,14 @@ class ConvVQ(TrainableTokenizer):
         self.decoder = nn.Sequential(
             nn.Conv2d(config.codebook_dim, coarsest, 1), ResBlock(coarsest), ResBlock(coarsest),
             *up, nn.Conv2d(finest, config.channels, 3, padding=1))
+        # In memory, the channels of a pixel lie side by side: convolutions are then faster.
+        self.to(memory_format=torch.channels_last)
 
     def to_vectors(self, images):
         return self.encoder(images).permute(0, 2, 3, 1)
 
     def to_images(self, quantized):
-        return self.decoder(quantized.permute(0, 3, 1, 2))
+        return self.decoder(quantized.permute(0, 3, 1, 2)).contiguous()
 
 
 TOKENIZERS['conv_vq'] = ConvVQ

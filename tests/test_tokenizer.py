@@ -216,6 +216,8 @@ def test_round_trip(config):
     assert 0 <= tokens.min() and tokens.max() < config.codebook_size
     decoded = tokenizer.decode(tokens)
     assert decoded.shape == images.shape and decoded.isfinite().all()
+    if config.kind == "conv_vq":
+        assert decoded.is_contiguous(), "inside, channels come last; outside, that is not seen"
     # an image's tokens do not depend on its batch
     assert torch.equal(tokenizer.encode(images[1:]), tokens[1:])
 

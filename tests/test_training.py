@@ -197,16 +197,18 @@ def test_a_time_limit_stops_with_a_checkpoint(tokens, tmp_path):
 
 
 def test_before_annealing(one, tokens):
-    """The weights from when r leaves 1, at step 25: their losses are those of the metrics."""
+    """The weights from when r leaves 1, at step 25: their losses are those of the metrics.
+
+    Up to rounding, as the run computed them with quick blocks."""
     run, validation = load_run_config(one / "config.json"), open_tokens(tokens)[1]
     model = load_weights(RAR(run.model), one / "before_annealing.safetensors")
     rows = read_metrics(one / "metrics.jsonl")
     for name, r in (("raster_loss", 0.0), ("random_loss", 1.0)):
         logged = dict(zip(*curve(rows, name)))[25]
+        logged = pytest.approx(logged, rel=1e-5)
         assert validation_loss(model, validation, r) == logged
-        assert (
-            shared_validation_loss(make_accelerator("no", cpu=True), model, validation, r) == logged
-        )
+        accelerator = make_accelerator("no", cpu=True)
+        assert shared_validation_loss(accelerator, model, validation, r) == logged
 
 
 @pytest.mark.parametrize(
