@@ -348,8 +348,7 @@ class ConvVQ(TrainableTokenizer):
         self.decoder = nn.Sequential(
             nn.Conv2d(config.codebook_dim, coarsest, 1), ResBlock(coarsest), ResBlock(coarsest),
             *up, nn.Conv2d(finest, config.channels, 3, padding=1))
-        # In memory, the channels of a pixel lie side by side: convolutions are then faster.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # a pixel's channels side by side: faster
 
     def to_vectors(self, images):
         return self.encoder(images).permute(0, 2, 3, 1)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from rar_nb.data.images import open_data
 from rar_nb.evaluation import (
     SmallCNN,
+    all_features,
     evaluate_samples,
-    feature_statistics,
+    fid_features_to_statistics,
     frechet_distance,
     move_randomly,
     nearest,
@@ -78,7 +79,7 @@ def test_statistics_are_mean_and_covariance():
     images = random_images(50, 0, 256)
     pixels = images.flatten(1).numpy().astype(float)
     for batch_size in (7, 50):
-        found = feature_statistics(images, PIXELS, batch_size)
+        found = fid_features_to_statistics(all_features(images, PIXELS, batch_size))
         assert found["mu"] == pytest.approx(pixels.mean(0))
         assert found["sigma"] == pytest.approx(np.cov(pixels, rowvar=False))
 

