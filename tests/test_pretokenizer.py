@@ -35,7 +35,7 @@ from rar_nb.runs.pretokenizer import (
 )
 from rar_nb.support import InvalidValue, import_torchvision
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, to_float
-from tests.forks import CONTEXT, fork, start_server
+from tests.forks import CONTEXT, FORKS, fork, start_server
 
 torchvision = import_torchvision()
 TORN = "b/04.png"  # of 23 images, number 12 in the list
@@ -501,10 +501,11 @@ def test_the_program_ends_with_one_line(tmp_path):
 
 
 def test_bad_input_in_a_process_of_several_is_one_line(config, monkeypatch):
-    """The processes are forked ones here."""
-    spawn = partial(pretokenizer.multiprocessing.start_processes, start_method="forkserver")
-    monkeypatch.setattr(pretokenizer.multiprocessing, "spawn", spawn)
-    start_server()
+    """The processes are forked ones here, where that is safe."""
+    if FORKS:
+        start_server()
+        spawn = partial(pretokenizer.multiprocessing.start_processes, start_method="forkserver")
+        monkeypatch.setattr(pretokenizer.multiprocessing, "spawn", spawn)
     with pytest.raises(
         InvalidValue,
         match=r"^share of images that failed = '1/23 so far' is not.*04.png can't be read.*$",
