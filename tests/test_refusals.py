@@ -62,7 +62,7 @@ def test_train_refuses_wrong_parameters(tmp_path, wrong, message):
         execute(
             "train",
             tmp_path / "out.ipynb",
-            as_a_user_does="preset" in wrong,
+            as_a_user_does=wrong == dict(preset="rar_z"),
             **({"run_dir": str(tmp_path / "run")} | SMALL | wrong),
         )
     assert message in error.value.evalue
