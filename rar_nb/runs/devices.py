@@ -129,8 +129,8 @@ def working_blocks(
     try:
         yield
     finally:
-        for block in model.blocks:
-            block.__dict__.pop('forward', None)
+        for module in model.modules():
+            module.__dict__.pop('forward', None)
 
 
 @checked
@@ -226,9 +226,9 @@ def twin(model: RAR) -> RAR:
     copy.load_state_dict(weights, assign=True)
     for p, original in zip(copy.parameters(), model.parameters()):
         p.requires_grad_(original.requires_grad)
-    for block, original in zip(copy.blocks, model.blocks):
+    for module, original in zip(copy.modules(), model.modules()):
         if 'forward' in vars(original):  # a quick one
-            block.forward = MethodType(original.forward.__func__, block)
+            module.forward = MethodType(original.forward.__func__, module)
     return copy
 
 

@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['RESIDUAL_LOOPS', 'NORM_LOOPS', 'GELU_LOOPS', 'PRODUCTS', 'ATTENTION_LOOPS', 'BOTH_TYPES', 'SOURCE', 'LONGEST',
-           'load_block_kernels', 'roll', 'Loops', 'GatedMLP', 'GatedAttention', 'compiled_block', 'quick_dropout',
-           'quick_mlp', 'short_attention', 'self_attention', 'fast_modulation', 'fast_block', 'use_quick_blocks']
+           'load_block_kernels', 'roll', 'Loops', 'GatedMLP', 'GatedAttention', 'compiled_block', 'ModulatedNorm',
+           'compiled_final_norm', 'quick_dropout', 'quick_mlp', 'short_attention', 'self_attention', 'fast_modulation',
+           'fast_block', 'use_quick_blocks']
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick003
 import ctypes
 import math
 from functools import cache, partial
 from types import MethodType
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from ..compiled import HEAD, NUMBERS, VECTORS, call, load_source
-from ..transformer import MLP, RAR, Attention, Block, Conditioning
+from ..transformer import MLP, RAR, Attention, Block, Conditioning, FinalNorm
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick005
 RESIDUAL_LOOPS = r'''
@@ -590,6 +591,48 @@ def compiled_block(
         x, table2, rows, norm2.weight, norm2.bias, mlp.fc1.weight, mlp.fc1.bias,
         mlp.fc2.weight, mlp.fc2.bias, dropout, library)
 
+# %% ../../nbs/35_quick_blocks.ipynb #quick025b
+class ModulatedNorm(torch.autograd.Function):
+    "(1 + scale) ⊙ LayerNorm(x) + shift, without weight and bias."
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: torch.Tensor,  # float32 [B, n, D]
+        table: torch.Tensor,  # as for `Loops`, as are `rows` and `library`; the gate isn't used
+        rows: torch.Tensor,
+        library: ctypes.CDLL,
+    ) -> torch.Tensor:  # like `table`, [B, n, D]
+        x, ones, zeros = x.contiguous(), torch.ones(x.shape[2]), torch.zeros(x.shape[2])
+        y, stats = Loops(library, table, rows).norm(x, ones, zeros)
+        ctx.save_for_backward(x, table, rows, ones, zeros, stats)
+        ctx.library = library
+        return y.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, table, rows, ones, zeros, stats = ctx.saved_tensors
+        dx, dtable, *_ = Loops(ctx.library, table, rows).norm_back(
+            x, ones, zeros, stats, dy.contiguous(), torch.zeros_like(x), torch.zeros(table.shape))
+        return dx, dtable, None, None
+
+
+def compiled_final_norm(
+    final: FinalNorm,
+    x: torch.Tensor,  # float32 [B, n, D]
+    c: Conditioning | None,  # of the same n positions; None: `FinalNorm.forward` does the work
+    *,
+    library: ctypes.CDLL,  # from `load_block_kernels`
+) -> torch.Tensor:  # float32 or bf16 [B, n, D]
+    "`FinalNorm.forward` on a CPU, in float32 or inside bf16 autocast."
+    if c is None or x.dtype != torch.float32:
+        return FinalNorm.forward(final, x, c)
+    scale, shift = final.adaLN_modulation(c.vectors).chunk(2, dim=-1)
+    table = torch.cat([shift, scale, torch.zeros_like(scale)], dim=-1)
+    rows = torch.arange(len(x)) if c.rows is None else c.rows
+    return ModulatedNorm.apply(x, table, rows, library)
+
 # %% ../../nbs/35_quick_blocks.ipynb #quick031
 def quick_dropout(
     x: torch.Tensor,  # on the CPU
@@ -684,3 +727,6 @@ def use_quick_blocks(
     forward = fast_block if library is None else partial(compiled_block, library=library)
     for block in model.blocks:
         block.forward = MethodType(forward, block)
+    if library is not None:
+        final = cast(Any, model.adaln_before_head)
+        final.forward = MethodType(partial(compiled_final_norm, library=library), final)
