@@ -207,7 +207,7 @@ static inline void combine(const float *p, int64_t across, int64_t along, const 
 // of the first `length` numbers; those from there to `wide` become 0
 static inline void softmax(float *__restrict p, int64_t length, int64_t wide) {
     for (int64_t t = length; t < wide; t++) p[t] = -INFINITY;
-    lanes most = *at(p);
+    lanes most = *at(p);  // the largest number so far, in each lane
     for (int64_t t = LANES; t < wide; t += LANES) most = *at(p + t) > most ? *at(p + t) : most;
     float top = most[0], sum = 0;
     for (int k = 1; k < LANES; k++) top = most[k] > top ? most[k] : top;
