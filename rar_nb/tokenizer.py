@@ -381,8 +381,7 @@ def start_codebook(tokenizer, images, autocast):
 # %% ../nbs/01_tokenizer.ipynb #f02d9082
 def vq_optimizer(tokenizer, config):
     "AdamW and its learning rate: up in the first tenth of the steps, then down along a cosine."
-    optimizer = torch.optim.AdamW(
-        tokenizer.parameters(), config.vq_learning_rate, weight_decay=0, fused=True)
+    optimizer = torch.optim.AdamW(tokenizer.parameters(), config.vq_learning_rate, weight_decay=0)
     steps = 11 if config.vq_steps == 10 else max(2, config.vq_steps)  # 10 would divide by zero
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.vq_learning_rate, steps, pct_start=0.1)
