@@ -1287,6 +1287,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'rar_nb/runs/quick_blocks.py'),
                                           'rar_nb.runs.quick_blocks.quick_mlp': ( 'quick_blocks.html#quick_mlp',
                                                                                   'rar_nb/runs/quick_blocks.py'),
+                                          'rar_nb.runs.quick_blocks.quick_parts': ( 'quick_blocks.html#quick_parts',
+                                                                                    'rar_nb/runs/quick_blocks.py'),
                                           'rar_nb.runs.quick_blocks.roll': ('quick_blocks.html#roll', 'rar_nb/runs/quick_blocks.py'),
                                           'rar_nb.runs.quick_blocks.self_attention': ( 'quick_blocks.html#self_attention',
                                                                                        'rar_nb/runs/quick_blocks.py'),

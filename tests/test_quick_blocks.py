@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from rar_nb.compiled import call, compiler
 from rar_nb.pretrained.presets import DeviceConfig, get_preset
 from rar_nb.runs import quick_blocks
-from rar_nb.runs.devices import make_accelerator, working_blocks
+from rar_nb.runs.devices import make_accelerator, twin, working_blocks
 from rar_nb.runs.quick_blocks import (
     GatedAttention,
     GatedMLP,
@@ -410,6 +410,15 @@ def test_quick_blocks_are_used_where_there_are_any(precision, has_compiler, monk
     with working_blocks(model, DeviceConfig(quick_blocks=False), accelerator):
         assert all(block.forward.__func__ is Block.forward for block in model.blocks)
     assert not any("forward" in vars(module) for module in model.modules()), "no trace is left"
+
+
+def test_what_others_have_wrapped_stays_wrapped():
+    """accelerate, too, gives the whole model a `forward` of its own."""
+    model = grown_model()
+    model.forward = theirs = MethodType(RAR.forward, model)
+    with working_blocks(model, DeviceConfig(), make_accelerator("no", cpu=True)):
+        assert "forward" not in vars(twin(model)), "only quick parts are handed on"
+    assert vars(model)["forward"] is theirs
 
 
 def test_inside_torch_compile_there_is_no_cpp():

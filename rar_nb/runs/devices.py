@@ -37,7 +37,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..orders import raster_order
 from ..pretrained.presets import DeviceConfig, RunConfig
-from .quick_blocks import use_quick_blocks
+from .quick_blocks import quick_parts, use_quick_blocks
 from ..support import InvalidValue, checked, choose_precision, require
 from ..trainer import learning_rate_at, make_batch, make_optimizer, seed_dropout
 from ..transformer import RAR, rar_loss
@@ -129,7 +129,7 @@ def working_blocks(
     try:
         yield
     finally:
-        for module in model.modules():
+        for module in quick_parts(model):
             module.__dict__.pop('forward', None)
 
 
@@ -226,7 +226,7 @@ def twin(model: RAR) -> RAR:
     copy.load_state_dict(weights, assign=True)
     for p, original in zip(copy.parameters(), model.parameters()):
         p.requires_grad_(original.requires_grad)
-    for module, original in zip(copy.modules(), model.modules()):
+    for module, original in zip(quick_parts(copy), quick_parts(model)):
         if 'forward' in vars(original):  # a quick one
             module.forward = MethodType(original.forward.__func__, module)
     return copy

@@ -6,7 +6,7 @@
 __all__ = ['RESIDUAL_LOOPS', 'NORM_LOOPS', 'GELU_LOOPS', 'PRODUCTS', 'ATTENTION_LOOPS', 'BOTH_TYPES', 'SOURCE', 'LONGEST',
            'load_block_kernels', 'roll', 'Loops', 'GatedMLP', 'GatedAttention', 'compiled_block', 'ModulatedNorm',
            'compiled_final_norm', 'quick_dropout', 'quick_mlp', 'short_attention', 'self_attention', 'fast_modulation',
-           'fast_block', 'use_quick_blocks']
+           'fast_block', 'quick_parts', 'use_quick_blocks']
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick003
 import ctypes
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ..compiled import HEAD, NUMBERS, VECTORS, call, load_source
@@ -30,9 +31,12 @@ RESIDUAL_LOOPS = r'''
 // each position it has a shift, a scale and a gate, of `width` numbers each.
 #define POSITIONS 8  // that a thread takes at a time
 
-// What the numbers of a row are multiplied by: 0, or 1 over the share that is kept
+// Dropout multiplies the numbers that it keeps by 1 over the share that is kept
+static inline float growth(int64_t least) { return 65536 / (32768.0f - least); }
+
+// What the numbers of a row are multiplied by: 0, or their growth
 static inline void decide(const int16_t *dice, int64_t least, float *kept, int64_t width) {
-    const float factor = 65536 / (32768.0f - least);
+    const float factor = growth(least);
     for (int64_t j = 0; j < width; j++) kept[j] = dice[j] >= least ? factor : 0;
 }
 
@@ -283,7 +287,7 @@ struct Head {  // one head of one image
     }
 
     void drop(float *w, int64_t s) {  // of the weights of query s, or of their gradients
-        const float factor = 65536 / (32768.0f - least);
+        const float factor = growth(least);
         if (dice != nullptr && s < n)
             for (int64_t t = 0; t <= s; t++) w[t] *= dice[s * n + t] >= least ? factor : 0;
     }
@@ -713,6 +717,11 @@ def fast_block(
     return x + gate2 * quick_mlp(block.mlp, y)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick043
+def quick_parts(model: RAR) -> list[nn.Module]:
+    "The modules whose `forward` may be a quick one: the blocks and the last norm."
+    return [*model.blocks, model.adaln_before_head]
+
+
 def use_quick_blocks(
     model: RAR,  # on a CPU
     bf16: bool,  # whether it computes inside bf16 autocast
