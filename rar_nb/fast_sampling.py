@@ -202,7 +202,7 @@ class FastStep(nn.Module):
         self.attend = attend_step if kernels is None else kernels.attend_step
         self.norm = modulated_norm if kernels is None else kernels.modulated_norm
         loops = kernels if isinstance(kernels, Kernels) else None
-        self.take_in = take_in_norms if loops is None else loops.take_in_norms
+        self.take_in = take_in_norms if kernels is None else kernels.take_in_norms
         self.config, self.plan, self.dtype = config, plan, dtype
         self.embeddings, self.cls_token = model.embeddings, model.cls_token.detach().squeeze(0)
         tables = model.pos_embed, model.target_aware_pos_embed, model.timesteps_embeddings
@@ -213,7 +213,10 @@ class FastStep(nn.Module):
         self.timesteps = timesteps.squeeze(0)
         self.rows, self.capacity = rows, config.num_tokens + 2
         self.span_step = span_step(plan, device, kernels is not None) or self.capacity
-        choose = partial(choose_linear, packed=plan.packed and plain_cpu, kernels=loops)
+        choose: Callable = partial(
+            choose_linear, packed=plan.packed and plain_cpu, kernels=loops)
+        if isinstance(kernels, GPUKernels):
+            choose = kernels.choose_linear
         self.all_rows = choose(dtype, rows)[1]
         self.table_rows = table_rows(config, rows, plan.table_bytes, weight.element_size())
         self.weights = ModelWeights(model, dtype, self.all_rows, self.table_rows, choose)

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rar_nb.data.images import open_data
 from rar_nb.data.tokens import TokenData, pretokenize
 from rar_nb.fast_sampling import Plan
+from rar_nb.gpu_kernels import choose_linear
+from rar_nb.kernels import PlainLinear
 from rar_nb.orders import permute, sample_orders
 from rar_nb.pretrained.presets import get_preset
 from rar_nb.runs.devices import Batches, make_accelerator, prepare, train_step
@@ -111,10 +114,10 @@ def sampled(digits, sampler, precision, batch=20):
     return sampler(generator, torch.arange(batch) % 10, sample, noise).cpu()
 
 
-def test_the_fast_sampler_gives_the_textbooks_tokens(digits):
-    assert torch.equal(
-        sampled(digits, sample_tokens, "no"), sampled(digits, textbook_tokens, "no")
-    )
+@pytest.mark.parametrize("batch", [1, 2, 20])  # one or two images have products of their own
+def test_the_fast_sampler_gives_the_textbooks_tokens(digits, batch):
+    ours = sampled(digits, sample_tokens, "no", batch)
+    assert torch.equal(ours, sampled(digits, textbook_tokens, "no", batch))
 
 
 def test_the_device_gives_the_cpus_tokens(digits):
@@ -136,12 +139,31 @@ def test_sampling_again_gives_the_same(digits):
     assert torch.equal(sampled(digits, sample_tokens, "bf16"), first)
 
 
+@pytest.mark.parametrize("batch", [1, 20])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_a_recorded_step_gives_the_same_as_one_that_is_not(digits, precision):
+def test_a_recorded_step_gives_the_same_as_one_that_is_not(digits, precision, batch):
+    """Also where each kernel starts before the one before it has ended."""
     unrecorded = partial(sample_tokens, plan=Plan(graphs=False))
-    found = sampled(digits, sample_tokens, precision)
-    assert torch.equal(sampled(digits, sample_tokens, precision), found)  # all steps from graphs
-    assert torch.equal(sampled(digits, unrecorded, precision), found)
+    found = sampled(digits, sample_tokens, precision, batch)
+    for _ in range(3):  # all steps from graphs
+        assert torch.equal(sampled(digits, sample_tokens, precision, batch), found)
+    assert torch.equal(sampled(digits, unrecorded, precision, batch), found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "rows, inputs, outputs", [(1, 768, 2304), (2, 1408, 1500), (3, 6144, 1408), (4, 3072, 768)]
+)
+def test_products_of_few_rows(dtype, rows, inputs, outputs):
+    """With the sizes of the published models, against float64."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator).to(DEVICE, dtype)
+                       for shape in ((rows, inputs), (outputs, inputs), (outputs,)))  # fmt: skip
+    exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()))
+    kind, _ = choose_linear(dtype, rows) if DEVICE.type == "cuda" else (PlainLinear, rows)
+    found = kind(weight, bias, rows, gelu=True)(x)
+    limit = 1e-5 if dtype == torch.float32 else 4e-3  # half of the last bit is 2⁻⁹
+    assert (found - exact).abs().max() < limit * exact.abs().max()
 
 
 def test_a_changed_weight_is_seen(digits):

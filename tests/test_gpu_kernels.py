@@ -39,6 +39,48 @@ def test_the_kernels_do_what_torch_does():
         assert max(shares) < limit, (name, known, shares)
 
 
+SIZES = """
+import itertools, json, torch
+import torch.nn.functional as F
+from rar_nb.gpu_kernels import FewRowsLinear, attend_step
+from rar_nb.kernels import attend_step as torch_attend_step
+torch.manual_seed(0)
+shares = {}
+for rows, inputs, outputs in ((1, 300, 50), (2, 256, 64), (3, 2100, 7), (4, 48, 33)):
+    x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    error = (FewRowsLinear(weight, bias, rows)(x) - exact).abs().max() / exact.abs().max()
+    shares[f"{rows} rows, {inputs} inputs"] = error.item()
+for d, known in itertools.product((5, 64, 88), (0, 130, 257)):
+    qkv, norms, memory = torch.randn(1, 6 * d), torch.randn(4, d), torch.randn(2, 1, 2, 258, d)
+    position, found = torch.tensor([known]), []
+    for attend in (torch_attend_step, attend_step):
+        keys, values = memory.clone()
+        found.append(torch.cat([attend(qkv, norms, keys, values, position).flatten(),
+                                keys.flatten(), values.flatten()]))
+    one, other = found
+    shares[f"head of {d}, {known} keys"] = ((one - other).abs().max() / one.abs().max()).item()
+print(json.dumps(shares))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no Triton")
+def test_sizes_that_are_no_powers_of_two():
+    """Sizes of the published models' heads and products, and such as fit no stride."""
+    env = os.environ | {"TRITON_INTERPRET": "1"}
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", SIZES], env=env, cwd=ROOT,
+                           text=True, capture_output=True)  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    for name, share in json.loads(found.stdout).items():
+        assert share < 2e-6, (name, share)
+
+
+def test_few_rows_have_a_product_of_their_own():
+    for rows in (1, 2, 4, 5, 512):
+        kind, given = gpu_kernels.choose_linear(torch.bfloat16, rows)
+        assert given == rows and (kind is gpu_kernels.FewRowsLinear) == (rows <= 4)
+
+
 def test_without_a_gpu_torch_does_the_work():
     found, why = gpu_kernels.load_gpu_kernels.__wrapped__()
     if torch.cuda.is_available():
