@@ -11,6 +11,7 @@ __all__ = ['DEFAULT_PLAN', 'KEPT', 'Plan', 'check_plan', 'BlockWeights', 'rounde
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -20,7 +21,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .embeddings import position_embedding
-from .gpu_kernels import GPUKernels, load_gpu_kernels
+from .gpu_kernels import GPUKernels, load_gpu_kernels, read_ahead
 from .kernels import (
     Kernels, PlainLinear, attend_step, choose_linear, load_kernels, modulated_norm, take_in_norms)
 from .support import checked, float32_products, require, require_int
@@ -112,6 +113,11 @@ class ModelWeights:
         self.norm_final = final.norm_final
         head_kind = choose(head.weight.dtype, rows)[0]
         self.head = head_kind(head.weight.detach(), head.bias.detach(), rows)
+
+    def in_order(self) -> list[PlainLinear]:
+        "The products of a step, one after the other."
+        blocks = [(b.qkv, b.proj, b.fc1, b.fc2) for b in self.blocks]
+        return [*chain.from_iterable(blocks), self.head]
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0021
 def modulation(config: ModelConfig) -> int:
@@ -220,6 +226,7 @@ class FastStep(nn.Module):
         self.all_rows = choose(dtype, rows)[1]
         self.table_rows = table_rows(config, rows, plan.table_bytes, weight.element_size())
         self.weights = ModelWeights(model, dtype, self.all_rows, self.table_rows, choose)
+        read_ahead(self.weights.in_order())
         self.done = 0  # positions, counted on the host; `position` is the same on the device
         self.allocate(device, weight.dtype, shared_order)
 

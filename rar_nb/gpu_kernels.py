@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['constexpr', 'FEW', 'compiled', 'wait_for_others', 'starting', 'normalised', 'norm_row', 'modulated_norm',
            'take_in_half', 'take_in_norms', 'newest_two', 'attend_head', 'attend_step', 'fetch', 'finish',
-           'multiply_two', 'FewRowsLinear', 'choose_linear', 'differences', 'GPUKernels', 'load_gpu_kernels']
+           'multiply_two', 'FewRowsLinear', 'read_ahead', 'choose_linear', 'differences', 'GPUKernels',
+           'load_gpu_kernels']
 
 # %% ../nbs/61_gpu_kernels.ipynb #bef62b5f
 import os
@@ -202,11 +203,17 @@ def attend_step(qkv, norms, keys, values, position, span=None) -> torch.Tensor:
 
 # %% ../nbs/61_gpu_kernels.ipynb #gpuk0006
 @compiled
-def fetch(address, numbers, LINES: constexpr):
-    "Ask for so many bf16 numbers to be brought into the cache, 128 bytes at a time."
-    place = address + tl.minimum(64 * tl.arange(0, LINES), numbers - 1)
-    tl.inline_asm_elementwise('prefetch.global.L2 [$1]; mov.u32 $0, 0;', '=r,l',
-                              [place.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)
+def fetch(
+    address, numbers,
+    LINES: constexpr,  # that each program asks for, a power of 2; 0: none
+):
+    "Ask for so many numbers to be brought into the cache, in lines of 128 bytes."
+    if LINES > 0:
+        line = tl.program_id(0) * LINES + tl.arange(0, LINES)
+        place = line.to(tl.int64) * (1024 // address.dtype.element_ty.primitive_bitwidth)
+        place = (address + tl.minimum(place, numbers - 1)).to(tl.int64)
+        tl.inline_asm_elementwise('prefetch.global.L2 [$1]; mov.u32 $0, 0;', '=r,l', [place],
+                                  dtype=tl.int32, is_pure=False, pack=1)
 
 
 @compiled
@@ -221,13 +228,14 @@ def finish(out, row, total, bias, number, outputs, GELU: constexpr):
 
 @compiled
 def multiply_two(
-    x, weight, bias, out, rows, outputs,  # four tensors, two numbers
+    x, weight, bias, out, ahead,  # tensors; `ahead`: the weight of the next product
+    rows, outputs, ahead_numbers,
     INPUTS: constexpr,
     OUTPUTS: constexpr,  # of a program: GROUPS · EACH
     GROUPS: constexpr,
     EACH: constexpr,
     CHUNK: constexpr,  # inputs that are looked at together
-    LINES: constexpr,  # of 128 bytes, the power of 2 from the program's weights on
+    LINES: constexpr,  # as for `fetch`
     GELU: constexpr,
     EARLY: constexpr,
 ):
@@ -235,9 +243,7 @@ def multiply_two(
     first = tl.program_id(0) * OUTPUTS
     number = first + tl.arange(0, GROUPS)[:, None] * EACH + tl.arange(0, EACH)[None, :]
     there, begin = (number < outputs)[:, :, None], number.to(tl.int64)[:, :, None] * INPUTS
-    if EARLY:
-        count = tl.minimum(outputs - first, OUTPUTS) * INPUTS
-        fetch(weight + first.to(tl.int64) * INPUTS, count, LINES)
+    fetch(ahead, ahead_numbers, LINES)
     wait_for_others(EARLY)
     one = 2 * tl.program_id(1)
     two = tl.minimum(one + 1, rows - 1)
@@ -263,17 +269,28 @@ FEW = 4  # rows up to which the library of the card is slower
 class FewRowsLinear(PlainLinear):
     "`PlainLinear` for few rows of bf16 or float32 on an NVIDIA GPU."
 
+    ahead: PlainLinear | None = None  # the product after this one
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:  # [rows, in] to [rows, out]
         (rows, inputs), outputs = x.shape, len(self.weight)
-        out = x.new_empty(rows, outputs)
+        ahead = self.weight if self.ahead is None else self.ahead.weight
         groups, each, chunk = (2, 2, 1024) if inputs > 2048 else (8, 2, 256)
         share = groups * each
-        lines = triton.next_power_of_2(triton.cdiv(share * inputs, 64))
-        multiply_two[triton.cdiv(outputs, share), triton.cdiv(rows, 2)](
-            x, self.weight, self.bias, out, rows, outputs, INPUTS=inputs, OUTPUTS=share,
-            GROUPS=groups, EACH=each, CHUNK=chunk, LINES=lines, GELU=self.gelu, num_warps=8,
+        programs, lines = triton.cdiv(outputs, share), triton.cdiv(ahead.nbytes, 128)
+        out = x.new_empty(rows, outputs)
+        multiply_two[programs, triton.cdiv(rows, 2)](
+            x, self.weight, self.bias, out, ahead, rows, outputs, ahead.numel(), INPUTS=inputs,
+            OUTPUTS=share, GROUPS=groups, EACH=each, CHUNK=chunk, GELU=self.gelu, num_warps=8,
+            LINES=triton.next_power_of_2(triton.cdiv(lines, programs)) if x.is_cuda else 0,
             **starting())
         return out
+
+
+def read_ahead(linears: list[PlainLinear]):
+    "Let each of these products, given in their order, ask for the weight of the next one."
+    for linear, following in zip(linears, linears[1:]):
+        if isinstance(linear, FewRowsLinear):
+            linear.ahead = following
 
 
 def choose_linear(
