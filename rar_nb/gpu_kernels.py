@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['constexpr', 'FEW', 'compiled', 'wait_for_others', 'starting', 'normalised', 'norm_row', 'modulated_norm',
-           'take_in_half', 'take_in_norms', 'newest_two', 'attend_head', 'attend_step', 'fetch', 'finish',
+           'take_in_half', 'take_in_norms', 'head_norm', 'attend_head', 'attend_step', 'fetch', 'finish',
            'multiply_two', 'FewRowsLinear', 'read_ahead', 'choose_linear', 'differences', 'GPUKernels',
            'load_gpu_kernels']
 
@@ -134,19 +134,15 @@ def take_in_norms(made, norms, table):
 
 # %% ../nbs/61_gpu_kernels.ipynb #6fe2d302
 @compiled
-def newest_two(
-    newest, norms, column, mask, heads,
+def head_norm(
+    x, norms, column, inside,
     SIZE: constexpr,  # d
 ):
-    "The newest query and key, each normalised with its weight and bias."
-    kind = tl.arange(0, 2)[:, None]  # 0: query, 1: key
-    column, mask = column[None, :], mask[None, :]
-    weight = tl.load(norms + 2 * kind * SIZE + column, mask, other=0.0)
-    bias = tl.load(norms + (2 * kind + 1) * SIZE + column, mask, other=0.0)
-    x = tl.load(newest + kind * heads * SIZE + column, mask, other=0.0).to(tl.float32)
-    x = tl.where(mask, x - (tl.sum(x, 1) / SIZE)[:, None], 0.0)
-    x = x / tl.sqrt(tl.sum(x * x, 1) / SIZE + 1e-6)[:, None] * weight + bias
-    return tl.sum(tl.where(kind == 0, x, 0.0), 0), tl.sum(tl.where(kind == 1, x, 0.0), 0)
+    "LayerNorm of a query or key; its weight and bias are the first two rows of `norms`."
+    x = tl.where(inside, x - tl.sum(x, 1)[:, None] / SIZE, 0.0)
+    x = x / tl.sqrt(tl.sum(x * x, 1)[:, None] / SIZE + 1e-6)
+    weight = tl.load(norms + column, inside, other=0.0)
+    return x * weight + tl.load(norms + SIZE + column, inside, other=0.0)
 
 
 @compiled
@@ -155,50 +151,58 @@ def attend_head(
     heads, capacity, scale,  # scale is 1/√d
     SIZE: constexpr,  # d
     WIDE: constexpr,  # the power of 2 from d on
-    KEYS: constexpr,  # that are looked at together
+    GROUPS: constexpr,  # of keys that are looked at together
+    EACH: constexpr,  # keys of a group, all of them with the same threads
     EARLY: constexpr,
 ):
     "One head of one sequence of `attend_step`."
-    row, head, column = tl.program_id(0), tl.program_id(1), tl.arange(0, WIDE)
-    mask, number, known = column < SIZE, tl.arange(0, KEYS), tl.load(position).to(tl.int32)
+    row, head, known = tl.program_id(0), tl.program_id(1), tl.load(position).to(tl.int32)
+    column = tl.zeros([GROUPS, WIDE], tl.int32) + tl.arange(0, WIDE)[None, :]  # for each group
+    inside = column < SIZE
+    number = tl.arange(0, GROUPS)[:, None] * EACH + tl.arange(0, EACH)[None, :]
     memory = (row * heads + head).to(tl.int64) * capacity * SIZE
-    where = memory + number[:, None] * SIZE + column[None, :]
-    both = (number < known)[:, None] & mask[None, :]
-    some_keys = tl.load(keys + where, both, other=0.0)
-    some_values = tl.load(values + where, both, other=0.0)
+    where = memory + number[:, :, None] * SIZE + column[:, None, :]
+    there = inside[:, None, :] & (number < known)[:, :, None]
+    some_keys, some_values = tl.load(keys + where, there), tl.load(values + where, there)
     wait_for_others(EARLY)
-    newest = qkv + (3 * row * heads + head) * SIZE
-    q, k = newest_two(newest, norms, column, mask, heads, SIZE)
-    k = k.to(keys.dtype.element_ty)
-    v = tl.load(newest + 2 * heads * SIZE + column, mask, other=0.0).to(values.dtype.element_ty)
-    tl.store(keys + memory + known * SIZE + column, k, mask)
-    tl.store(values + memory + known * SIZE + column, v, mask)
+    newest = qkv + (3 * row * heads + head) * SIZE + column
+    q = head_norm(tl.load(newest, inside, other=0.0).to(tl.float32), norms, column, inside, SIZE)
+    k = tl.load(newest + heads * SIZE, inside, other=0.0).to(tl.float32)
+    k = head_norm(k, norms + 2 * SIZE, column, inside, SIZE).to(keys.dtype.element_ty)
+    v = tl.load(newest + 2 * heads * SIZE, inside, other=0.0).to(values.dtype.element_ty)
+    once = inside & (tl.arange(0, GROUPS) == 0)[:, None]
+    tl.store(keys + memory + known * SIZE + column, k, once)
+    tl.store(values + memory + known * SIZE + column, v, once)
     q = q.to(keys.dtype.element_ty).to(tl.float32) * scale
-    largest = tl.sum(q * k.to(tl.float32), 0)
-    mean, total, first = v.to(tl.float32), largest * 0 + 1, 0
-    while first < known:
+    mean, total = tl.zeros([WIDE], tl.float32), 0.0
+    largest, first = float('-inf'), 0
+    while first <= known:
         if first > 0:
-            both = (first + number < known)[:, None] & mask[None, :]
-            some_keys = tl.load(keys + where + first * SIZE, both, other=0.0)
-            some_values = tl.load(values + where + first * SIZE, both, other=0.0)
-        scores = tl.sum(some_keys.to(tl.float32) * q[None, :], 1)
-        scores = tl.where(first + number < known, scores, float('-inf'))
-        new = tl.maximum(largest, tl.max(scores, 0))
+            there = inside[:, None, :] & (first + number < known)[:, :, None]
+            some_keys = tl.load(keys + where + first * SIZE, there)
+            some_values = tl.load(values + where + first * SIZE, there)
+        kind = (first + number - known)[:, :, None]  # below 0: of the cache; 0: the newest
+        looked_at = tl.where(kind < 0, some_keys, k[:, None, :]).to(tl.float32)
+        scores = tl.sum(tl.where(inside[:, None, :], looked_at, 0.0) * q[:, None, :], 2)
+        scores = tl.where(first + number <= known, scores, float('-inf'))
+        new = tl.maximum(largest, tl.max(tl.max(scores, 1), 0))
         weights, fade = tl.exp(scores - new), tl.exp(largest - new)
-        mean = mean * fade + tl.sum(weights[:, None] * some_values.to(tl.float32), 0)
-        total = total * fade + tl.sum(weights, 0)
-        largest, first = new, first + KEYS
+        seen = tl.where(kind < 0, some_values, v[:, None, :]).to(tl.float32)
+        mean = mean * fade + tl.sum(tl.sum(weights[:, :, None] * seen, 1), 0)
+        total = total * fade + tl.sum(tl.sum(weights, 1), 0)
+        largest, first = new, first + GROUPS * EACH
+    column = tl.arange(0, WIDE)
     to = out + (row * heads + head) * SIZE + column
-    tl.store(to, (mean / total).to(out.dtype.element_ty), mask)
+    tl.store(to, (mean / total).to(out.dtype.element_ty), column < SIZE)
 
 # %% ../nbs/61_gpu_kernels.ipynb #9178b66a
 def attend_step(qkv, norms, keys, values, position, span=None) -> torch.Tensor:
     "`kernels.attend_step` on an NVIDIA GPU; `span` is of no use, as only known keys are read."
     rows, heads, capacity, size = keys.shape
-    out, wide = qkv.new_empty(rows, heads * size), triton.next_power_of_2(size)
+    out, wide = qkv.new_empty(rows, heads * size), max(8, triton.next_power_of_2(size))
     attend_head[rows, heads](qkv, norms, keys, values, position, out, heads, capacity, size**-0.5,
-                             SIZE=size, WIDE=wide, KEYS=min(128, 8192 // wide), num_warps=8,
-                             **starting())
+                             SIZE=size, WIDE=wide, GROUPS=max(1, 2048 // wide), EACH=4,
+                             num_warps=8, **starting())
     return out
 
 # %% ../nbs/61_gpu_kernels.ipynb #gpuk0006
