@@ -217,6 +217,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'rar_nb.gpu_kernels.finish': ('gpu_kernels.html#finish', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.head_norm': ('gpu_kernels.html#head_norm', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.load_gpu_kernels': ('gpu_kernels.html#load_gpu_kernels', 'rar_nb/gpu_kernels.py'),
+                                    'rar_nb.gpu_kernels.look': ('gpu_kernels.html#look', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.modulated_norm': ('gpu_kernels.html#modulated_norm', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.multiply_two': ('gpu_kernels.html#multiply_two', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.norm_row': ('gpu_kernels.html#norm_row', 'rar_nb/gpu_kernels.py'),

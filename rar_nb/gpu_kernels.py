@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['constexpr', 'FEW', 'compiled', 'wait_for_others', 'starting', 'normalised', 'norm_row', 'modulated_norm',
-           'take_in_half', 'take_in_norms', 'head_norm', 'attend_head', 'attend_step', 'fetch', 'finish',
+           'take_in_half', 'take_in_norms', 'head_norm', 'look', 'attend_head', 'attend_step', 'fetch', 'finish',
            'multiply_two', 'FewRowsLinear', 'read_ahead', 'choose_linear', 'differences', 'GPUKernels',
            'load_gpu_kernels']
 
@@ -146,6 +146,23 @@ def head_norm(
 
 
 @compiled
+def look(
+    q, k, v, some_keys, some_values, number, newest, inside,
+    mean, total, largest,
+):
+    "Take some keys and values into the online softmax; number `newest` is not in the cache yet."
+    kind = (number - newest)[:, :, None]  # below 0: of the cache; 0: the newest; above: nothing
+    looked_at = tl.where(kind < 0, some_keys, k[:, None, :]).to(tl.float32)
+    scores = tl.sum(tl.where(inside[:, None, :], looked_at, 0.0) * q[:, None, :], 2)
+    scores = tl.where(number <= newest, scores, float('-inf'))
+    new = tl.maximum(largest, tl.max(tl.max(scores, 1), 0))
+    weights, fade = tl.exp(scores - new), tl.exp(largest - new)
+    seen = tl.where(kind < 0, some_values, v[:, None, :]).to(tl.float32)
+    mean = mean * fade + tl.sum(tl.sum(weights[:, :, None] * seen, 1), 0)
+    return mean, total * fade + tl.sum(tl.sum(weights, 1), 0), new
+
+
+@compiled
 def attend_head(
     qkv, norms, keys, values, position, out,  # tensors
     heads, capacity, scale,  # scale is 1/√d
@@ -153,6 +170,7 @@ def attend_head(
     WIDE: constexpr,  # the power of 2 from d on
     GROUPS: constexpr,  # of keys that are looked at together
     EACH: constexpr,  # keys of a group, all of them with the same threads
+    KEYS: constexpr,  # GROUPS · EACH
     EARLY: constexpr,
 ):
     "One head of one sequence of `attend_step`."
@@ -174,23 +192,15 @@ def attend_head(
     tl.store(keys + memory + known * SIZE + column, k, once)
     tl.store(values + memory + known * SIZE + column, v, once)
     q = q.to(keys.dtype.element_ty).to(tl.float32) * scale
-    mean, total = tl.zeros([WIDE], tl.float32), 0.0
-    largest, first = float('-inf'), 0
+    mean, total, largest, first = tl.zeros([WIDE], tl.float32), 0.0, float('-inf'), 0
     while first <= known:
         if first > 0:
             there = inside[:, None, :] & (first + number < known)[:, :, None]
             some_keys = tl.load(keys + where + first * SIZE, there)
             some_values = tl.load(values + where + first * SIZE, there)
-        kind = (first + number - known)[:, :, None]  # below 0: of the cache; 0: the newest
-        looked_at = tl.where(kind < 0, some_keys, k[:, None, :]).to(tl.float32)
-        scores = tl.sum(tl.where(inside[:, None, :], looked_at, 0.0) * q[:, None, :], 2)
-        scores = tl.where(first + number <= known, scores, float('-inf'))
-        new = tl.maximum(largest, tl.max(tl.max(scores, 1), 0))
-        weights, fade = tl.exp(scores - new), tl.exp(largest - new)
-        seen = tl.where(kind < 0, some_values, v[:, None, :]).to(tl.float32)
-        mean = mean * fade + tl.sum(tl.sum(weights[:, :, None] * seen, 1), 0)
-        total = total * fade + tl.sum(tl.sum(weights, 1), 0)
-        largest, first = new, first + GROUPS * EACH
+        mean, total, largest = look(q, k, v, some_keys, some_values, first + number, known,
+                                    inside, mean, total, largest)
+        first += KEYS
     column = tl.arange(0, WIDE)
     to = out + (row * heads + head) * SIZE + column
     tl.store(to, (mean / total).to(out.dtype.element_ty), column < SIZE)
@@ -200,8 +210,9 @@ def attend_step(qkv, norms, keys, values, position, span=None) -> torch.Tensor:
     "`kernels.attend_step` on an NVIDIA GPU; `span` is of no use, as only known keys are read."
     rows, heads, capacity, size = keys.shape
     out, wide = qkv.new_empty(rows, heads * size), max(8, triton.next_power_of_2(size))
+    groups, each = max(1, 2048 // wide), 4
     attend_head[rows, heads](qkv, norms, keys, values, position, out, heads, capacity, size**-0.5,
-                             SIZE=size, WIDE=wide, GROUPS=max(1, 2048 // wide), EACH=4,
+                             SIZE=size, WIDE=wide, GROUPS=groups, EACH=each, KEYS=groups * each,
                              num_warps=8, **starting())
     return out
 
