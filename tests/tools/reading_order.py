@@ -17,8 +17,8 @@ your_images make_it_yours train evaluate pretokenize study_run
 08_style 09_support 15_widgets 16_exercises
 20_images 21_tokens
 30_checkpoints 31_vq_models 32_presets 33_fine_tuning
-34_compiled 35_quick_blocks 40_devices 41_safekeeping 42_run_folders 43_training 44_launch
-45_pretokenizer 46_image_sets 47_cost 48_sample 49_study_runs
+34_compiled 35_quick_blocks 36_gpu_blocks 40_devices 41_safekeeping 42_run_folders 43_training
+44_launch 45_pretokenizer 46_image_sets 47_cost 48_sample 49_study_runs
 50_fidelity 51_report 52_published 53_study 54_study_figures 55_expected
 60_kernels 61_gpu_kernels 62_fast_sampling 63_speed
 """.split()
