@@ -22,7 +22,8 @@ from rar_nb.gpu_kernels import choose_linear
 from rar_nb.kernels import PlainLinear
 from rar_nb.orders import permute, sample_orders
 from rar_nb.pretrained.presets import get_preset
-from rar_nb.runs.devices import Batches, make_accelerator, prepare, train_step
+from rar_nb.runs.devices import Batches, make_accelerator, prepare, train_step, working_blocks
+from rar_nb.runs.gpu_blocks import differences, use_gpu_blocks
 from rar_nb.runs.run_folders import open_run
 from rar_nb.runs.training import train_run
 from rar_nb.sampler import (
@@ -36,6 +37,7 @@ from rar_nb.support import Stopped, float32_products
 from rar_nb.transformer import RAR, rar_loss
 from tests import test_golden
 from tests.benchmarks.precision import distances, predictions
+from tests.test_gpu_blocks import check
 
 ROOT = Path(__file__).parent.parent
 DEVICE = torch.device(os.environ.get("RAR_NB_TEST_DEVICE", "cuda"))
@@ -241,19 +243,66 @@ def test_a_step_that_is_not_finite_is_skipped():
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_nothing_in_a_training_step_waits_for_the_device():
-    _, take = trainer(get_preset("tiny", device_batch_size=16))
+@pytest.mark.parametrize("quick", [False, True])
+def test_nothing_in_a_training_step_waits_for_the_device(quick):
+    model, take = trainer(get_preset("tiny", device_batch_size=16, dropout=0.1))
+    if quick:
+        use_kernels(model, bf16=False)
     take(3)
     with no_waiting():
         take(4)
         take(5)
 
 
-def test_a_step_on_the_device_is_a_step_on_the_cpu():
+def use_kernels(model, bf16: bool):
+    if DEVICE.type == "cpu":
+        pytest.skip("the kernels need a GPU")
+    used, what = use_gpu_blocks(model, bf16)
+    assert used, what
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_kernels_of_the_blocks(bf16):
+    if DEVICE.type == "cpu":
+        pytest.skip("the kernels need a GPU")
+    assert differences(DEVICE, bf16) < (0.02 if bf16 else 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["float32", "bfloat16", "blocks", "blocks_with_dropout", "dropout"])  # fmt: skip
+def test_kernels_of_the_blocks_compute_the_formulas(name):
+    if DEVICE.type == "cpu":
+        pytest.skip("the kernels need a GPU")
+    check(name, TRITON_INTERPRET="0", RAR_NB_TEST_DEVICE="cuda")
+
+
+def test_training_uses_the_kernels():
+    """And its losses are those of blocks in plain torch, up to rounding to bf16."""
+    if DEVICE.type == "cpu":
+        pytest.skip("the kernels need a GPU")
+    losses = []
+    for quick in (True, False):
+        run = get_preset("tiny", dict(device_batch_size=32, precision="bf16", dropout=0.0,
+                                      quick_blocks=quick))  # fmt: skip
+        torch.manual_seed(0)
+        accelerator, model = make_accelerator("bf16"), RAR(run.model)
+        with working_blocks(model, run.devices, accelerator):
+            assert all(("forward" in vars(block)) == quick for block in model.blocks)
+            prepared, optimizer, _ = prepare(accelerator, model, run)
+            batches = Batches(accelerator, run, made_up_tokens(run))
+            take = partial(train_step, accelerator, prepared.train(), optimizer, run, batches)
+            losses.append(torch.stack([take(step)[0] for step in range(10)]))
+    torch.testing.assert_close(*losses, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_step_on_the_device_is_a_step_on_the_cpu(quick):
     """Gradients of the same batch, in float32."""
-    run = get_preset("tiny")
+    run = get_preset("tiny", dropout=0.0)
     torch.manual_seed(0)
     model = RAR(run.model)
+    for p in model.parameters():
+        p.data += 0.02 * torch.randn_like(p)  # gates that are not 0
     tokens, labels = made_up_tokens(run).rows(range(8))
     orders = sample_orders(8, run.model.num_tokens, 1.0, torch.Generator().manual_seed(0))
     assert not torch.equal(permute(tokens, orders), tokens)
@@ -261,6 +310,8 @@ def test_a_step_on_the_device_is_a_step_on_the_cpu():
     for device in (torch.device("cpu"), DEVICE):
         model.zero_grad()
         model.to(device)
+        if quick and grads:
+            use_kernels(model, bf16=False)
         inputs = [x.to(device) for x in (tokens, run.model.condition_id(labels), orders)]
         with float32_products(tf32=False):
             rar_loss(model(*inputs), inputs[0], inputs[2]).backward()
