@@ -19,7 +19,7 @@ from rar_nb.orders import raster_order, sample_orders
 from rar_nb.play import browser_model
 from rar_nb.play.browser_model import (
     export_browser_model,
-    export_step,
+    export_steps,
     fetch_runtime,
     store_compactly,
 )
@@ -351,7 +351,7 @@ def test_every_kind_of_model_can_be_exported(tmp_path, changes):
     model = RAR(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    export_step(model, tmp_path / "step.onnx")
+    export_steps({tmp_path / "step.onnx": model})
     facts = dict(num_layers=2, num_heads=2, head_dim=8, first_class_id=12, null_id=config.null_id,
                  cls_id=config.num_embeddings, inputs=dict(step=list(browser_model.INPUTS)),
                  outputs=dict(step=list(browser_model.OUTPUTS)))  # fmt: skip
