@@ -52,7 +52,10 @@ def start_server():
     try:
         forkserver.ensure_running()
     finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def server_address() -> str:
