@@ -348,7 +348,8 @@ def look(
 
 # %% ../../nbs/50_fidelity.ipynb #look0003
 @checked
-def extract(    images: RGBImages,
+def extract(
+    images: RGBImages,
     inception: Path | str,  # as for `find_inception`
     cache: Path | str | None = None,  # folder in which features are kept; None: nowhere
     device: torch.device | str = 'cpu',
