@@ -210,10 +210,11 @@ def attend_step(qkv, norms, keys, values, position, span=None) -> torch.Tensor:
     "`kernels.attend_step` on an NVIDIA GPU; `span` is of no use, as only known keys are read."
     rows, heads, capacity, size = keys.shape
     out, wide = qkv.new_empty(rows, heads * size), max(8, triton.next_power_of_2(size))
-    groups, each = max(1, 2048 // wide), 4
+    warps = 8 if rows * heads <= 128 else 4  # a processor of the card to each, or several to one
+    groups, each = max(1, warps * 256 // wide), 4
     attend_head[rows, heads](qkv, norms, keys, values, position, out, heads, capacity, size**-0.5,
                              SIZE=size, WIDE=wide, GROUPS=groups, EACH=each, KEYS=groups * each,
-                             num_warps=8, **starting())
+                             num_warps=warps, **starting())
     return out
 
 # %% ../nbs/61_gpu_kernels.ipynb #gpuk0006

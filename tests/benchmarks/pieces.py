@@ -148,8 +148,7 @@ def images_row(found: dict) -> list[str]:
     """One line of the table of whole images."""
     return [
         f"{found['preset']}, {found['batch']}, {found['precision']}",
-        cell(found["textbook"]["images_per_second"]),
-        cell(found["fast"]["images_per_second"]),
+        *(cell(found.get(name, {}).get("images_per_second")) for name in ("textbook", "fast")),
         str(found["published_on_an_a100"] or ""),
     ]
 
