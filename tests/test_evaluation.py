@@ -277,15 +277,12 @@ def test_spread(count, limit):
 
 
 @pytest.fixture(scope="module")
-def digits():
+def digits(training_digits):
     train, validation = open_data("digits")
-    classifier = train_classifier(
-        stack_images(train, range(0, 4500, 9)), train.targets[::9], 10, epochs=8, batch_size=32
-    )
     return SimpleNamespace(
         train=train,
         validation=validation,
-        classifier=classifier,
+        classifier=classifier_for(*training_digits, 10),
         tokenizer=make_tokenizer(TokenizerConfig(kind="grey", codebook_size=8)),
     )
 

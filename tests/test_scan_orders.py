@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from rar_nb.orders import SCAN_ORDERS, sample_orders, scan_order
@@ -140,11 +141,11 @@ def test_figure_1_can_be_read():
     """In the website's column, which is 704 pixels wide, its letters are nine pixels high, and no
     number touches the next one."""
     fig = plot_figure_1()
-    shown = min(1.0, 704 / fig.bbox.width)
+    shown, renderer = min(1.0, 704 / fig.bbox.width), FigureCanvasAgg(fig).get_renderer()
     for ax in fig.axes:
-        cell = ax.get_window_extent().width / 16
+        cell = ax.get_window_extent(renderer).width / 16
         for number in ax.texts:
-            assert number.get_window_extent().width < cell - 2
+            assert number.get_window_extent(renderer).width < cell - 2
             assert number.get_fontsize() * fig.dpi / 72 * shown >= 9
 
 
