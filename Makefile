@@ -5,7 +5,7 @@
 # make explore   the panels without code, in the browser
 # make site      the same as a website, in build/site
 # make study     the paper's claims, measured again on the digits: stop and repeat it as you like
-# make gpu       what a machine with one GPU can do, in half an hour, into results/gpu
+# make gpu       what a machine with one GPU can do, in twenty minutes, into results/gpu
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

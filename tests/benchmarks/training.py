@@ -216,7 +216,9 @@ def largest_batch(preset: str, precision: str, most: int, device: torch.device, 
     """The largest of `most`, its half, its quarter, … images that fit the device."""
     run = made_up_run(preset, most, precision, **changes)
     accelerator = make_accelerator(precision, cpu=device.type == "cpu")
-    return find_device_batch_size(made_up_model(run.model, device), accelerator, most)
+    model = made_up_model(run.model, device)
+    with working_blocks(model, run.devices, accelerator):
+        return find_device_batch_size(model, accelerator, most)
 
 
 def measured_run(args, searched: bool, device, facts: dict, changes: dict) -> tuple:
