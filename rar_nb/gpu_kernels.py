@@ -61,7 +61,8 @@ def wait_for_others(EARLY: constexpr):
 @cache
 def starting() -> dict[str, bool]:  # options for each launch
     "Whether kernels start early on this machine."
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
+    interpreted = os.environ.get('TRITON_INTERPRET') == '1'
+    if interpreted or not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
         return dict(EARLY=False)
     return dict(EARLY=True, launch_pdl=True)
 

@@ -75,6 +75,23 @@ def test_sizes_that_are_no_powers_of_two():
         assert share < 2e-6, (name, share)
 
 
+@pytest.mark.parametrize(
+    "capability, interpreted, early", [((9, 0), "0", True), ((8, 9), "0", False), ((9, 0), "1", False)]
+)
+def test_kernels_start_early_where_the_card_can(monkeypatch, capability, interpreted, early):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setenv("TRITON_INTERPRET", interpreted)
+    found = gpu_kernels.starting.__wrapped__()
+    assert found["EARLY"] == early and found.get("launch_pdl", False) == early
+
+
+def test_each_product_knows_the_next_one():
+    products = [gpu_kernels.FewRowsLinear(torch.zeros(2, 3), torch.zeros(2), 1) for _ in range(3)]
+    gpu_kernels.read_ahead(products)
+    assert [product.ahead for product in products] == [*products[1:], None]
+
+
 def test_few_rows_have_a_product_of_their_own():
     for rows in (1, 2, 4, 5, 512):
         kind, given = gpu_kernels.choose_linear(torch.bfloat16, rows)
