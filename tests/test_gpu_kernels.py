@@ -76,7 +76,8 @@ def test_sizes_that_are_no_powers_of_two():
 
 
 @pytest.mark.parametrize(
-    "capability, interpreted, early", [((9, 0), "0", True), ((8, 9), "0", False), ((9, 0), "1", False)]
+    "capability, interpreted, early",
+    [((9, 0), "0", True), ((8, 9), "0", False), ((9, 0), "1", False)],
 )
 def test_kernels_start_early_where_the_card_can(monkeypatch, capability, interpreted, early):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
