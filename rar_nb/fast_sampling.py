@@ -315,8 +315,9 @@ class FastStep(nn.Module):
         span: int,  # as for `attend_step`
     ) -> torch.Tensor:  # [R, V]
         "The part of `next_position` that can be recorded."
-        x = self.entry + self.places.index_select(0, self.position).squeeze(0)
+        # First of all, as a kernel that starts early reads them before it waits for the last one.
         rows = (self.position - self.first) * self.conditions + self.which  # of the table
+        x = self.entry + self.places.index_select(0, self.position).squeeze(0)
         x = self.features(x, rows, span)
         self.position += 1
         return self.weights.head(x).narrow(0, 0, self.rows)
