@@ -41,6 +41,11 @@ const cells = notebook.content.model.sharedModel.toJSON().cells;
 return cells.filter(c => c.cell_type === 'code' && c.source.length);
 """
 READY = f"return {STATUS} === 'idle'"
+FINISHED = f"""
+const cells = [...window.jupyterapp.shell.currentWidget.content.model.cells]
+  .filter(cell => cell.type === 'code' && cell.sharedModel.getSource());
+return {STATUS} === 'idle' && cells.slice(0, arguments[0]).every(cell => cell.executionCount);
+"""  # in the browser, as all cells with their pictures are too large to be asked for again and again
 RUN = """
 const app = window.jupyterapp, notebook = app.shell.currentWidget.content;
 const first = notebook.widgets.findIndex(
@@ -89,12 +94,9 @@ def open_notebook(driver, lab, name: str, all_cells: bool = False):
     wait(lambda: driver.execute_script(READY), 90, "its kernel")
     start(driver, all_cells)
 
-    def finished():
-        cells = driver.execute_script(CELLS)
-        count = len(cells) if all_cells else 1
-        return all(c["execution_count"] for c in cells[:count]) and driver.execute_script(READY)
-
-    wait(finished, 400 if all_cells else 120, f"the end of {name}")
+    count = len(driver.execute_script(CELLS)) if all_cells else 1
+    seconds = 400 if all_cells else 120
+    wait(lambda: driver.execute_script(FINISHED, count), seconds, f"the end of {name}")
     outputs = [o for c in driver.execute_script(CELLS) for o in c["outputs"]]
     errors = [o for o in outputs if o["output_type"] == "error"]
     assert not errors, errors
