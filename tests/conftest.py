@@ -29,6 +29,7 @@ LONG = [
 SLOW = [*LONG, "test_devices", "test_vq_models", "test_kernels", "test_algorithm1", "test_watch",
         "test_inpainting", "test_cost", "test_images", "test_report", "test_study_runs",
         "test_browser_model", "test_site", "test_wheel"]  # fmt: skip
+FIRST = [*SLOW, "test_evaluation", "test_study", "test_benchmarks", "test_trainer"]
 TESTS = Path(__file__).parent
 
 
@@ -48,7 +49,7 @@ def pytest_collection_modifyitems(items):
     for item, name in names.items():
         if name in SLOW:
             item.add_marker("slow")
-    items.sort(key=lambda item: LONG.index(names[item]) if names[item] in LONG else len(LONG))
+    items.sort(key=lambda item: FIRST.index(names[item]) if names[item] in FIRST else len(FIRST))
 
 
 @pytest.fixture

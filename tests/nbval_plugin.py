@@ -10,20 +10,26 @@ from contextlib import ExitStack
 from tests.kernels import forked
 
 LONG = [
-    "your_images",
+    "01_tokenizer",
     "make_it_yours",
+    "algorithm1",
+    "33_fine_tuning",
     "00_tour",
-    "06_sampler",
     "05_trainer",
     "07_evaluation",
-    "algorithm1",
-    "31_vq_models",
-    "13_watch",
     "50_fidelity",
-    "01_tokenizer",
-    "14_inpainting",
-    "11_annealing",
+    "44_launch",
+    "31_vq_models",
+    "60_kernels",
+    "43_training",
+    "51_report",
+    "41_safekeeping",
+    "40_devices",
+    "06_sampler",
+    "17_browser_model",
     "12_target_aware",
+    "03_embeddings",
+    "14_inpainting",
 ]
 
 

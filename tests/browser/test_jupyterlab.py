@@ -45,7 +45,7 @@ FINISHED = f"""
 const cells = [...window.jupyterapp.shell.currentWidget.content.model.cells]
   .filter(cell => cell.type === 'code' && cell.sharedModel.getSource());
 return {STATUS} === 'idle' && cells.slice(0, arguments[0]).every(cell => cell.executionCount);
-"""  # in the browser, as all cells with their pictures are too large to be asked for again and again
+"""  # asked in the browser: all cells with their pictures are too large to be sent again and again
 RUN = """
 const app = window.jupyterapp, notebook = app.shell.currentWidget.content;
 const first = notebook.widgets.findIndex(
