@@ -1,6 +1,8 @@
 """Cost before start, against what torch counts and keeps."""
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rar_nb.fast_sampling import FastStep, Plan
 from rar_nb.orders import sample_orders
-from rar_nb.pretrained.presets import PRESETS, get_preset, resolve
+from rar_nb.pretrained.presets import MODELS, PRESETS, get_preset, override, resolve
+from rar_nb.runs import gpu_blocks
 from rar_nb.runs.cost import (
     DEVICES,
     OVERHEAD,
@@ -37,10 +40,12 @@ from rar_nb.runs.cost import (
     trained_images_per_second,
     training_bytes,
     training_seconds,
+    uses_gpu_blocks,
 )
 from rar_nb.sampler import SampleConfig, image_noise, sample_tokens
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig, rar_loss
+from tests.benchmarks.machine import ROOT
 from tests.doors import refuses
 
 H100 = known_device("NVIDIA H100 80GB HBM3")
@@ -156,9 +161,11 @@ def test_grey_tokenizer_has_no_products():
     assert tokenizer_flops(TokenizerConfig("grey", codebook_size=8)) == (0, 0)
 
 
-def kept(config, batch, bf16):
+def kept(config, batch, bf16, prepare=None):
     """Bytes that autograd keeps, but for the model's own."""
     model, found = RAR(config).train(), {}
+    if prepare is not None:
+        prepare(model, bf16)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def note(t):
@@ -198,6 +205,82 @@ def test_activations_of_the_whole(bf16, adaln):
     assert activation_bytes(config, 4, bf16) + (
         2 * matrices(config) if bf16 else 0
     ) == pytest.approx(kept(config, 4, bf16), rel=0.005)
+
+
+@pytest.fixture
+def idle_kernels(monkeypatch):
+    """The blocks for a GPU, on a CPU, with kernels that compute nothing: only the memory counts."""
+
+    class Idle:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: None
+
+    for name in ("norm_row", "residual_row", "gelu_row", "head_rows", "silu_numbers"):
+        monkeypatch.setattr(gpu_blocks, name, Idle())
+    monkeypatch.setattr(gpu_blocks, "load_gpu_blocks", lambda bf16: (True, ""))
+    sizes = dict(next_power_of_2=lambda n: 1 << (n - 1).bit_length(), cdiv=lambda a, b: -(-a // b))
+    monkeypatch.setattr(gpu_blocks, "triton", SimpleNamespace(**sizes))
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("batch", [3, 12])
+@pytest.mark.parametrize("heads, mlp", [(2, 192), (8, 96)])
+def test_block_bytes_are_what_the_kernels_keep(bf16, batch, heads, mlp, idle_kernels):
+    """The difference of one more block, exactly, but for weights: copies, and stacked norms."""
+    one, two = (ModelConfig(16, 16, 4, 64, n, heads, mlp, dropout=0.0) for n in (1, 2))
+    weights = 2 * (matrices(two) - matrices(one)) * bf16 + 4 * 4 * 64 // heads
+    found = [kept(config, batch, bf16, gpu_blocks.use_gpu_blocks) for config in (one, two)]
+    estimate = block_bytes(one, batch, bf16, dropout=True, quick=True)
+    assert found[1] - found[0] - weights == estimate < block_bytes(one, batch, bf16, False)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_activations_of_the_whole_with_kernels(bf16, idle_kernels):
+    config = ModelConfig(256, 16, 4, 64, 2, 4, 256, dropout=0.0)
+    copies = 2 * matrices(config) * bf16
+    assert activation_bytes(config, 4, bf16, quick=True) + copies == pytest.approx(
+        kept(config, 4, bf16, gpu_blocks.use_gpu_blocks), rel=0.005)  # fmt: skip
+
+
+def test_memory_as_measured_on_a_gpu():
+    """Peaks that torch reported: RAR-B, RAR-L and RAR-XXL on an H200."""
+    checked = []
+    for path in (ROOT / "results" / "gpu" / "nvidia-h200").glob("training_*_bf16.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert not found["compiled"]
+        for way, peak in found["peak_bytes"].items():
+            needed = training_bytes(MODELS[found["preset"]], found["batch"], quick=way == "fast")
+            assert sum(needed.values()) == pytest.approx(peak, rel=0.1), (path.name, way)
+            checked.append((found["preset"], way))
+    assert {("rar_b", "textbook"), *((name, "fast") for name in ("rar_b", "rar_l", "rar_xxl"))} <= {
+        *checked
+    }
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+@pytest.mark.parametrize("batch", [4, 256, 2000])
+def test_checkpointing_and_kernels(bf16, batch):
+    """One block's inside and the inputs of the other 23; the kernels change nothing else."""
+    config, rows = RAR_B.model, batch * 258
+    quick, saved = (training_bytes(config, batch, bf16, c, quick=True) for c in (False, True))
+    one = block_bytes(config, batch, bf16, dropout=True, quick=True)
+    assert quick["activations"] - saved["activations"] == 23 * (one - 4 * rows * 768)
+    plain = training_bytes(config, batch, bf16)
+    assert {k for k in plain if plain[k] != quick[k]} == {"activations"}
+
+
+def test_who_uses_the_kernels():
+    """As `working_blocks` decides on a GPU: see tests/test_gpu_blocks.py."""
+    assert uses_gpu_blocks(RAR_B, H100, sharded=False)
+    assert not uses_gpu_blocks(RAR_B, H100, sharded=True)
+    for changes in (dict(compile=True), dict(quick_blocks=False), dict(adaln=False)):
+        assert not uses_gpu_blocks(override(RAR_B, **changes), H100, sharded=False)
+    for device in (known_device("AMD Instinct MI300X"), Device("CPU", 1e12, 1e12, 1e10, 1e10)):
+        assert not uses_gpu_blocks(RAR_B, device, sharded=False)
+    for sharded in (False, True):
+        needed = training_bytes(RAR_B.model, 32, devices=2, sharded=sharded, quick=not sharded)
+        found = costs(RAR_B, H100, 2, per_device_batch=32, sharded=sharded)
+        assert found["training_bytes"] == sum(needed.values())
 
 
 def test_memory_properties():
@@ -326,12 +409,13 @@ def test_printed_speeds_lie_below_the_limits():
 
 
 def test_largest_batch():
-    batch = largest_batch(RAR_B, H100)
-    assert (
-        sum(training_bytes(RAR_B.model, batch).values())
-        <= 0.9 * H100.memory
-        < sum(training_bytes(RAR_B.model, 2 * batch).values())
-    )
+    for changes in (dict(), dict(compile=True)):
+        batch = largest_batch(override(RAR_B, **changes), H100)
+        assert (
+            sum(training_bytes(RAR_B.model, batch, quick=not changes).values())
+            <= 0.9 * H100.memory
+            < sum(training_bytes(RAR_B.model, 2 * batch, quick=not changes).values())
+        )
     assert largest_batch(RAR_B, H100, checkpointing=True) > batch
     assert largest_batch(PRESETS["rar_xxl"], known_device("NVIDIA L4")) == 1
     assert (
@@ -468,6 +552,14 @@ def test_how_numbers_are_written():
     [
         (lambda: costs(RAR_B, H100, price=float("inf")), "price = inf"),
         (lambda: costs(RAR_B, H100, price="2 $"), "price = '2 $'"),
+        (
+            lambda: training_bytes(RAR_B.model, 8, sharded=True, devices=2, quick=True),
+            "quick = True is not allowed: it must be False without adaLN and with FSDP",
+        ),
+        (
+            lambda: training_bytes(replace(RAR_B.model, adaln=False), 8, quick=True),
+            "quick = True is not allowed",
+        ),
         (lambda: costs("rar_b", H100), "run = 'rar_b' is not allowed: it must be a RunConfig"),
         (lambda: cost_report([], H100), "at least one run"),
         (lambda: cost_report(RAR_B, "H100"), "device = 'H100'"),

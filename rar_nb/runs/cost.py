@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['OVERHEAD', 'DEVICES', 'UTILISATION', 'block_parameters', 'parameters', 'conditions', 'sampled_conditions',
-           'block_flops', 'forward_flops', 'train_flops', 'sample_flops', 'tokenizer_flops', 'block_bytes',
-           'activation_bytes', 'adaln_outputs', 'matrices', 'training_bytes', 'sampling_bytes', 'Device', 'data_sheet',
-           'known_device', 'best_rate', 'product_rate', 'read_rate', 'measure_device', 'find_device', 'amount',
-           'in_bf16', 'peak', 'training_seconds', 'trained_images_per_second', 'step_seconds', 'table_seconds',
-           'sampling_seconds', 'largest_batch', 'dollars', 'costs', 'sampling_costs', 'duration', 'gibibytes',
-           'report_lines', 'how_known', 'as_text', 'cost_report', 'assumptions']
+           'block_flops', 'forward_flops', 'train_flops', 'sample_flops', 'tokenizer_flops', 'kept_by_torch',
+           'kept_by_kernels', 'block_bytes', 'activation_bytes', 'adaln_outputs', 'matrices', 'training_bytes',
+           'sampling_bytes', 'Device', 'data_sheet', 'known_device', 'best_rate', 'product_rate', 'read_rate',
+           'measure_device', 'find_device', 'amount', 'in_bf16', 'peak', 'training_seconds',
+           'trained_images_per_second', 'step_seconds', 'table_seconds', 'sampling_seconds', 'uses_gpu_blocks',
+           'largest_batch', 'dollars', 'costs', 'sampling_costs', 'duration', 'gibibytes', 'report_lines', 'how_known',
+           'as_text', 'cost_report', 'assumptions']
 
 # %% ../../nbs/47_cost.ipynb #002a43fd
 import html
@@ -27,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..fast_sampling import modulation, table_rows
 from ..pretrained.presets import RunConfig
+from .gpu_blocks import WIDEST
 from ..style import markdown_table
 from ..support import (
     Utilisation, checked, config, float32_products, require, usable_device)
@@ -150,23 +152,40 @@ def tokenizer_flops(
     return encoding.get_total_flops(), decoding.get_total_flops()
 
 # %% ../../nbs/47_cost.ipynb #017aa901
-def block_bytes(
-    config: ModelConfig,
-    batch: int,  # images on one device
-    bf16: bool,  # autocast; else float32
-    dropout: bool,  # with its masks
-) -> int:
-    "Bytes that autograd keeps of one block."
-    d, m, t = config.hidden_size, config.mlp_size, config.num_tokens + 2
-    size = 2 if bf16 else 4
+def kept_by_torch(config: ModelConfig, size: int, dropout: bool) -> int:
+    "Bytes for each position of a block as torch computes it; `size`: those of a rounded number."
+    d, m = config.hidden_size, config.mlp_size
     norms = 4 * 4 * d if config.adaln else 4 * 2 * d
     linear_inputs, qkv, attention = 3 * d, 3 * d, 3 * d
     modulation, branches = (6 * d, 4 * d) if config.adaln else (0, 0)
     rounded = linear_inputs + modulation + branches + qkv + attention + 2 * m
     statistics = 16 + 20 * config.num_heads
     masks = 2 * d + m if dropout else 0
-    adaln_input = conditions(config, batch) * t * size * d * config.adaln
-    return batch * t * (norms + size * rounded + statistics + masks) + adaln_input
+    return norms + size * rounded + statistics + masks
+
+
+def kept_by_kernels(config: ModelConfig, size: int) -> int:
+    "The same with the kernels of 36_gpu_blocks."
+    d, m = config.hidden_size, config.mlp_size
+    norms = 4 * 2 * d
+    linear_inputs, modulation, branches, qkv, normalised = 3 * d, 6 * d, 2 * d, 3 * d, 2 * d
+    rounded = linear_inputs + modulation + branches + qkv + normalised + 2 * m
+    statistics = 16 + 4 * config.num_heads
+    return norms + size * rounded + statistics
+
+
+def block_bytes(
+    config: ModelConfig,
+    batch: int,  # images on one device
+    bf16: bool,  # autocast; else float32
+    dropout: bool,  # with its masks
+    quick: bool = False,  # with the kernels of 36_gpu_blocks, which need no masks
+) -> int:
+    "Bytes that autograd keeps of one block."
+    size, t = 2 if bf16 else 4, config.num_tokens + 2
+    each = kept_by_kernels(config, size) if quick else kept_by_torch(config, size, dropout)
+    adaln_input = conditions(config, batch) * t * size * config.hidden_size * config.adaln
+    return batch * t * each + adaln_input
 
 
 def activation_bytes(
@@ -175,17 +194,20 @@ def activation_bytes(
     bf16: bool = True,  # autocast; else float32
     checkpointing: bool = False,
     dropout: bool | None = None,  # with its masks; None: as `config` says
+    quick: bool = False,  # as for `block_bytes`
 ) -> int:
     "Bytes that autograd keeps of a forward pass."
     if dropout is None:
         dropout = config.dropout > 0
     d, v, t = config.hidden_size, config.codebook_size, config.num_tokens + 2
     size, rows, condition_rows = 2 if bf16 else 4, batch * t, conditions(config, batch) * t
-    blocks = config.num_layers * block_bytes(config, batch, bf16, dropout)
+    one = block_bytes(config, batch, bf16, dropout, quick)
+    blocks = config.num_layers * one
     if checkpointing:
-        inputs = 4 * rows * d * (config.num_layers - 1)
-        blocks = block_bytes(config, batch, bf16, dropout) + inputs
+        blocks = one + 4 * rows * d * (config.num_layers - 1)  # and inputs of the others
     last_norm = rows * (4 * 2 * d + size * 2 * d)  # input and output; 1 + scale, head's input
+    if quick:
+        last_norm = rows * (4 * d + size * 3 * d + 8)  # input; shift, scale, head's input
     if not config.adaln:
         last_norm = rows * (4 * d + size * d)  # its input, and the head's
     condition = condition_rows * (4 * d + size * d) * config.adaln  # c and SiLU(c)
@@ -215,8 +237,13 @@ def training_bytes(
     checkpointing: bool = False,
     devices: PositiveInt = 1,
     sharded: bool = False,  # FSDP: devices share weights, gradients and moments
+    quick: bool = False,  # with the kernels of 36_gpu_blocks; never with FSDP or without adaLN
 ) -> dict[str, int]:  # bytes on one device, by part
-    "Estimate of the memory that training takes on each device."
+    """Estimate of the memory that training takes on each device.
+
+    Raises `InvalidValue` for arguments out of range."""
+    require(not quick or config.adaln and not sharded, 'quick', quick,
+            "False without adaLN and with FSDP, as those kernels aren't used there")
     p, size = parameters(config), 2 if bf16 else 4
     share = devices if sharded else 1
     copies = 2 * matrices(config) if bf16 else 0
@@ -230,7 +257,8 @@ def training_bytes(
         'moments': 8 * p // share,
         'copies': copies,
         'buckets': 4 * p if devices > 1 and not sharded else 0,
-        'activations': activation_bytes(config, batch, bf16, checkpointing) + logits_gradient,
+        'activations': logits_gradient + activation_bytes(
+            config, batch, bf16, checkpointing, quick=quick),
         'overhead': OVERHEAD,
     }
 
@@ -498,6 +526,15 @@ def sampling_seconds(
     return tokens + batch * tokenizer_flops(run.tokenizer)[1] / decoder_rate
 
 # %% ../../nbs/47_cost.ipynb #037728fa
+def uses_gpu_blocks(run: RunConfig, device: Device, sharded: bool) -> bool:
+    """Whether a run's blocks use the kernels of 36_gpu_blocks, if Triton is there.
+
+    Only GPUs of NVIDIA have a rate for TF32 in `Device`."""
+    plain = sharded or run.devices.compile or not run.devices.quick_blocks
+    fits = run.model.adaln and run.model.hidden_size <= WIDEST
+    return device.tf32 > 0 and fits and not plain
+
+
 @checked
 def largest_batch(
     run: RunConfig,
@@ -509,8 +546,10 @@ def largest_batch(
     "Largest power of 2 of images that should fit into 90 % of a device's memory; at least 1."
     bf16 = in_bf16(run.train.precision, device)
     share, batch = run.train.batch_size // devices, 1
+    quick = uses_gpu_blocks(run, device, sharded)
     while 2 * batch <= share:
-        needed = training_bytes(run.model, 2 * batch, bf16, checkpointing, devices, sharded)
+        needed = training_bytes(
+            run.model, 2 * batch, bf16, checkpointing, devices, sharded, quick)
         if sum(needed.values()) > 0.9 * device.memory:
             break
         batch *= 2
@@ -540,7 +579,7 @@ def costs(
     training = training_seconds(run, device, devices, batch, utilisation, checkpointing)
     sampling = sampling_costs(run, device, devices, utilisation)
     needed = training_bytes(run.model, batch, in_bf16(run.train.precision, device),
-                            checkpointing, devices, sharded)
+                            checkpointing, devices, sharded, uses_gpu_blocks(run, device, sharded))
     per_image = train_flops(run.model, batch, checkpointing) / batch
     return {
         'parameters': parameters(run.model),

@@ -196,7 +196,9 @@ def measure(args, run: RunConfig, device: torch.device, facts: dict) -> dict:
     rate = best_rates(before, rates(run.train.precision, device))
     least = floor(run.model, args.batch, rate)
     sheet = (facts.get("data_sheet") or {}).get(run.train.precision)
-    estimate = training_bytes(run.model, args.batch, run.train.precision == "bf16")
+    quick = device.type == "cuda" and "fast" in args.only and not run.devices.compile
+    estimate = training_bytes(
+        run.model, args.batch, run.train.precision == "bf16", quick=quick and run.model.adaln)
     found = {
         "num_tokens": run.model.num_tokens,
         "compiled": run.devices.compile,
