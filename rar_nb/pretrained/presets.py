@@ -55,7 +55,7 @@ class DeviceConfig:
 
     device_batch_size: PositiveInt | None = None  # images a device takes at a time; None: search
     strategy: Literal['ddp', 'fsdp', 'auto'] = 'auto'  # copies of the weights, or shares of them
-    compile: bool = False  # compile the blocks with torch.compile
+    compile: bool = False  # with torch.compile, in place of quick blocks on a GPU
     quick_blocks: bool = True  # the same up to rounding, in less time
     checkpointing: bool = False  # recompute activations: less memory, a third more work
     checkpoint_every: NonNegativeInt = 1000  # steps between two checkpoints; 0: only when stopped
