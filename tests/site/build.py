@@ -96,7 +96,8 @@ class Site:
     def __init__(self, source: Path, names: list[str], npm: Path, model: Path | None):
         self.source, self.names, self.npm, self.model = source, names, npm, model
         self.static = source / "_static"
-        self.modules = [m for m in read_library(ROOT / "rar_nb") if m.notebook in names]
+        self.library = read_library(ROOT / "rar_nb")
+        self.modules = [m for m in self.library if m.notebook in names]
         self.entries = every_entry(self.modules)
         self.pages = {f"nbs/{name}.ipynb": f"{name}.ipynb" for name in names}
         self.pages |= {path: path for path in TEXTS} | {"README.md": "index.md"}
@@ -186,7 +187,7 @@ class Site:
 
     def pictures(self) -> dict[str, str]:
         """What the pictures of plotting functions and of panels show, by their names."""
-        plots = [e for e in every_entry(read_library(ROOT / "rar_nb")) if e.kind == "function"]
+        plots = [e for e in every_entry(self.library) if e.kind == "function"]
         return {e.name: e.doc.partition("\n")[0] for e in plots if "plot_" in e.name} | {
             panel.panel: panel.alt for panel in every_panel()
         }
