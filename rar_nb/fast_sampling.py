@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_PLAN', 'KEPT', 'Plan', 'check_plan', 'BlockWeights', 'rounded', 'norm_weights', 'block_weights',
-           'ModelWeights', 'modulation', 'table_rows', 'fill_block', 'fill_head', 'choose_kernels', 'span_step',
-           'FastStep', 'FastState', 'version_of', 'kept_state', 'keep', 'forget']
+           'ModelWeights', 'modulation', 'table_rows', 'fill_block', 'fill_head', 'has_usual_blocks', 'choose_kernels',
+           'span_step', 'on_device', 'FastStep', 'FastState', 'version_of', 'kept_state', 'keep', 'forget']
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0004
 import math
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from .gpu_kernels import GPUKernels, load_gpu_kernels, read_ahead
 from .kernels import (
     Kernels, PlainLinear, attend_step, choose_linear, load_kernels, modulated_norm, take_in_norms)
 from .support import checked, float32_products, require, require_int
-from .transformer import RAR, ModelConfig
+from .transformer import MLP, RAR, Attention, Block, FinalNorm, ModelConfig
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0006
 class Plan(NamedTuple):
@@ -168,6 +169,22 @@ def fill_head(
         table.select(1, 0).add_(1)
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0012
+def has_usual_blocks(model: RAR) -> bool:
+    "Whether `model` is computed as `RAR` says. What uses only its weights can't know otherwise."
+    methods = 'forward', 'features', 'positions', 'conditions', 'start'
+    changed = any(getattr(type(model), name) is not getattr(RAR, name) for name in methods)
+    if changed or type(model.adaln_before_head) is not FinalNorm:
+        return False
+    kinds = {(Block, Attention, MLP, nn.Linear, nn.LayerNorm)}
+    found = set()
+    for block in model.blocks:
+        attn, mlp = block.attn, block.mlp
+        linears = {type(part) for part in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)}
+        norms = {type(part) for part in (block.norm1, block.norm2, attn.q_norm, attn.k_norm)}
+        found.add((type(block), type(attn), type(mlp), *linears, *norms))
+    return found <= kinds
+
+
 def choose_kernels(plan: Plan, weight: torch.Tensor, head_dim: int) -> Kernels | GPUKernels | None:
     "The compiled kernels for the device of `weight`; None: plain torch."
     if not plan.kernels or weight.dtype != torch.float32:
@@ -186,6 +203,12 @@ def span_step(plan: Plan, device: torch.device, has_kernels: bool) -> int:  # 0:
     return 0 if has_kernels else 64  # Triton's kernel stops by itself where the known keys end
 
 
+def on_device(device: torch.device):
+    "A context in which kernels are launched, and steps recorded, on this GPU of several."
+    usable = device.type == 'cuda' and torch.cuda.is_available()
+    return torch.cuda.device(device) if usable else nullcontext()
+
+
 class FastStep(nn.Module):
     "One step of the transformer for a batch of sequences; nothing changes but what is in memory."
 
@@ -199,11 +222,14 @@ class FastStep(nn.Module):
     ):
         super().__init__()
         check_plan(plan)
+        require(has_usual_blocks(model), 'model', type(model).__name__, "one whose parts are those "
+                "of `RAR`: sample from a changed one with `textbook_tokens`, which calls them")
         config, weight = model.config, model.lm_head.weight
         device = weight.device
         plain_cpu = device.type == 'cpu' and weight.dtype == torch.float32
         head_dim = config.hidden_size // config.num_heads
-        kernels = choose_kernels(plan, weight, head_dim)
+        with on_device(device):
+            kernels = choose_kernels(plan, weight, head_dim)
         self.kernels, self.addresses = kernels, None
         self.attend = attend_step if kernels is None else kernels.attend_step
         self.norm = modulated_norm if kernels is None else kernels.modulated_norm
@@ -394,9 +420,12 @@ class FastState(nn.Module):
         with self.products():
             self.step.start(condition, orders)
 
+    @contextmanager
     def products(self):
-        "A context in which a GPU multiplies float32 as the precision says."
-        return float32_products(tf32=self.precision != 'no')
+        "Within, the GPU of this batch multiplies float32 as the precision says."
+        tf32 = self.precision != 'no'
+        with on_device(self.step.entry.device), float32_products(tf32=tf32):
+            yield
 
     def forward(self, span: int):
         "Sample the next token of every image: the part that can be recorded."

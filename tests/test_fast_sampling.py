@@ -33,6 +33,8 @@ from rar_nb.sampler import (
 )
 from rar_nb.tokenizer import GreyTokenizer
 from rar_nb.transformer import RAR, ModelConfig
+from tests.doors import refuses
+from tests.tools.changed import CHANGES, change
 
 L, C = 16, 4
 SAMPLE = SampleConfig(4.0, 1.0, num_samples=20, sample_batch_size=6)
@@ -124,6 +126,16 @@ def test_one_call_computes_what_many_calls_do(dtype, seed, rows, heads, mlp, lay
             step.entry[:rows] = entry
             found.append(step.next_position())
     assert torch.stack(found[:4]).equal(torch.stack(found[4:]))
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_changed_model_is_not_sampled_from_as_if_it_were_the_usual_one(what):
+    """The fast sampler takes the weights, and would never call what was changed."""
+    request = [0, 1], SAMPLE, image_noise(0, range(2), L)
+    usual = textbook_tokens(make_model(), *request)
+    model = change(make_model(), what)
+    refuses(lambda: sample_tokens(model, *request), "textbook_tokens")
+    assert not torch.equal(textbook_tokens(model, *request), usual)
 
 
 def test_float64_is_computed_in_float64():

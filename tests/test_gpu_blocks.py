@@ -22,10 +22,12 @@ from rar_nb.pretrained.presets import DeviceConfig
 from rar_nb.runs import devices, gpu_blocks
 from rar_nb.runs.devices import make_accelerator, working_blocks
 from rar_nb.runs.gpu_blocks import differences, gpu_block, gpu_final_norm, roll, use_gpu_blocks
+from rar_nb.runs.quick_blocks import use_quick_blocks
 from rar_nb.transformer import RAR, Block, Conditioning, FinalNorm
 from tests.benchmarks.machine import ROOT
 from tests.doors import refuses
 from tests.test_devices import PLAIN, grown_model
+from tests.tools.changed import CHANGES, change
 from tests.tools.gpu_blocks import faces
 
 needs_triton = pytest.mark.skipif(
@@ -145,6 +147,26 @@ def test_models_that_do_not_fit_stay_as_they_are(monkeypatch):
         used, what = use_gpu_blocks(model, bf16=True)
         assert not used and f"at most {widest} columns" in what
         assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_changed_model_is_trained_as_it_is(what, monkeypatch):
+    """The kernels take the weights, and would never call what was changed."""
+    monkeypatch.setattr(gpu_blocks, "load_gpu_blocks", lambda bf16: (True, "compiled"))
+    model = change(grown_model(), what)
+    used, why = use_gpu_blocks(model, bf16=True)
+    assert not used and "changed" in why
+    use_quick_blocks(model, bf16=True)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_conditions_for_all_images_at_once_are_left_to_torch():
+    """torch repeats a row where there is only one; the kernels would read beyond it."""
+    model = grown_model().eval()
+    block, x = model.blocks[0], torch.randn(2, 3, model.config.hidden_size)
+    for shape in ((1, 3), (2, 1), (1, 1)):
+        c = Conditioning(torch.randn(*shape, x.shape[2]))
+        assert torch.equal(gpu_block(block, x, c), Block.forward(block, x, c))
 
 
 @pytest.mark.parametrize("kernels", [True, False])

@@ -83,6 +83,7 @@ def test_kernels_start_early_where_the_card_can(monkeypatch, capability, interpr
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setenv("TRITON_INTERPRET", interpreted)
+    monkeypatch.setattr(gpu_kernels, "gdc_wait", object())
     found = gpu_kernels.starting.__wrapped__()
     assert found["EARLY"] == early and found.get("launch_pdl", False) == early
 
@@ -111,14 +112,22 @@ def test_a_kernel_that_fails_is_not_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_kernels, "triton", object())
 
-    def fails(device):
+    def fails(device, dtype):
         raise OSError("no compiler")
 
     monkeypatch.setattr(gpu_kernels, "differences", fails)
-    assert "OSError: no compiler" in gpu_kernels.load_gpu_kernels.__wrapped__()[1]
-    for largest, used in ((1e-7, True), (0.1, False)):
-        monkeypatch.setattr(gpu_kernels, "differences", lambda device, d=largest: [0.0, d])
-        assert (gpu_kernels.load_gpu_kernels.__wrapped__()[0] is not None) == used
+    with pytest.warns(UserWarning, match="OSError: no compiler"):
+        assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is None
+    for wrong in (torch.float32, torch.bfloat16):
+
+        def differ(device, dtype, wrong=wrong):
+            return [0.0, 0.1 if dtype == wrong else 1e-7]
+
+        monkeypatch.setattr(gpu_kernels, "differences", differ)
+        with pytest.warns(UserWarning, match=f"in {wrong} differ by 0.1"):
+            assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is None
+    monkeypatch.setattr(gpu_kernels, "differences", lambda device, dtype: [1e-7])
+    assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is not None
 
 
 def test_which_kernels_and_how_many_recordings():

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['WIDEST', 'mixed', 'read_key', 'multiplier', 'Dice', 'roll', 'read_row', 'write_row', 'norm_row', 'norm_back_row',
-           'norm_back_rows', 'shape_of_row', 'count_processors', 'count_walkers', 'Modulate', 'residual_row',
-           'residual_back_rows', 'Residual', 'normal_below', 'gelu_row', 'gelu_back_rows', 'Gelu', 'head_rows',
-           'head_back_rows', 'shape_of_heads', 'Heads', 'silu_numbers', 'silu_back_numbers', 'Silu', 'linear',
-           'adaln_table', 'fits', 'gpu_block', 'gpu_final_norm', 'one_pass', 'differences', 'load_gpu_blocks',
+           'norm_back_rows', 'shape_of_row', 'count_processors', 'count_walkers', 'table_gradient', 'Modulate',
+           'residual_row', 'residual_back_rows', 'Residual', 'normal_below', 'gelu_row', 'gelu_back_rows', 'Gelu',
+           'head_rows', 'head_back_rows', 'shape_of_heads', 'Heads', 'silu_numbers', 'silu_back_numbers', 'Silu',
+           'linear', 'adaln_table', 'fits', 'gpu_block', 'gpu_final_norm', 'one_pass', 'differences', 'load_gpu_blocks',
            'use_gpu_blocks']
 
 # %% ../../nbs/36_gpu_blocks.ipynb #gblk0003
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from ..fast_sampling import has_usual_blocks
 from ..gpu_kernels import compiled, constexpr, triton
 from ..support import float32_products, require, usable_device
 from ..transformer import RAR, Block, Conditioning, FinalNorm, ModelConfig, attend
@@ -198,6 +199,11 @@ def count_walkers(rows: int, num_warps: int, device: torch.device, across: int =
     return min(rows, max(1, count_processors(device) * each // across))
 
 
+def table_gradient(table: torch.Tensor) -> torch.Tensor:
+    "Memory for the gradient of a table; whoever looks for NaN must find none in unwritten parts."
+    return torch.zeros_like(table) if torch.is_anomaly_enabled() else torch.empty_like(table)
+
+
 class Modulate(torch.autograd.Function):
     "x' = x + gate ⊙ branch, if there is a branch, and (1 + scale) ⊙ LayerNorm(x') + shift."
 
@@ -215,6 +221,7 @@ class Modulate(torch.autograd.Function):
         dice: Dice,  # of the branch
     ) -> tuple[torch.Tensor, ...]:  # the result, like `table`, [B, n, D]; x'; and `table`
         x, table = x.contiguous(), table.contiguous()
+        branch = None if branch is None else branch.contiguous()
         width = x.shape[-1]
         y, stats = torch.empty_like(x, dtype=table.dtype), x.new_empty(*x.shape[:-1], 2)
         out = x if branch is None else torch.empty_like(x)
@@ -239,7 +246,7 @@ class Modulate(torch.autograd.Function):
         dx, sums = torch.empty_like(x), x.new_empty(walkers, 6, width)
         dbranch = torch.empty_like(branch) if adds else None
         if dtable is None:  # otherwise those who used the table later have made it
-            dtable = torch.empty_like(table)
+            dtable = table_gradient(table)
         norm_back_rows[walkers,](
             x, branch, seed, table, weight, bias, stats, dy.contiguous(),
             None if dout is None else dout.contiguous(), dx, dbranch, dtable, sums, rows,
@@ -312,7 +319,7 @@ class Residual(torch.autograd.Function):
         branch, seed, table = ctx.saved_tensors
         width, dout = branch.shape[-1], dout.contiguous()
         rows = branch.numel() // width
-        dbranch, dtable = torch.empty_like(branch), torch.empty_like(table)
+        dbranch, dtable = torch.empty_like(branch), table_gradient(table)
         shape = shape_of_row(width)
         sums = dout.new_empty(count_walkers(rows, shape['num_warps'], dout.device), 2, width)
         residual_back_rows[len(sums),](
@@ -547,7 +554,10 @@ def adaln_table(adaLN, c: Conditioning) -> torch.Tensor:  # [B, n, parts·D]
 
 def fits(x: torch.Tensor, c: Conditioning | None) -> bool:
     "Whether the kernels can compute with these: fake tensors, say, have no numbers."
-    return c is not None and type(x) is torch.Tensor and x.dtype == torch.float32
+    if c is None or type(x) is not torch.Tensor or x.dtype != torch.float32:
+        return False
+    images = c.vectors if c.rows is None else c.rows
+    return (len(images), *c.vectors.shape[1:]) == x.shape
 
 
 def gpu_block(
@@ -658,6 +668,8 @@ def use_gpu_blocks(
     "From now on, the blocks of `model` compute the same on an NVIDIA GPU in a quicker way."
     if not model.config.adaln or model.config.hidden_size > WIDEST:
         return False, f"in torch, as the kernels need adaLN and at most {WIDEST} columns"
+    if not has_usual_blocks(model):
+        return False, "in torch, as a part of the model was changed"
     usable, what = load_gpu_blocks(bf16)
     if usable:
         for block in model.blocks:

@@ -21,6 +21,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ..compiled import HEAD, NUMBERS, VECTORS, call, load_source
+from ..fast_sampling import has_usual_blocks
 from ..transformer import MLP, RAR, Attention, Block, Conditioning, FinalNorm
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick005
@@ -728,6 +729,8 @@ def use_quick_blocks(
     compiles: bool = False,  # whether `torch.compile` will see its blocks
 ):
     "From now on, the blocks of `model` compute the same in a quicker way, if there is one."
+    if not has_usual_blocks(model):  # the quick ones know only the usual ones
+        return
     library = None
     if not compiles:
         library, _ = load_block_kernels(model.config.hidden_size // model.config.num_heads)
