@@ -339,6 +339,34 @@ class Log(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class Newest(TorchDispatchMode):
+    """Remembers what the latest operator wrote; views write nothing."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        aliases = [value.alias_info for value in func._schema.returns]
+        if not any(alias is not None and not alias.is_write for alias in aliases):
+            self.written = out
+        return out
+
+
+def test_what_the_first_kernel_reads_early_was_not_written_just_before():
+    """On a GPU it reads `rows` before it waits for the kernel before it, and x afterwards."""
+    state = started(make_model())
+    norm, found = state.step.norm, []
+
+    def look(x, branch, modulation, rows, dtype):
+        if branch is None:
+            addresses = [tensor.data_ptr() for tensor in (newest.written, x, rows)]
+            found.append([address == addresses[0] for address in addresses[1:]])
+        return norm(x, branch, modulation, rows, dtype)
+
+    state.step.norm = look
+    with Newest() as newest:
+        state.next_token()
+    assert found == [[True, False]]
+
+
 def test_nothing_in_the_loop_waits_for_the_device():
     state = started(make_model())
     with Log() as log:

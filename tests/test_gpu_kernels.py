@@ -27,14 +27,20 @@ print(json.dumps([[name, known, differences("cpu", getattr(torch, name), known)]
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no Triton")
-def test_the_kernels_do_what_torch_does():
-    """With every number of known keys at which the walk through them begins or ends a stride."""
+def interpreted(program: str):
+    """What a program prints as JSON when Triton's interpreter runs its kernels."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("there is no Triton")
     env = os.environ | {"TRITON_INTERPRET": "1"}
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM], env=env, cwd=ROOT,
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", program], env=env, cwd=ROOT,
                            text=True, capture_output=True)  # fmt: skip
     assert found.returncode == 0, found.stderr
-    for name, known, shares in json.loads(found.stdout):
+    return json.loads(found.stdout)
+
+
+def test_the_kernels_do_what_torch_does():
+    """With every number of known keys at which the walk through them begins or ends a stride."""
+    for name, known, shares in interpreted(PROGRAM):
         limit = 2e-6 if name == "float32" else 0.012  # two steps of bf16, of 2⁻⁸
         assert max(shares) < limit, (name, known, shares)
 
@@ -64,25 +70,20 @@ print(json.dumps(shares))
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="there is no Triton")
 def test_sizes_that_are_no_powers_of_two():
     """Sizes of the published models' heads and products, and such as fit no stride."""
-    env = os.environ | {"TRITON_INTERPRET": "1"}
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", SIZES], env=env, cwd=ROOT,
-                           text=True, capture_output=True)  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    for name, share in json.loads(found.stdout).items():
+    for name, share in interpreted(SIZES).items():
         assert share < 2e-6, (name, share)
 
 
 @pytest.mark.parametrize(
-    "capability, interpreted, early",
+    "capability, interpreting, early",
     [((9, 0), "0", True), ((8, 9), "0", False), ((9, 0), "1", False)],
 )
-def test_kernels_start_early_where_the_card_can(monkeypatch, capability, interpreted, early):
+def test_kernels_start_early_where_the_card_can(monkeypatch, capability, interpreting, early):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setenv("TRITON_INTERPRET", interpreted)
+    monkeypatch.setenv("TRITON_INTERPRET", interpreting)
     monkeypatch.setattr(gpu_kernels, "gdc_wait", object())
     found = gpu_kernels.starting.__wrapped__()
     assert found["EARLY"] == early and found.get("launch_pdl", False) == early
