@@ -213,6 +213,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'rar_nb.gpu_kernels.GPUKernels': ('gpu_kernels.html#gpukernels', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.attend_head': ('gpu_kernels.html#attend_head', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.attend_step': ('gpu_kernels.html#attend_step', 'rar_nb/gpu_kernels.py'),
+                                    'rar_nb.gpu_kernels.check_triton': ('gpu_kernels.html#check_triton', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.choose_linear': ('gpu_kernels.html#choose_linear', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.compiled': ('gpu_kernels.html#compiled', 'rar_nb/gpu_kernels.py'),
                                     'rar_nb.gpu_kernels.differences': ('gpu_kernels.html#differences', 'rar_nb/gpu_kernels.py'),

@@ -72,7 +72,7 @@ def rounded(linear: nn.Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.
 
 def norm_weights(first: nn.LayerNorm, second: nn.LayerNorm) -> torch.Tensor:  # [4, width]
     "Weight and bias of two norms."
-    return torch.stack([first.weight, first.bias, second.weight, second.bias]).detach()
+    return torch.stack([first.weight, first.bias, second.weight, second.bias])
 
 
 def block_weights(
@@ -87,8 +87,9 @@ def block_weights(
     return BlockWeights(
         kind(*rounded(attn.qkv, dtype)), kind(*rounded(attn.proj, dtype)),
         kind(*rounded(mlp.fc1, dtype), gelu=True), kind(*rounded(mlp.fc2, dtype)),
-        norm_weights(attn.q_norm, attn.k_norm), adaln and adaln_kind(*rounded(adaln[1], dtype)),
-        norm_weights(block.norm1, block.norm2))
+        norm_weights(attn.q_norm, attn.k_norm).detach(),
+        adaln and adaln_kind(*rounded(adaln[1], dtype)),
+        norm_weights(block.norm1, block.norm2).detach())
 
 
 class ModelWeights:
@@ -172,17 +173,16 @@ def fill_head(
 def has_usual_blocks(model: RAR) -> bool:
     "Whether `model` is computed as `RAR` says. What uses only its weights can't know otherwise."
     methods = 'forward', 'features', 'positions', 'conditions', 'start'
-    changed = any(getattr(type(model), name) is not getattr(RAR, name) for name in methods)
-    if changed or type(model.adaln_before_head) is not FinalNorm:
+    if any(getattr(type(model), name) is not getattr(RAR, name) for name in methods):
         return False
-    kinds = {(Block, Attention, MLP, nn.Linear, nn.LayerNorm)}
-    found = set()
+    kinds = [(model.adaln_before_head, FinalNorm)]
     for block in model.blocks:
         attn, mlp = block.attn, block.mlp
-        linears = {type(part) for part in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)}
-        norms = {type(part) for part in (block.norm1, block.norm2, attn.q_norm, attn.k_norm)}
-        found.add((type(block), type(attn), type(mlp), *linears, *norms))
-    return found <= kinds
+        kinds += [(block, Block), (attn, Attention), (mlp, MLP)]
+        kinds += [(part, nn.Linear) for part in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)]
+        norms = block.norm1, block.norm2, attn.q_norm, attn.k_norm
+        kinds += [(part, nn.LayerNorm) for part in norms]
+    return all(type(part) is kind for part, kind in kinds)
 
 
 def choose_kernels(plan: Plan, weight: torch.Tensor, head_dim: int) -> Kernels | GPUKernels | None:

@@ -140,6 +140,17 @@ def test_kernels_that_fail_are_not_used(monkeypatch):
         assert gpu_blocks.load_gpu_blocks.__wrapped__(bf16)[0] == used
 
 
+def test_nan_is_the_largest_difference(monkeypatch):
+    """In whichever of the results and gradients it stands."""
+    monkeypatch.setattr(gpu_blocks, "check_triton", lambda device: None)
+    for place in range(3):
+        found = [torch.ones(2) for _ in range(3)]
+        found[place][1] = math.nan
+        passes = iter([found, [torch.ones(2).double() for _ in range(3)]])
+        monkeypatch.setattr(gpu_blocks, "one_pass", lambda *given, passes=passes: next(passes))
+        assert math.isnan(differences("cpu", bf16=False))
+
+
 def test_models_that_do_not_fit_stay_as_they_are(monkeypatch):
     monkeypatch.setattr(gpu_blocks, "load_gpu_blocks", lambda bf16: (True, "compiled"))
     for model, widest in ((grown_model(**PLAIN), 4096), (grown_model(), 8)):

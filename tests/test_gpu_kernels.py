@@ -6,6 +6,7 @@ GPUs; with the CPU build, `pip install triton` brings it.
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -127,6 +128,9 @@ def test_a_kernel_that_fails_is_not_used(monkeypatch):
         monkeypatch.setattr(gpu_kernels, "differences", differ)
         with pytest.warns(UserWarning, match=f"in {wrong} differ by 0.1"):
             assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is None
+    monkeypatch.setattr(gpu_kernels, "differences", lambda device, dtype: [0.0, math.nan])
+    with pytest.warns(UserWarning, match="differ by nan"):
+        assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is None
     monkeypatch.setattr(gpu_kernels, "differences", lambda device, dtype: [1e-7])
     assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is not None
 

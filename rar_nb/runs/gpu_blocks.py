@@ -11,7 +11,6 @@ __all__ = ['WIDEST', 'mixed', 'read_key', 'multiplier', 'Dice', 'roll', 'read_ro
            'use_gpu_blocks']
 
 # %% ../../nbs/36_gpu_blocks.ipynb #gblk0003
-import os
 from functools import cache
 from types import MethodType
 from typing import Any, NamedTuple, cast
@@ -20,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from ..fast_sampling import has_usual_blocks
-from ..gpu_kernels import compiled, constexpr, triton
-from ..support import float32_products, require, usable_device
+from ..fast_sampling import has_usual_blocks, norm_weights
+from ..gpu_kernels import check_triton, compiled, constexpr, triton
+from ..support import float32_products
 from ..transformer import RAR, Block, Conditioning, FinalNorm, ModelConfig, attend
 
 if triton is not None:
@@ -572,8 +571,7 @@ def gpu_block(
     attn, mlp, norm1, norm2 = block.attn, block.mlp, block.norm1, block.norm2
     (b, n, width), dropout = x.shape, mlp.dropout if block.training else 0.0
     none, dice1, dice2, dice3 = Dice(None), *roll(dropout, x.device, 3)
-    norms = torch.stack([attn.q_norm.weight, attn.q_norm.bias,
-                         attn.k_norm.weight, attn.k_norm.bias])
+    norms = norm_weights(attn.q_norm, attn.k_norm)
     table = adaln_table(block.adaLN_modulation, cast(Conditioning, c))
     of_norm, of_middle, of_gate = block.adaLN_modulation[1].bias.split(
         [2 * width, 3 * width, width])
@@ -623,9 +621,7 @@ def differences(
     bf16: bool,
 ) -> float:  # the largest, as a share of the exact result's or gradient's length
     "How far the kernels are from float64 in a small block."
-    kinds = ['cpu', 'cuda'] if os.environ.get('TRITON_INTERPRET') == '1' else ['cuda']
-    fits = triton is not None and usable_device(device).type in kinds
-    require(fits, 'device', str(device), "an NVIDIA GPU, on a machine with Triton")
+    check_triton(device)
     devices = [torch.device(device)] if torch.device(device).type == 'cuda' else []
     with torch.random.fork_rng(devices), float32_products(tf32=False):
         torch.manual_seed(0)
@@ -640,8 +636,8 @@ def differences(
                          [t.double() for t in inputs], False)
     lengths = [b.norm() for b in exact]
     least = 0.01 * max(lengths)  # the gradient of the keys' bias is 0
-    return max(float((a - b).norm() / (size + least))
-               for a, b, size in zip(found, exact, lengths))
+    shares = [(a - b).norm() / (size + least) for a, b, size in zip(found, exact, lengths)]
+    return torch.stack(shares).max().item()  # or NaN, which Python's `max` would pass over
 
 
 @cache

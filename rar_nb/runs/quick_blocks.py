@@ -21,7 +21,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ..compiled import HEAD, NUMBERS, VECTORS, call, load_source
-from ..fast_sampling import has_usual_blocks
+from ..fast_sampling import has_usual_blocks, norm_weights
 from ..transformer import MLP, RAR, Attention, Block, Conditioning, FinalNorm
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick005
@@ -586,8 +586,7 @@ def compiled_block(
     rows = torch.arange(len(x)) if c.rows is None else c.rows
     table1, table2 = block.adaLN_modulation(c.vectors).chunk(2, dim=-1)
     attn, mlp, norm1, norm2 = block.attn, block.mlp, block.norm1, block.norm2
-    norms = torch.stack([attn.q_norm.weight, attn.q_norm.bias,
-                         attn.k_norm.weight, attn.k_norm.bias])
+    norms = norm_weights(attn.q_norm, attn.k_norm)
     dropout = mlp.dropout if block.training else 0.0
     x = GatedAttention.apply(
         x, table1, rows, norm1.weight, norm1.bias, attn.qkv.weight, attn.qkv.bias, norms,
