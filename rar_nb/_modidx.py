@@ -1384,6 +1384,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'rar_nb/runs/quick_blocks.py'),
                                           'rar_nb.runs.quick_blocks.load_block_kernels': ( 'quick_blocks.html#load_block_kernels',
                                                                                            'rar_nb/runs/quick_blocks.py'),
+                                          'rar_nb.runs.quick_blocks.present_conditions': ( 'quick_blocks.html#present_conditions',
+                                                                                           'rar_nb/runs/quick_blocks.py'),
                                           'rar_nb.runs.quick_blocks.quick_dropout': ( 'quick_blocks.html#quick_dropout',
                                                                                       'rar_nb/runs/quick_blocks.py'),
                                           'rar_nb.runs.quick_blocks.quick_mlp': ( 'quick_blocks.html#quick_mlp',

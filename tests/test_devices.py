@@ -212,6 +212,29 @@ def test_threads_of_a_team_compute_alone_and_others_as_before(set_threads):
     assert torch.get_num_threads() == 3
 
 
+def test_a_class_has_one_thread_or_two_neighbours():
+    """Every image is computed once, with its own class and order."""
+    accelerator, taken = make_accelerator("no", cpu=True), {}
+    team = Team(accelerator.prepare(grown_model()), accelerator, 3)
+    compute = team.part
+
+    def part(model, tokens, condition, orders):
+        taken[id(model)] = tokens, condition, orders
+        return compute(model, tokens, condition, orders)
+
+    team.part = part
+    batch = made_up_batch(24)
+    team.backward(*batch)
+    parts = [taken[id(model)] for model in (team.model, *team.twins)]
+    classes = [set(condition.tolist()) for _, condition, _ in parts]
+    assert sum(map(len, classes)) <= len(set.union(*classes)) + len(parts) - 1
+    given, dealt = (
+        sorted(row for t, c, o in some for row in torch.cat([t, c[:, None], o], 1).tolist())
+        for some in ([batch], parts)
+    )
+    assert dealt == given
+
+
 def test_an_error_in_a_thread_reaches_the_caller():
     accelerator, model = make_accelerator("no", cpu=True), grown_model()
     team = Team(accelerator.prepare(model), accelerator, 2)

@@ -20,6 +20,7 @@ from rar_nb.runs.quick_blocks import (
     compiled_block,
     fast_block,
     load_block_kernels,
+    present_conditions,
     quick_dropout,
     roll,
     short_attention,
@@ -409,7 +410,28 @@ def test_quick_blocks_are_used_where_there_are_any(precision, has_compiler, monk
     load_block_kernels.cache_clear()
     with working_blocks(model, DeviceConfig(quick_blocks=False), accelerator):
         assert all(block.forward.__func__ is Block.forward for block in model.blocks)
-    assert not any("forward" in vars(module) for module in model.modules()), "no trace is left"
+    traces = {"forward", "conditions"}
+    assert not any(traces & set(vars(module)) for module in model.modules()), "no trace is left"
+
+
+def test_only_the_classes_of_the_batch_get_vectors():
+    """Each image's vectors are those that it had before."""
+    model = grown_model()
+    condition = model.config.condition_id(torch.tensor([7, 3, 3, 7, 0, 3] * 3))
+    condition[5] = model.config.null_id
+    found, usual = present_conditions(model, condition), model.conditions(condition)
+    assert len(found.vectors) == 4 < len(usual.vectors) == model.config.num_classes + 1
+    assert torch.equal(found.vectors[found.rows], usual.vectors[usual.rows])
+    assert present_conditions(grown_model(adaln=False), condition) is None
+
+
+def test_twins_compute_only_the_classes_of_their_images_too():
+    model = grown_model()
+    use_quick_blocks(model, bf16=True)
+    copy = twin(model)
+    conditions = [m.conditions for m in (model, copy)]
+    assert [m.__self__ for m in conditions] == [model, copy]
+    assert all(m.__func__ is present_conditions for m in conditions)
 
 
 def test_what_others_have_wrapped_stays_wrapped():
@@ -425,6 +447,7 @@ def test_inside_torch_compile_there_is_no_cpp():
     model = RAR(RUN.model)
     use_quick_blocks(model, bf16=False, compiles=True)
     assert not any("forward" in vars(block) for block in model.blocks)
+    assert "conditions" not in vars(model), "all batches have the same shapes"
     use_quick_blocks(model, bf16=True, compiles=True)
     assert all(block.forward.__func__ is fast_block for block in model.blocks)
 

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import MethodType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import psutil
 import torch
@@ -147,6 +147,7 @@ def working_blocks(
     finally:
         for module in quick_parts(model):
             module.__dict__.pop('forward', None)
+        model.__dict__.pop('conditions', None)
 
 
 @checked
@@ -245,6 +246,8 @@ def twin(model: RAR) -> RAR:
     for module, original in zip(quick_parts(copy), quick_parts(model)):
         if 'forward' in vars(original):  # a quick one
             module.forward = MethodType(original.forward.__func__, module)
+    if 'conditions' in vars(model):
+        cast(Any, copy).conditions = MethodType(cast(Any, model.conditions).__func__, copy)
     return copy
 
 
@@ -296,9 +299,11 @@ class Team(nn.Module):
         return loss.detach()
 
     def backward(self, tokens, condition, orders) -> torch.Tensor:
-        "Loss of a micro-step; adds its gradients to those of the model."
-        count = 1 + len(self.twins)
-        parts = zip(*(x.chunk(count) for x in (tokens, condition, orders)))
+        """Loss of a micro-step; adds its gradients to those of the model.
+
+        Images of one class share adaLN's vectors, so each thread takes as few classes as it can."""
+        count, by_class = 1 + len(self.twins), condition.argsort(stable=True)
+        parts = zip(*(x[by_class].chunk(count) for x in (tokens, condition, orders)))
         models = (self.model, *self.twins)
         jobs = [self.pool.submit(self.part, *job) for job in zip(models, *zip(*parts))]
         losses = [job.result() for job in jobs]

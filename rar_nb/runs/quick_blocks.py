@@ -6,7 +6,7 @@
 __all__ = ['RESIDUAL_LOOPS', 'NORM_LOOPS', 'GELU_LOOPS', 'PRODUCTS', 'ATTENTION_LOOPS', 'BOTH_TYPES', 'SOURCE', 'LONGEST',
            'load_block_kernels', 'roll', 'Loops', 'GatedMLP', 'GatedAttention', 'compiled_block', 'ModulatedNorm',
            'compiled_final_norm', 'quick_dropout', 'quick_mlp', 'short_attention', 'self_attention', 'fast_modulation',
-           'fast_block', 'quick_parts', 'use_quick_blocks']
+           'fast_block', 'quick_parts', 'present_conditions', 'use_quick_blocks']
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick003
 import ctypes
@@ -722,6 +722,16 @@ def quick_parts(model: RAR) -> list[nn.Module]:
     return [*model.blocks, model.adaln_before_head]
 
 
+def present_conditions(
+    model: RAR,
+    condition: torch.Tensor,  # int64 [B], rows of the embedding table
+) -> Conditioning | None:  # of all L + 2 positions; None without adaLN
+    "`RAR.conditions`, with one set of vectors for each class that occurs in the batch."
+    present, rows = condition.unique(return_inverse=True)
+    c = RAR.conditions(model, present)
+    return None if c is None else c._replace(rows=rows)
+
+
 def use_quick_blocks(
     model: RAR,  # on a CPU
     bf16: bool,  # whether it computes inside bf16 autocast
@@ -735,6 +745,8 @@ def use_quick_blocks(
         library, _ = load_block_kernels(model.config.hidden_size // model.config.num_heads)
     if library is None and not bf16:
         return
+    if not compiles:  # a compiled block wants the same number of rows at every step
+        cast(Any, model).conditions = MethodType(present_conditions, model)
     forward = fast_block if library is None else partial(compiled_block, library=library)
     for block in model.blocks:
         block.forward = MethodType(forward, block)
