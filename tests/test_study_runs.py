@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from rar_nb.data.images import open_data
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.presets import get_preset
+from rar_nb.reports.study_figures import STUDY
 from rar_nb.runs import study
 from rar_nb.runs.run_folders import changed_fields, flat_config
 from rar_nb.runs.study import (
@@ -768,3 +769,17 @@ def test_the_pool_says_in_one_line_what_is_wrong(tmp_path, words, message):
     done = run("tests.tools.study_pool", *words, *places, folder=study.PROJECT)
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+
+
+def test_every_stored_run_has_the_configuration_that_the_study_gives_it_today():
+    """Whatever becomes of the preset: runs that are added later must be comparable."""
+    stored_runs = sorted((STUDY / "raw").glob("*/*.json"))
+    choices = json.loads((STUDY / "tuned.json").read_text())
+    for path in stored_runs:
+        stored = json.loads(path.read_text())
+        run = run_of(FULL(CELLS[stored["cell"]]), stored["seed"], choices)
+        for part in ("model", "tokenizer", "train"):
+            today = asdict(getattr(run, part))
+            for name, value in stored["config"][part].items():
+                assert today[name] == pytest.approx(value, rel=1e-12), (path, name)
+    assert len(stored_runs) > 100
