@@ -202,7 +202,7 @@ def table_gradient(table: torch.Tensor) -> torch.Tensor:
     "Memory for the gradient of a table; whoever looks for NaN must find none in unwritten parts."
     return torch.zeros_like(table) if torch.is_anomaly_enabled() else torch.empty_like(table)
 
-
+# %% ../../nbs/36_gpu_blocks.ipynb #gblk0026
 class Modulate(torch.autograd.Function):
     "x' = x + gate ⊙ branch, if there is a branch, and (1 + scale) ⊙ LayerNorm(x') + shift."
 
@@ -297,7 +297,7 @@ def residual_back_rows(
     tl.store(to, of_gate, mask)
     tl.store(to + WIDTH, of_branch, mask)
 
-
+# %% ../../nbs/36_gpu_blocks.ipynb #gblk0027
 class Residual(torch.autograd.Function):
     "x + gate ⊙ branch, at the end of a block."
 
@@ -369,7 +369,7 @@ def gelu_back_rows(x, seed, dy, dx, sums, rows, least, WIDTH: constexpr, COLUMNS
         total += d
     tl.store(sums + tl.program_id(0) * WIDTH + column, total, mask)
 
-
+# %% ../../nbs/36_gpu_blocks.ipynb #gblk0032
 class Gelu(torch.autograd.Function):
     "Exact GELU, and dropout."
 
@@ -454,7 +454,7 @@ def head_back_rows(
         tl.store(to + WIDTH, of_weight, mask)
         tl.store(to + 2 * WIDTH, of_bias, mask)
 
-
+# %% ../../nbs/36_gpu_blocks.ipynb #gblk0042
 def shape_of_heads(heads: int, depth: int) -> dict:
     "As `shape_of_row`, for heads of this depth."
     up, size = map(triton.next_power_of_2, (heads, depth))
@@ -558,7 +558,7 @@ def fits(x: torch.Tensor, c: Conditioning | None) -> bool:
     images = c.vectors if c.rows is None else c.rows
     return (len(images), *c.vectors.shape[1:]) == x.shape
 
-
+# %% ../../nbs/36_gpu_blocks.ipynb #gblk0053
 def gpu_block(
     block: Block,
     x: torch.Tensor,  # float32 [B, n, D]
