@@ -526,7 +526,7 @@ def test_wrong_arguments(wrong, message):
 def test_a_run_must_know_its_steps():
     with pytest.raises(ValueError, match="resolve"):
         cost_report(get_preset("digits"), H100)
-    assert costs(resolve(get_preset("digits"), 4500, 10, 1, 28), H100)["steps"] == 630
+    assert costs(resolve(get_preset("digits"), 4500, 10, 1, 28), H100)["steps"] == 490
 
 
 def test_how_numbers_are_written():

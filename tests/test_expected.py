@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from rar_nb.pretrained.presets import (
+    PRESETS,
     get_preset,
-    load_run_config,
     override,
     resolve,
     save_run_config,
 )
 from rar_nb.reports import expected as module
 from rar_nb.reports.expected import (
-    EXPECTED,
     SLACK,
     Closeness,
     band,
@@ -33,8 +32,6 @@ from rar_nb.reports.expected import (
 )
 from rar_nb.runs.run_folders import read_metrics
 from rar_nb.support import PROJECT, InvalidValue, Stopped, write_json
-
-DIGITS_RUN = PROJECT / "data" / "digits_run"
 
 
 @pytest.fixture(scope="module")
@@ -249,21 +246,17 @@ def test_the_notebook_takes_these_parameters(tmp_path):
 # The stored curve of the digits
 
 
-def test_bundled_run_is_as_expected():
-    """Its seed is none of the band's. The record of `make train`, on another day, too."""
-    stored = read_expected("digits")
-    if stored is None:
-        pytest.skip(f"no {EXPECTED / 'digits.json'} yet: python -m rar_nb.reports.expected")
-    bundled = load_run_config(DIGITS_RUN / "config.json")
-    assert bundled.seed not in stored["seeds"] and len(stored["seeds"]) >= 5
-    assert why_not_comparable(bundled) == ""
-    record = json.loads((PROJECT / "results" / "digits" / "run.json").read_text())
-    validation = record["raster_loss_on_validation_digits"]
-    recorded = [dict(step=int(step), raster_loss=loss) for step, loss in validation.items()]
-    for rows in (read_metrics(DIGITS_RUN / "metrics.jsonl"), recorded):
-        assert closeness(rows, stored["raster_loss"], "raster_loss").is_normal
-    rows = read_metrics(DIGITS_RUN / "metrics.jsonl")
-    assert closeness(rows, stored["loss"], "loss").is_normal
+def test_the_run_of_the_readme_is_as_expected():
+    """Its seed is none of the band's."""
+    stored, kept = read_expected("digits"), PROJECT / "results" / "digits"
+    assert len(stored["seeds"]) >= 5 and PRESETS["digits"].seed not in stored["seeds"]
+    assert why_not_comparable(resolve(PRESETS["digits"], 4500, 10, 1, 28)) == ""
+    rows = read_metrics(kept / "metrics.jsonl")
+    for name in ("loss", "raster_loss"):
+        assert closeness(rows, stored[name], name).is_normal
+    record = json.loads((kept / "run.json").read_text())["raster_loss_on_validation_digits"]
+    measured = {str(row["step"]): row["raster_loss"] for row in rows if "raster_loss" in row}
+    assert record == measured
 
 
 def test_folders_are_tried_before_a_run_begins(tmp_path, monkeypatch):

@@ -778,7 +778,7 @@ def test_every_stored_run_has_the_configuration_that_the_study_gives_it_today():
     for path in stored_runs:
         stored = json.loads(path.read_text())
         run = run_of(FULL(CELLS[stored["cell"]]), stored["seed"], choices)
-        for part in ("model", "tokenizer", "train"):
+        for part in ("model", "tokenizer", "train", "sample"):
             today = asdict(getattr(run, part))
             for name, value in stored["config"][part].items():
                 near = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value

@@ -50,7 +50,7 @@ from ..tokenizer import Tokenizer, grid_side, to_uint8
 from ..transformer import RAR, Conditioning
 
 # %% ../../nbs/13_watch.ipynb #05bb1ed3
-BUNDLED = DATA / 'digits_run'  # a finished run of the preset 'digits'
+BUNDLED = DATA / 'digits_run'  # a finished run on the digits
 
 
 @checked

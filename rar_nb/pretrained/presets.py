@@ -103,11 +103,12 @@ PRESETS = {
         'digits',
         model=ModelConfig(128, 49, 10, hidden_size=128, num_layers=4, num_heads=4,
                           mlp_size=512, dropout=0.0),  # too few steps to overfit
-        tokenizer=TokenizerConfig(codebook_size=128, width=32, vq_steps=400),
-        train=TrainConfig(epochs=9, warmup_epochs=0.6, anneal_start=3.5, anneal_end=6,
-                          steps_per_epoch=None, batch_size=64, learning_rate=4e-3,
+        tokenizer=TokenizerConfig(codebook_size=128, width=32, vq_steps=400, vq_batch_size=16,
+                                  vq_learning_rate=3e-3),
+        train=TrainConfig(epochs=7, warmup_epochs=0.5, anneal_start=1.5, anneal_end=3.5,
+                          steps_per_epoch=None, batch_size=64, learning_rate=6e-3,
                           precision='auto', eval_every=70),
-        sample=SampleConfig(4.0, 0.5, 1.0, num_samples=1000, sample_batch_size=250),
+        sample=SampleConfig(4.0, 0.5, 0.95, num_samples=1000, sample_batch_size=250),
         devices=DeviceConfig(checkpoint_every=100)),
     'tiny': RunConfig(
         'tiny',

@@ -181,6 +181,7 @@ class Scale:
     passes: PositiveFloat = 1  # their passes likewise
     batch_size: PositiveInt = 64  # images a step
     learning_rate: PositiveFloat = 2e-3  # peak
+    warmup: Share = 1 / 15  # share of a run in which the learning rate rises
     changes: tuple[tuple[str, Any], ...] = ()  # further fields of the preset: (name, value)
     classifier_epochs: PositiveInt = 3
     num_samples: PositiveInt = 1000  # images of a set of samples
@@ -199,13 +200,14 @@ class Scale:
         return max(1, round(1 / self.images))
 
 
-FULL = Scale(changes=(  # the tokenizer of all stored runs; the preset's now takes fewer images
-    ('vq_steps', 400), ('vq_batch_size', 64), ('vq_learning_rate', 2e-3)))
-TINY = Scale('tiny', 'tiny', width=1 / 4, images=1 / 10, passes=1 / 20, num_samples=20,
-             sweep=(0.0, 2.0), points=4)
+FULL = Scale(changes=(  # as in all stored runs; the preset has other values by now
+    ('vq_steps', 400), ('vq_batch_size', 64), ('vq_learning_rate', 2e-3), ('temperature', 1.0)))
+TINY = Scale('tiny', 'tiny', width=1 / 4, images=1 / 10, passes=1 / 20, warmup=1 / 4,
+             num_samples=20, sweep=(0.0, 2.0), points=4)
 COLOUR = Scale('colour', 'small_64', width=2, images=5, batch_size=256, learning_rate=2e-3,
-               changes=(('image_size', 32), ('num_tokens', 64), ('width', 16), ('vq_steps', 1000)),
-               classifier_epochs=10)  # `data` is missing: a folder of ten classes
+               warmup=1 / 4, classifier_epochs=10,
+               changes=(('image_size', 32), ('num_tokens', 64), ('width', 16), ('vq_steps', 1000)))
+# `data` is missing in COLOUR: a folder of ten classes
 
 
 @checked
@@ -249,6 +251,7 @@ def run_of(
     return get_preset(
         scale.preset, dict(scale.changes), seed=seed, data=scale.data, batch_size=cell.batch_size,
         learning_rate=scale.learning_rate, steps_per_epoch=per_epoch, epochs=epochs,
+        warmup_epochs=scale.warmup * epochs,
         anneal_start=cell.anneal_start * epochs,
         anneal_end=cell.anneal_end * epochs, final_order=cell.final_order,
         target_aware=cell.target_aware, dropout=dropout, hidden_size=cell.hidden_size,
