@@ -132,7 +132,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'rar_nb.evaluation.SmallCNN.features': ('evaluation.html#smallcnn.features', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.SmallCNN.forward': ('evaluation.html#smallcnn.forward', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.all_features': ('evaluation.html#all_features', 'rar_nb/evaluation.py'),
-                                   'rar_nb.evaluation.classes_of': ('evaluation.html#classes_of', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.evaluate_samples': ('evaluation.html#evaluate_samples', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.feature_distance': ('evaluation.html#feature_distance', 'rar_nb/evaluation.py'),
                                    'rar_nb.evaluation.frechet_distance': ('evaluation.html#frechet_distance', 'rar_nb/evaluation.py'),
