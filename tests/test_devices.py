@@ -212,7 +212,7 @@ def test_threads_of_a_team_compute_alone_and_others_as_before(set_threads):
     assert torch.get_num_threads() == 3
 
 
-def test_a_class_has_one_thread_or_two_neighbours():
+def test_threads_share_as_few_classes_as_they_can():
     """Every image is computed once, with its own class and order."""
     accelerator, taken = make_accelerator("no", cpu=True), {}
     team = Team(accelerator.prepare(grown_model()), accelerator, 3)

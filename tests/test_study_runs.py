@@ -21,6 +21,7 @@ from rar_nb.runs import study
 from rar_nb.runs.run_folders import changed_fields, flat_config
 from rar_nb.runs.study import (
     CELLS,
+    COLOUR,
     FULL,
     PARTS,
     STRATEGIES,
@@ -769,6 +770,12 @@ def test_the_pool_says_in_one_line_what_is_wrong(tmp_path, words, message):
     done = run("tests.tools.study_pool", *words, *places, folder=study.PROJECT)
     assert done.returncode == 2 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("scale", [TINY, COLOUR], ids=lambda scale: scale.name)
+def test_toy_sizes_and_colour_have_the_warm_up_of_their_preset(scale):
+    train = get_preset(scale.preset).train
+    assert scale.warmup == pytest.approx(train.warmup_epochs / train.epochs)
 
 
 def test_every_stored_run_has_the_configuration_that_the_study_gives_it_today():

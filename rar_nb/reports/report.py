@@ -81,7 +81,7 @@ def plot_training(
         most = losses[int(0.97 * (len(losses) - 1))]
         top.set_ylim(losses[0] - 0.1, most + 0.1)
     top.set(title='Loss of the run', ylabel='nats per token')
-    top.legend(loc='lower left')  # where no curve can be: losses begin high
+    top.legend(loc='lower left')  # losses begin high, so curves are seldom there
     bottom.set(ylabel='r', xlabel='step', ylim=(-0.05, 1.05))
     return fig
 

@@ -174,7 +174,7 @@ class Scale:
     "How large the study is, and of which images."
 
     name: Literal['digits', 'tiny', 'colour'] = 'digits'
-    preset: str = 'digits'  # tokenizer and depth of the transformer
+    preset: str = 'digits'  # kind and size of the tokenizer, depth of the transformer
     data: str = 'digits'  # or a folder of images
     width: PositiveFloat = 1  # all widths of the cells are multiplied by it
     images: PositiveFloat = 1  # their numbers of images likewise
@@ -205,7 +205,7 @@ FULL = Scale(changes=(  # as in all stored runs; the preset has other values by 
 TINY = Scale('tiny', 'tiny', width=1 / 4, images=1 / 10, passes=1 / 20, warmup=1 / 4,
              num_samples=20, sweep=(0.0, 2.0), points=4)
 COLOUR = Scale('colour', 'small_64', width=2, images=5, batch_size=256, learning_rate=2e-3,
-               warmup=1 / 4, classifier_epochs=10,
+               warmup=1 / 20, classifier_epochs=10,
                changes=(('image_size', 32), ('num_tokens', 64), ('width', 16), ('vq_steps', 1000)))
 # `data` is missing in COLOUR: a folder of ten classes
 
