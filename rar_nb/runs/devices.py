@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import MethodType
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import psutil
 import torch
@@ -38,7 +38,7 @@ from torch.utils.checkpoint import checkpoint
 from ..orders import raster_order
 from ..pretrained.presets import DeviceConfig, RunConfig
 from .gpu_blocks import use_gpu_blocks
-from .quick_blocks import quick_parts, use_quick_blocks
+from .quick_blocks import quick_methods, use_quick_blocks
 from ..support import InvalidValue, checked, choose_precision, require
 from ..trainer import learning_rate_at, make_batch, make_optimizer, seed_dropout
 from ..transformer import RAR, rar_loss
@@ -145,9 +145,8 @@ def working_blocks(
     try:
         yield
     finally:
-        for module in quick_parts(model):
-            module.__dict__.pop('forward', None)
-        model.__dict__.pop('conditions', None)
+        for module, name in quick_methods(model):
+            module.__dict__.pop(name, None)
 
 
 @checked
@@ -243,11 +242,9 @@ def twin(model: RAR) -> RAR:
     copy.load_state_dict(weights, assign=True)
     for p, original in zip(copy.parameters(), model.parameters()):
         p.requires_grad_(original.requires_grad)
-    for module, original in zip(quick_parts(copy), quick_parts(model)):
-        if 'forward' in vars(original):  # a quick one
-            module.forward = MethodType(original.forward.__func__, module)
-    if 'conditions' in vars(model):
-        cast(Any, copy).conditions = MethodType(cast(Any, model.conditions).__func__, copy)
+    for (module, name), (original, _) in zip(quick_methods(copy), quick_methods(model)):
+        if name in vars(original):  # a quick one
+            setattr(module, name, MethodType(getattr(original, name).__func__, module))
     return copy
 
 

@@ -6,7 +6,7 @@
 __all__ = ['RESIDUAL_LOOPS', 'NORM_LOOPS', 'GELU_LOOPS', 'PRODUCTS', 'ATTENTION_LOOPS', 'BOTH_TYPES', 'SOURCE', 'LONGEST',
            'load_block_kernels', 'roll', 'Loops', 'GatedMLP', 'GatedAttention', 'compiled_block', 'ModulatedNorm',
            'compiled_final_norm', 'quick_dropout', 'quick_mlp', 'short_attention', 'self_attention', 'fast_modulation',
-           'fast_block', 'quick_parts', 'present_conditions', 'use_quick_blocks']
+           'fast_block', 'quick_methods', 'present_conditions', 'use_quick_blocks']
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick003
 import ctypes
@@ -717,9 +717,10 @@ def fast_block(
     return x + gate2 * quick_mlp(block.mlp, y)
 
 # %% ../../nbs/35_quick_blocks.ipynb #quick043
-def quick_parts(model: RAR) -> list[nn.Module]:
-    "The modules whose `forward` may be a quick one: the blocks and the last norm."
-    return [*model.blocks, model.adaln_before_head]
+def quick_methods(model: RAR) -> list[tuple[nn.Module, str]]:  # modules, and names of methods
+    "What may be a quick one: the model's `conditions`, and `forward` of its blocks and last norm."
+    parts = [*model.blocks, model.adaln_before_head]
+    return [(model, 'conditions'), *((part, 'forward') for part in parts)]
 
 
 def present_conditions(
