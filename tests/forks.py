@@ -36,6 +36,7 @@ PRELOADED = [  # nearly all imports; none of them starts a thread, which a fork 
     "rar_nb.reports.report",
     "rar_nb.runs.training",
     "rar_nb.play.watch",
+    "torch._dynamo",  # which every optimizer imports when it takes its first step
 ]
 FORKS = (
     multiprocessing.get_context("forkserver") if sys.platform == "linux" else None

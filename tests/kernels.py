@@ -74,9 +74,10 @@ class Forked(LocalProvisioner):
 
     async def launch_kernel(self, cmd: list[str], **kwargs):
         arguments = cmd[cmd.index("ipykernel_launcher") + 1 :]
+        folder, environment = str(kwargs.get("cwd") or Path.cwd()), dict(kwargs["env"])
         address = server_address() if self.programs else None
         self.process = process = FORKS.Process(
-            target=be_a_kernel, args=(arguments, str(kwargs.get("cwd") or Path.cwd()), address)
+            target=be_a_kernel, args=(arguments, folder, environment, address)
         )
         process.start()
         process.poll, process.wait = lambda: process.exitcode, process.join
@@ -86,7 +87,9 @@ class Forked(LocalProvisioner):
         return self.connection_info
 
 
-def be_a_kernel(arguments: list[str], folder: str, address: str | None):
+def be_a_kernel(
+    arguments: list[str], folder: str, environment: dict[str, str], address: str | None
+):
     """In the forked process: what `python -m ipykernel_launcher` does with such arguments in that
     folder. With the fork server's address, the programs that it starts are forked."""
     import numpy as np
@@ -97,6 +100,8 @@ def be_a_kernel(arguments: list[str], folder: str, address: str | None):
         np.random.seed(),
         torch.seed(),
     )  # as in any new process: a run that forgets to seed must not repeat another
+    os.environ.clear()
+    os.environ.update(environment)
     os.chdir(folder)
     threading.Thread(
         target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True

@@ -19,12 +19,17 @@ def pytest_collection_modifyitems(items):
             item.add_marker(missing)
 
 
+FORKING = ["__init__", "forks", "kernels", "browser/__init__", "browser/forked"]  # of `tests`
+FORKING = [f"tests/{name}.py" for name in FORKING]
+
+
 def copy_project(folder: Path) -> Path:
     """A copy of the project, as a browser saves what it has open. It has one run of its own, so
     that there are runs to choose from: the bundled one with other weights."""
     for name in ["nbs", "rar_nb", "tests/tools"]:
         shutil.copytree(ROOT / name, folder / name)
-    for name in ["settings.ini", "README.md", "tests/__init__.py"]:
+    (folder / "tests" / "browser").mkdir()
+    for name in ["settings.ini", "README.md", *FORKING]:
         shutil.copy(ROOT / name, folder / name)
     (folder / "data").symlink_to(ROOT / "data")
     second = shutil.copytree(ROOT / "data" / "digits_run", folder / "runs" / "second")

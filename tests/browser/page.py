@@ -39,7 +39,8 @@ PAGE = """<!doctype html>
 
 
 class Server:
-    """A Jupyter program in a process of its own, once it says where it listens."""
+    """A Jupyter program in a process of its own, once it says where it listens. Its kernels are
+    forked."""
 
     def __init__(self, folder: Path, *command: str):
         self.log = folder / f"{command[0]}.log"  # one folder may have two servers
@@ -51,7 +52,7 @@ class Server:
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [sys.executable, "-m", "tests.browser.forked", *command],
                 cwd=folder,
                 env=env,
                 stdout=log,
