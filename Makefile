@@ -58,7 +58,9 @@ RUN_NOTEBOOKS := nbs/train.ipynb nbs/evaluate.ipynb nbs/pretokenize.ipynb nbs/yo
   nbs/study_run.ipynb
 LONG := 0[0-8]_|1[0-47]_|20_|3[135]_|4[0-9]_|5[0-3]_|6[03]_|algorithm1|make_it_yours
 WITHOUT := The website's packages are not here: its tests will be skipped
+# Many processes import the library: Python keeps what it has compiled, even where it is told not to.
 test: export OMP_NUM_THREADS = 1
+test: export PYTHONDONTWRITEBYTECODE =
 test:
 	@$(MAKE) --no-print-directory --jobs 2 setup browser
 	@$(MAKE) --no-print-directory lint
