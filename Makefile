@@ -10,7 +10,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Errors only: pip warns of every editable package, and of much that is none of the user's.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 SITE_READY := $(VENV)/.site
 NPM := build/npm/.ready
 
