@@ -96,10 +96,9 @@ def be_a_kernel(
     import torch
     from ipykernel.kernelapp import IPKernelApp
 
-    (
-        np.random.seed(),
-        torch.seed(),
-    )  # as in any new process: a run that forgets to seed must not repeat another
+    # As in any new process: a run that forgets to seed must not repeat another.
+    np.random.seed()
+    torch.seed()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

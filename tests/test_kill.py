@@ -19,7 +19,7 @@ def test_a_run_that_is_ended_again_and_again_equals_an_undisturbed_one(monkeypat
             return Started(command, env=kill.ENVIRONMENT, stdout=out)
 
     monkeypatch.setattr(kill, "start", start)
-    found = kill.measure(dict(program=2, polite=2), seed=1)
+    found = kill.measure(dict(program=3, polite=3), seed=1)
     assert [found[part]["problems"] for part in ("program", "polite")] == [[], []]
-    assert [found[part]["kills"] for part in ("program", "polite")] == [2, 2]
-    assert len(logs) >= 5
+    assert [found[part]["kills"] for part in ("program", "polite")] == [3, 3]
+    assert len(logs) >= 7

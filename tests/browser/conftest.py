@@ -19,8 +19,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(missing)
 
 
-FORKING = ["__init__", "forks", "kernels", "browser/__init__", "browser/forked"]  # of `tests`
-FORKING = [f"tests/{name}.py" for name in FORKING]
+FORKING = [  # what `tests.browser.forked` needs
+    f"tests/{name}.py"
+    for name in ["__init__", "forks", "kernels", "browser/__init__", "browser/forked"]
+]
 
 
 def copy_project(folder: Path) -> Path:
@@ -73,8 +75,10 @@ def lab(project):
 
 @pytest.fixture(scope="module")
 def voila(project):
+    """Every page starts a kernel, so these are forked; those of JupyterLab are not."""
     server = Server(
         project,
+        "tests.browser.forked",
         "tests.tools.explore",
         "--no-browser",
         f"--port={free_port()}",

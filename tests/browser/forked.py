@@ -1,5 +1,5 @@
 """A Jupyter program whose kernels are forked (tests/kernels.py), so that a page need not wait for
-their imports: `python -m tests.browser.forked jupyterlab [its options]`."""
+their imports: `python -m tests.browser.forked tests.tools.explore [its options]`."""
 
 import runpy
 import sys

@@ -39,8 +39,7 @@ PAGE = """<!doctype html>
 
 
 class Server:
-    """A Jupyter program in a process of its own, once it says where it listens. Its kernels are
-    forked."""
+    """A Jupyter program in a process of its own, once it says where it listens."""
 
     def __init__(self, folder: Path, *command: str):
         self.log = folder / f"{command[0]}.log"  # one folder may have two servers
@@ -52,7 +51,7 @@ class Server:
         }
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.browser.forked", *command],
+                [sys.executable, "-m", *command],
                 cwd=folder,
                 env=env,
                 stdout=log,
