@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Errors only: pip warns of every editable package, and of much that is none of the user's.
+# Errors only: pip warns of every editable package, and of much that does not concern the user.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 SITE_READY := $(VENV)/.site
 NPM := build/npm/.ready
@@ -29,7 +29,7 @@ setup: $(READY)
 $(READY): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is {v[0]}.{v[1]}: run make PYTHON=python3.12, say")'
 	$(PYTHON) -m venv $(VENV)
-	@$(PIP) --upgrade pip || echo "The pip that came with Python does, too, but takes longer"
+	@$(PIP) --upgrade pip || echo "The pip that came with Python works as well, but takes longer"
 	$(PIP) -e '.[dev]'
 	@touch $@
 

@@ -1024,6 +1024,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.predictions_table': ( 'study_figures.html#predictions_table',
                                                                                                   'rar_nb/reports/study_figures.py'),
+                                              'rar_nb.reports.study_figures.reach': ( 'study_figures.html#reach',
+                                                                                      'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.read_runs': ( 'study_figures.html#read_runs',
                                                                                           'rar_nb/reports/study_figures.py'),
                                               'rar_nb.reports.study_figures.read_tried': ( 'study_figures.html#read_tried',

@@ -387,7 +387,7 @@ def plot_step(
     titles = dict(picture=f'{step} of {length} tokens',
                   tokens='the next token' if step < length else 'the last token',
                   attention=f'attention of layer {layer}, ' + (
-                      'mean of all heads' if head < 0 else f'head {head}'))
+                      'all heads' if head < 0 else f'head {head}'))
     for name, title in titles.items():
         axes[name].set_title(title, fontsize=12, loc='left')
         axes[name].grid(False)
