@@ -60,7 +60,7 @@ def file_kind(path: Path | str) -> str:
     return 'an unknown format' if start else 'an empty file'
 
 # %% ../../nbs/30_checkpoints.ipynb #9688c441
-MAX_NAMES = 100_000  # tensors in a file; the largest published model has 765
+MAX_NAMES = 100_000  # tensors in a file; the largest published model has 729
 MAX_CONTENTS = 2**24  # bytes of a file's table of contents
 
 
