@@ -232,7 +232,7 @@ def test_a_place_that_is_not_there_is_no_question_of_sizes(tmp_path, place):
     for sizes in (TINY, MODELS["rar_b"]):
         with pytest.raises(InvalidValue, match=message):
             find_start(sizes, place)
-    with pytest.raises(InvalidValue, match="no file or folder runs/mine, and no pub.* so named has"):
+    with pytest.raises(InvalidValue, match="no file or folder runs/mine, and no .* so named has"):
         find_start(TINY, "runs/mine")
 
 
