@@ -41,7 +41,7 @@ from rar_nb.pretrained.presets import (
     read_identity,
 )
 from ..pretrained.vq_models import PUBLISHED
-from .devices import end_with_parent, free_threads
+from .devices import end_with_parent, free_threads, said_once
 from .launch import launch_command, run_child
 from .run_folders import SET_FILES, keep_request, open_run, remove_files
 from .safekeeping import StopRequest, hold, hold_all
@@ -402,6 +402,7 @@ def class_id(word: str, names: Sequence[str] | None) -> int:
 
 # %% ../../nbs/46_image_sets.ipynb #0250278e
 @program
+@said_once
 def sample_set(
     folder: str | None,
     run_dir: str | None,
