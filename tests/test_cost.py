@@ -42,7 +42,9 @@ from rar_nb.runs.cost import (
     training_seconds,
     uses_gpu_blocks,
 )
+from rar_nb.runs.devices import accumulation
 from rar_nb.sampler import SampleConfig, image_noise, sample_tokens
+from rar_nb.support import InvalidValue
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer
 from rar_nb.transformer import RAR, ModelConfig, rar_loss
 from tests.benchmarks.machine import ROOT
@@ -188,9 +190,7 @@ def kept(config, batch, bf16, prepare=None):
 @pytest.mark.parametrize("adaln", [True, False])
 def test_block_bytes_are_what_torch_keeps(bf16, batch, heads, mlp, adaln):
     """The difference that one more block makes, exactly (bf16 matrices are counted as copies)."""
-    one, two = (
-        ModelConfig(16, 16, 4, 64, n, heads, mlp, dropout=0.0, adaln=adaln) for n in (1, 2)
-    )
+    one, two = (ModelConfig(16, 16, 4, 64, n, heads, mlp, dropout=0.0, adaln=adaln) for n in (1, 2))
     copies = 2 * (matrices(two) - matrices(one)) if bf16 else 0
     assert (
         kept(two, batch, bf16) - kept(one, batch, bf16)
@@ -418,9 +418,38 @@ def test_largest_batch():
         )
     assert largest_batch(RAR_B, H100, checkpointing=True) > batch
     assert largest_batch(PRESETS["rar_xxl"], known_device("NVIDIA L4")) == 1
-    assert (
-        largest_batch(get_preset("rar_b", batch_size=48), H100, devices=8) == 4
-    )  # 6 a device: the largest power of 2
+    assert largest_batch(get_preset("rar_b", batch_size=48), H100, devices=8) == 6
+    assert largest_batch(get_preset("rar_b", batch_size=3 * 2**12), H100) == 3 * 2**6
+    assert largest_batch(get_preset("rar_b", batch_size=2047), H100) == 1  # it has no half
+
+
+@pytest.mark.parametrize("batch, devices", [(2048, 8), (48, 8), (96, 2), (7, 1), (3000, 4)])
+def test_the_split_is_one_that_a_run_can_have(batch, devices):
+    run = get_preset("rar_b", batch_size=batch)
+    cost = costs(run, H100, devices)
+    size = cost["per_device_batch"]
+    assert cost["accumulation"] == accumulation(batch, devices, size)
+    assert cost["accumulation"] * size * devices == batch
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(devices=8, per_device_batch=2048), "per_device_batch = 2048 .* divisor of 256, each"),
+        (dict(per_device_batch=4096), "per_device_batch = 4096 .* a divisor of 2048"),
+        (dict(per_device_batch=3), "per_device_batch = 3 .* a divisor of 2048"),
+        (dict(devices=3), "batch_size = 2048 .* a multiple of the number of devices, 3"),
+        (dict(devices=4096), "batch_size = 2048 .* a multiple of the number of devices, 4096"),
+    ],
+    ids=str,
+)
+def test_a_split_that_no_run_can_have_is_refused(arguments, message):
+    for price in (costs, cost_report, training_seconds):
+        with pytest.raises(InvalidValue, match=message):
+            price(RAR_B, H100, **arguments)
+    if "per_device_batch" not in arguments:
+        with pytest.raises(InvalidValue, match=message):
+            largest_batch(RAR_B, H100, **arguments)
 
 
 def test_a_rate_for_the_token_data():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rar_nb.data.images import DATA
 from rar_nb.pretrained.checkpoints import save_weights
-from rar_nb.pretrained.fine_tuning import find_start, shared_classes, start_from
+from rar_nb.pretrained.fine_tuning import copy_weights, find_start, shared_classes, start_from
 from rar_nb.pretrained.presets import MODELS, RunConfig, load_run_config, save_run_config
 from rar_nb.support import InvalidValue
 from rar_nb.transformer import RAR, ModelConfig
@@ -202,6 +202,38 @@ def test_damaged_sources_change_nothing(run):
     with pytest.raises(InvalidValue, match="model.safetensors"):
         start_from(model, run, NAMES)
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_names_that_do_not_fit_change_nothing(run):
+    """A name for each class of the earlier model, given or in its folder; and no class outside."""
+    model = new_model(1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for count, names in ((5, [*"abcd", "cat"]), (1, ["cat"]), (0, [])):
+        message = f"number of source_names = {count} .*must be 4, a name for each class of "
+        with pytest.raises(InvalidValue, match=message):
+            start_from(model, run, NAMES, source_names=names)
+    (run / "identity.json").write_text(json.dumps({"classes": [*NAMES[::-1], "yak"]}))
+    with pytest.raises(InvalidValue, match="number of source_names = 5 .*must be 4"):
+        start_from(model, run, NAMES)
+    for shared in ({0: 4}, {4: 0}, {1: 1, 0: -1}):
+        with pytest.raises(InvalidValue, match="class = .* and at most 3"):
+            copy_weights(model, new_model(0), shared)
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("place", ["/no/such/run", "runs/no/such", "."])
+def test_a_place_that_is_not_there_is_no_question_of_sizes(tmp_path, place):
+    """A folder that is there, without weights of these sizes, still is one."""
+    if place == ".":
+        with pytest.raises(InvalidValue, match=f"^no published generator in {tmp_path} has the si"):
+            find_start(TINY, tmp_path)
+        place = str(tmp_path / "none")
+    message = f"source = '{place}' .*must be an existing file or folder, or a hub repository as"
+    for sizes in (TINY, MODELS["rar_b"]):
+        with pytest.raises(InvalidValue, match=message):
+            find_start(sizes, place)
+    with pytest.raises(InvalidValue, match="no file or folder runs/mine, and no .* so named has"):
+        find_start(TINY, "runs/mine")
 
 
 @pytest.mark.parametrize(

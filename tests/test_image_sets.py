@@ -353,6 +353,21 @@ def test_a_set_is_removed_without_what_others_put_there(model, tmp_path):
         remove_set(tmp_path / "set")
 
 
+@pytest.mark.parametrize("name", ["set-0", "set-3", "request", "launch"])
+def test_a_set_that_is_being_written_is_not_removed(model, tmp_path, name):
+    """Neither its images nor the lock, which still keeps others out; later all of it goes."""
+    folder = tmp_path / "set"
+    generate(model, GreyTokenizer(), folder, TWENTY, share=(0, 2))
+    with held_elsewhere(folder, name) as number:
+        before = files(folder)
+        for _ in range(2):
+            with pytest.raises(InvalidValue, match=f"is in use by process {number} on"):
+                remove_set(folder)
+        assert files(folder) == before and (folder / f".{name}.lock").exists()
+    remove_set(folder)
+    assert not folder.exists()
+
+
 def test_every_setting_identifies_the_set(model):
     """A field that is added to `SampleConfig` must not be forgotten."""
     request = set_request(model, GreyTokenizer(), TWENTY, 0)

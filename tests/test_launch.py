@@ -170,6 +170,12 @@ def test_a_child_that_fails_tells_why(tokens, tmp_path):
         follow(command, folder, progress=False)
 
 
+def test_the_sentence_of_a_child_is_not_lost_among_a_launchers_lines(tmp_path):
+    script = "print('x', 'error: it is so', 'error: it is so', *range(60), sep=chr(10)); exit(1)"
+    with pytest.raises(RuntimeError, match="ended with status 1.*\n\nerror: it is so$"):
+        run_child([sys.executable, "-c", script], tmp_path / "log", lambda: None, 0.1)
+
+
 @pytest.mark.parametrize("own", [None, "77"])
 def test_threads_of_a_child_soon_sleep_while_they_wait(tmp_path, monkeypatch, own):
     """Unless the user has decided otherwise."""

@@ -27,6 +27,7 @@ from rar_nb.runs.pretokenizer import (
     PretokenizeConfig,
     check_place,
     finish,
+    open_part,
     prepare,
     pretokenize_folder,
     read_record,
@@ -83,6 +84,20 @@ def config(run, images, tmp_path):
         return PretokenizeConfig(out=str(tmp_path / out), **(given | changes))
 
     return make
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_all_images_need_no_validation_images(run, config, tmp_path, split):
+    """A class with one image is tokenized where nothing is set aside."""
+    folder = tmp_path / "few" / "train" if split else tmp_path / "few"
+    for name, count in dict(a=1, b=3).items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (40, 40), (60 * i, 9, 200)).save(folder / name / f"{i}.png")
+    found = pretokenize_folder(config(data=str(tmp_path / "few")), progress=False)
+    assert found.labels.tolist() == [0, 1, 1, 1] and found.index["num_classes"] == 2
+    with pytest.raises(InvalidValue, match="number of images of class 'a' = 1"):
+        open_part(config(data=str(tmp_path / "few"), part="train"), 32)
 
 
 def content(folder):

@@ -44,9 +44,10 @@ from rar_nb.runs.run_folders import (
     verify_tokens,
 )
 from rar_nb.runs.safekeeping import write_checkpoint
-from rar_nb.support import write_json
+from rar_nb.support import InvalidValue, write_json
 from rar_nb.tokenizer import GreyTokenizer, make_tokenizer
 from rar_nb.transformer import RAR
+from tests.forks import held_elsewhere
 from tests.tools.runs import rar_train, save_made_up_tokens
 
 HASH = "0123456789abcdef"
@@ -275,6 +276,30 @@ def test_tokens_that_the_new_run_learns_from_stay(tmp_path, given, linked):
     new_run_folder(run, overwrite=True, tokens=run / given)
     assert kept.items() <= everything(run / "tokens").items() and len(kept) in (3, 6)
     assert not (run / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "place, name",
+    [
+        (".", "training"),
+        ("evaluation", "evaluation"),
+        (f"evaluation/images-{HASH[:12]}", "set-1"),
+        ("tokens/train", "pretokenize"),
+    ],
+)
+def test_a_run_is_not_replaced_while_a_job_is_at_work(tmp_path, place, name):
+    """Wherever it works; what a killed job leaves behind is no obstacle."""
+    fill(tmp_path, ["model.safetensors", f"{place}/.set-7.lock", f"{place}/.{name}.owner.json"])
+    save_run_config(get_preset("tiny"), tmp_path / "config.json")
+    with held_elsewhere(tmp_path / place, name) as number:
+        before = everything(tmp_path)
+        with pytest.raises(InvalidValue, match=f"is in use by process {number} on"):
+            new_run_folder(tmp_path, overwrite=True)
+        after = everything(tmp_path)
+        assert all(after[file] == before[file] for file in before if "owner" not in file)
+    new_run_folder(tmp_path, overwrite=True)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert place == "." or not (tmp_path / place).exists()
 
 
 def test_remove_files_leaves_folders_that_are_in_use(tmp_path):

@@ -136,6 +136,25 @@ def test_the_newest_two_and_every_nth_are_kept(tmp_path):
     assert torch.equal(newest.load()["w"], torch.ones(3))
 
 
+@pytest.mark.parametrize("damaged", [(900, 1000), (1000,)], ids=str)
+def test_the_one_just_written_stays(tmp_path, damaged):
+    """A run that goes on before damaged checkpoints has no others: theirs go, kept for good or not,
+    and what lies before is kept as always."""
+    for step in (400, 500, 900, 1000):
+        save(tmp_path, step, keep_every=500)
+    for step in damaged:
+        (tmp_path / f"step_{step:06}.safetensors").write_bytes(b"x")
+    start = newest_checkpoint(tmp_path).step
+    for step, value in ((start + 50, 2.0), (start + 60, 3.0)):
+        save(tmp_path, step, value, keep_every=500)
+        newest = newest_checkpoint(tmp_path)
+        assert newest.step == step and newest.load()["w"].tolist() == [value] * 3
+    assert [p.stem for p in markers(tmp_path)] == [
+        f"step_{step:06}" for step in (start + 60, start + 50, 500)
+    ]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
 def flip(path, at):
     content = bytearray(path.read_bytes())
     content[at] ^= 1

@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 
 import rar_nb.runs.training as training
 from rar_nb import trainer
+from rar_nb.data.images import Digits, ImageData
 from rar_nb.data.tokens import TokenData
 from rar_nb.pretrained.checkpoints import load_weights
 from rar_nb.pretrained.presets import (
@@ -35,8 +38,9 @@ from rar_nb.runs.run_folders import (
     resolve_tokens,
 )
 from rar_nb.runs.safekeeping import SIGNALS, check_finite, markers, newest_checkpoint
-from rar_nb.runs.training import shared_validation_loss, train_run
+from rar_nb.runs.training import shared_validation_loss, train_run, train_tokenizer_in
 from rar_nb.support import PROJECT, InvalidValue, Stopped, write_json
+from rar_nb.tokenizer import TokenizerConfig, make_tokenizer
 from rar_nb.trainer import train, validation_loss
 from rar_nb.transformer import RAR
 from tests.forks import held_elsewhere, program, python
@@ -345,8 +349,9 @@ def test_a_poisoned_model_is_never_saved(tokens, tmp_path, monkeypatch, changes)
         check_finite(newest.load())
         monkeypatch.undo()
     calmer = override(run, learning_rate=1e-3, min_learning_rate=0.0)
-    rows = train_run(calmer, RAR(run.model), data, folder=tmp_path, resume=True, progress=False,
-                     cpu=True).rows
+    rows = train_run(
+        calmer, RAR(run.model), data, folder=tmp_path, resume=True, progress=False, cpu=True
+    ).rows
     assert rows[-1]["step"] == 20 and rows[-1]["loss"] < 2.2
 
 
@@ -481,6 +486,116 @@ def test_a_run_does_not_start_from_the_ids_of_another_tokenizer(tokens, one, tmp
         rar_train(*begin, "--resume")
 
 
+@pytest.mark.parametrize("how", ["interrupted", "finished"])
+def test_train_run_does_not_mix_two_runs(tokens, tmp_path, how):
+    """Nothing of the earlier run is changed, and with `resume` it goes on."""
+    data = open_tokens(tokens)[0]
+    run = resolve_tokens(get_preset("tiny", epochs=2, checkpoint_every=4, eval_every=5), data)
+    stop = interrupt_at(5 if how == "interrupted" else None)
+    go = partial(train_run, data=data, folder=tmp_path, progress=False, cpu=True)
+    with pytest.raises(KeyboardInterrupt) if how == "interrupted" else nullcontext():
+        go(run, RAR(run.model), on_eval=stop)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    there = "step_000004.json" if how == "interrupted" else "model.safetensors"
+    for other in (run, override(run, seed=7)):
+        with pytest.raises(InvalidValue, match=f"without {there}; go on .*resume=True.*another fo"):
+            go(other, RAR(run.model))
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert go(run, RAR(run.model), resume=True).rows[-1]["step"] == run.train.total_steps
+
+
+def test_a_run_that_ends_while_another_waits_for_it(tokens, tmp_path, monkeypatch):
+    """Its result is taken or refused, and never trained once more from the start."""
+    data = open_tokens(tokens)[0]
+    run = resolve_tokens(get_preset("tiny", epochs=1), data)
+    go = partial(train_run, data=data, progress=False, cpu=True)
+    first = RAR(run.model)
+    rows = go(run, first, folder=tmp_path / "first").rows
+
+    @contextmanager
+    def ends(folder, *_, **__):
+        shutil.copytree(tmp_path / "first", folder)
+        yield
+
+    monkeypatch.setattr(training, "hold", ends)
+    again = RAR(run.model)
+    assert go(run, again, folder=tmp_path / "resumed", resume=True).rows == rows
+    assert all(map(torch.equal, first.parameters(), again.parameters()))
+    with pytest.raises(InvalidValue, match="one without model.safetensors"):
+        go(run, again, folder=tmp_path / "new")
+
+
+def test_a_tokenizer_that_was_saved_after_its_last_step(tmp_path):
+    """Called once more, all of it is there: its losses, its weights, and it is ready for use."""
+    data = ImageData(Digits())
+    config = TokenizerConfig(codebook_size=16, width=8, vq_steps=4, vq_batch_size=4)
+    whole, again = make_tokenizer(config), make_tokenizer(config)
+    expected = train_tokenizer_in(tmp_path, whole, data, progress=False, every=0)
+    assert newest_checkpoint(tmp_path / "tokenizer_checkpoints").step == 4
+    assert train_tokenizer_in(tmp_path, again, data, progress=False, every=0) == expected
+    assert len(expected) == 4 and not again.training
+    assert all(map(torch.equal, whole.state_dict().values(), again.state_dict().values()))
+    other = make_tokenizer(replace(config, vq_steps=5))
+    with pytest.raises(InvalidValue, match="belongs to another tokenizer"):
+        train_tokenizer_in(tmp_path, other, data, progress=False)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"device_batch_size": 5}, "device_batch_size = 5 .*must be a divisor of 32"),
+        ({"init_from": "/no/such/run"}, "source = '/no/such/run' .*an existing file or folder"),
+        ({"init_from": "ONE", "num_layers": 3}, "num_layers = 3 .*must be 2, as in .*saf"),
+        ({"init_from": "OTHER"}, "ids of another tokenizer.*give tokenizer_from = "),
+    ],
+    ids=str,
+)
+def test_a_mistake_leaves_no_trace(tokens, one, tmp_path, changes, message):
+    """So the corrected command begins the run in the same folder."""
+    shutil.copytree(one, tmp_path / "other")
+    keep_identity(tmp_path / "other", tokenizer="a" * 64)
+    for part in ("train", "val"):
+        data = TokenData.open(tokens / part)
+        data.save(tmp_path / "tokens" / part, 8, 10, "conv_vq", "b" * 64)
+    places = dict(ONE=str(one), OTHER=str(tmp_path / "other"))
+    wrong = {name: places.get(value, value) for name, value in changes.items()}
+    words = [*command(tmp_path / "tokens", tmp_path / "run"), "--max_minutes", "0"]
+    with pytest.raises(InvalidValue, match=message):
+        rar_train(*words, "--changes", json.dumps(CHANGES | wrong))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(Stopped):
+        rar_train(*words)
+
+
+def launched(module, **options):
+    """Status and output of two processes, as `accelerate launch` starts them."""
+    words = launch_command(f"rar_nb.runs.{module}", 2, cpu=True, **options)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    return done.returncode, done.stdout + done.stderr
+
+
+SLOW = [pytest.param(case, marks=pytest.mark.slow) for case in ("held", "images", "preset")]
+
+
+@pytest.mark.parametrize("case", ["shares", *SLOW])
+def test_several_processes_say_once_what_is_wrong(tokens, tmp_path, case):
+    """Whether all of them find it or the first one alone. The one traceback is the launcher's."""
+    run = dict(run_dir=tmp_path / "run", tokens=tokens, preset="tiny")
+    module, options, message = {
+        "shares": ("training", run | dict(changes='{"batch_size": 33}'), "batch_size = 33 is not "),
+        "held": ("training", run, f"{tmp_path / 'run'} is in use by process "),
+        "images": ("pretokenizer", dict(data="nothing", out=tmp_path / "t"), "data = 'nothing' is"),
+        "preset": ("sample", dict(folder=tmp_path / "s", preset="rar_z"), "preset = 'rar_z' is "),
+    }[case]
+    with held_elsewhere(tmp_path / "run") if case == "held" else nullcontext():
+        status, output = launched(module, **options)
+    said = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert status != 0 and len(said) == 1 and said[0].startswith(f"error: {message}"), output
+    assert output.count("Traceback") <= 1 and "rar_nb/support.py" not in output, output
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_a_second_job_is_kept_out(tokens, tmp_path):
     with held_elsewhere(tmp_path / "run") as number:
         with pytest.raises(InvalidValue, match=f"is in use by process {number} on"):
@@ -581,9 +696,7 @@ def test_weights_of_another_kind_are_refused_before_a_step(tokens, one, tmp_path
 def test_a_folder_keeps_its_run(tokens, one, tmp_path):
     with pytest.raises(ValueError, match="a config.json; to begin a new run there, give --preset"):
         rar_train("--run_dir", tmp_path / "none", "--tokens", tokens)
-    with pytest.raises(
-        ValueError, match="train.epochs = 10.0 there, 3.0 here"
-    ):
+    with pytest.raises(ValueError, match="train.epochs = 10.0 there, 3.0 here"):
         rar_train(*command(tokens, one), "--resume", "--changes", '{"epochs": 3}')
 
 

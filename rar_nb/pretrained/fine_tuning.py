@@ -8,6 +8,7 @@ __all__ = ['REMEDIES', 'check_fit', 'source_classes', 'shared_classes', 'copy_we
 
 # %% ../../nbs/33_fine_tuning.ipynb #fine0002
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,28 +77,36 @@ def copy_weights(
     shared: dict[int, int],  # as `shared_classes` gives them
 ):
     "Copy everything except the rows of the classes that are not in `shared`."
-    state, theirs = model.state_dict(), source.state_dict()
+    sizes, old = model.config, source.config
+    kept = [(sizes.condition_id(new), old.condition_id(known)) for new, known in shared.items()]
+    state, theirs = model.state_dict(), source.state_dict()  # all is checked before a copy
     table, rows = state.pop('embeddings.weight'), theirs['embeddings.weight'].to(state['cls_token'])
     for name, tensor in state.items():
         tensor.copy_(theirs[name])
-    sizes, old = model.config, source.config
     table[:sizes.codebook_size + 1] = rows[:sizes.codebook_size + 1]  # tokens, mask
     table[sizes.null_id] = rows[old.null_id]
-    for new, known in shared.items():
-        table[sizes.condition_id(new)] = rows[old.condition_id(known)]
+    for new, known in kept:
+        table[new] = rows[known]
 
 
 def published_preset(sizes: ModelConfig, source: Path | str) -> str | None:
     "The published generator of these sizes, whatever its classes; None if `source` is a file."
     if os.path.isfile(source):
         return None
+    is_folder = os.path.isdir(source)
+    is_repository = re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(source)) is not None
+    require(is_folder or is_repository, 'source', str(source),
+            "an existing file or folder, or a hub repository as 'owner/name'")
     for name, other in MODELS.items():
         if replace(other, num_classes=sizes.num_classes, dropout=sizes.dropout,
                    final_order=sizes.final_order) == sizes:
             return name
-    raise InvalidValue(f"no published generator in {source} has the sizes of this model: make the "
-                       f"new run with the preset {' or '.join(MODELS)}, or give the folder of a "
-                       "run of yours, or the file with the weights")
+    missing, place = "", source
+    if not is_folder:
+        missing, place = f"there is no file or folder {source}, and ", "the hub repository so named"
+    raise InvalidValue(f"{missing}no published generator in {place} has the sizes of this model: "
+                       f"make the new run with the preset {' or '.join(MODELS)}, or give the "
+                       "folder of a run of yours, or the file with the weights")
 
 
 @checked
@@ -133,14 +142,17 @@ def start_from(
 ) -> str:  # what was copied and what is new, in a sentence
     """Start `model` from the weights of another generator, whose classes may be different.
 
-    Raises `InvalidValue`, and changes nothing, if the weights cannot be read, or if the two models
-    differ in more than their classes, dropout and final order."""
+    Raises `InvalidValue`, and changes nothing, if the weights cannot be read, if the two models
+    differ in more than their classes, dropout and final order, or if names are missing."""
     sizes = model.config
     require(names is None or len(names) == sizes.num_classes, 'number of names',
             len(names or []), f"{sizes.num_classes}, the model's num_classes")
     path, found = find_start(sizes, source, preset, filename, unwrap)
+    earlier = source_classes(path) if source_names is None else source_names
+    require(earlier is None or len(earlier) == found.num_classes, 'number of source_names',
+            len(earlier or []), f"{found.num_classes}, a name for each class of {path}")
     other = RAR.from_pretrained(path, found, unwrap=unwrap)
-    shared = shared_classes(names, source_names or source_classes(path))
+    shared = shared_classes(names, earlier)
     copy_weights(model, other, shared)
     return describe_start(model, path, shared, names)
 

@@ -9,8 +9,8 @@ __all__ = ['OVERHEAD', 'DEVICES', 'UTILISATION', 'block_parameters', 'parameters
            'sampling_bytes', 'Device', 'data_sheet', 'known_device', 'best_rate', 'product_rate', 'read_rate',
            'measure_device', 'find_device', 'amount', 'in_bf16', 'peak', 'training_seconds',
            'trained_images_per_second', 'step_seconds', 'table_seconds', 'sampling_seconds', 'uses_gpu_blocks',
-           'largest_batch', 'dollars', 'costs', 'sampling_costs', 'duration', 'gibibytes', 'report_lines', 'how_known',
-           'as_text', 'cost_report', 'assumptions']
+           'largest_batch', 'micro_steps', 'dollars', 'costs', 'sampling_costs', 'duration', 'gibibytes',
+           'report_lines', 'how_known', 'as_text', 'cost_report', 'assumptions']
 
 # %% ../../nbs/47_cost.ipynb #002a43fd
 import html
@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..fast_sampling import modulation, table_rows
 from ..pretrained.presets import RunConfig
+from .devices import accumulation, halvings
 from .gpu_blocks import WIDEST
 from ..style import markdown_table
 from ..support import (
@@ -454,8 +455,9 @@ def training_seconds(
     utilisation: Utilisation = UTILISATION,
     checkpointing: bool = False,
 ) -> float:
-    "Estimate of the time that the whole training takes."
+    "Estimate of the time that the whole training takes; `InvalidValue` as `micro_steps`."
     train = run.train
+    micro_steps(run, devices, per_device_batch)
     per_image = train_flops(run.model, per_device_batch, checkpointing) / per_device_batch
     rate = devices * utilisation * peak(device, train.precision)
     return train.total_steps * train.batch_size * per_image / rate
@@ -543,17 +545,24 @@ def largest_batch(
     checkpointing: bool = False,
     sharded: bool = False,
 ) -> int:
-    "Largest power of 2 of images that should fit into 90 % of a device's memory; at least 1."
+    "A device's share of a step, its half, … that should fit into 90 % of its memory, or else 1."
     bf16 = in_bf16(run.train.precision, device)
-    share, batch = run.train.batch_size // devices, 1
     quick = uses_gpu_blocks(run, device, sharded)
-    while 2 * batch <= share:
-        needed = training_bytes(
-            run.model, 2 * batch, bf16, checkpointing, devices, sharded, quick)
-        if sum(needed.values()) > 0.9 * device.memory:
-            break
-        batch *= 2
-    return batch
+    share = accumulation(run.train.batch_size, devices, 1)
+    for batch in filter(None, (share, *halvings(share))):  # as `find_device_batch_size` tries them
+        needed = training_bytes(run.model, batch, bf16, checkpointing, devices, sharded, quick)
+        if sum(needed.values()) <= 0.9 * device.memory:
+            return batch
+    return 1
+
+
+def micro_steps(run: RunConfig, devices: int, per_device_batch: int) -> int:
+    "Micro-steps of a step; raises `InvalidValue` where a run would: its batch can't be so shared."
+    share = accumulation(run.train.batch_size, devices, 1)
+    require(share % per_device_batch == 0, 'per_device_batch', per_device_batch,
+            f"a divisor of {share}, each of {devices} devices' share of "
+            f"batch_size = {run.train.batch_size}")
+    return share // per_device_batch
 
 
 def dollars(price: float | None, devices: int, seconds: float) -> float | None:
@@ -572,10 +581,9 @@ def costs(
     checkpointing: bool = False,
     sharded: bool = False,  # FSDP
 ) -> dict[str, float | None]:  # by name; times in seconds, sizes in bytes
-    "All numbers of `cost_report`; raises `InvalidValue` for arguments out of range."
+    "All numbers of `cost_report`; `InvalidValue` for arguments out of range, and as `micro_steps`."
     device = device or find_device()
     batch = per_device_batch or largest_batch(run, device, devices, checkpointing, sharded)
-    batch = min(batch, run.train.batch_size)
     training = training_seconds(run, device, devices, batch, utilisation, checkpointing)
     sampling = sampling_costs(run, device, devices, utilisation)
     needed = training_bytes(run.model, batch, in_bf16(run.train.precision, device),
@@ -587,7 +595,7 @@ def costs(
         'steps': run.train.total_steps,
         'step_flops': per_image * run.train.batch_size,
         'per_device_batch': batch,
-        'accumulation': math.ceil(run.train.batch_size / (batch * devices)),
+        'accumulation': micro_steps(run, devices, batch),
         'training_bytes': sum(needed.values()),
         'memory': device.memory,
         'training_seconds': training,

@@ -41,10 +41,10 @@ from rar_nb.pretrained.presets import (
     read_identity,
 )
 from ..pretrained.vq_models import PUBLISHED
-from .devices import end_with_parent, free_threads
+from .devices import end_with_parent, free_threads, said_once
 from .launch import launch_command, run_child
 from .run_folders import SET_FILES, keep_request, open_run, remove_files
-from .safekeeping import StopRequest, hold
+from .safekeeping import StopRequest, hold, hold_all
 from ..sampler import SampleConfig, balanced_classes, sample_batch
 from ..style import is_whole_png, save_png
 from rar_nb.support import (
@@ -307,7 +307,9 @@ LOCKS = r'\.(set-\d+|request|launch)\.(lock|owner\.json)'  # see `hold`
 
 @checked
 def remove_set(folder: Path | str):
-    "Remove the files of a set, and the folder if nothing else is in it; a link is only unlinked."
+    """Remove the files of a set, and the folder if nothing else is in it; a link is only unlinked.
+
+    Raises `InvalidValue`, and removes nothing, while another job writes the set."""
     folder = usable_path(folder, 'folder')
     if os.path.islink(folder):
         folder.unlink()
@@ -315,9 +317,11 @@ def remove_set(folder: Path | str):
     require(os.path.isfile(folder / REQUEST), 'folder', str(folder),
             f"one that `generate` made, with a {REQUEST}")
     ours = re.compile(f'{SET_FILES}|{UNFINISHED}|{LOCKS}')
-    files = [file for file in folder.iterdir() if ours.fullmatch(file.name)]
-    # The request goes last, so that a removal that was interrupted can be repeated.
-    remove_files(sorted(files, key=lambda file: file.name == REQUEST), folder.parent)
+    locks = [file for file in folder.glob('.*.lock') if re.fullmatch(LOCKS, file.name)]
+    with hold_all(locks):
+        files = [file for file in folder.iterdir() if ours.fullmatch(file.name)]
+        # The request goes last, so that a removal that was interrupted can be repeated.
+        remove_files(sorted(files, key=lambda file: file.name == REQUEST), folder.parent)
 
 # %% ../../nbs/46_image_sets.ipynb #02307e10
 def check_run(run_dir: Path | str) -> Path:
@@ -398,6 +402,7 @@ def class_id(word: str, names: Sequence[str] | None) -> int:
 
 # %% ../../nbs/46_image_sets.ipynb #0250278e
 @program
+@said_once
 def sample_set(
     folder: str | None,
     run_dir: str | None,

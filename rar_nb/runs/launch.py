@@ -54,7 +54,8 @@ def run_child(
 ):
     """Run a program of this library until it ends, or stops early with exit status `TRY_AGAIN`.
 
-    Raises `RuntimeError` with the last 40 lines of its output if it fails."""
+    Raises `RuntimeError` if it fails, with the sentence in which it says why, or else with the last
+    40 lines of its output."""
     log, paths = Path(log), [str(PROJECT), os.environ.get('PYTHONPATH')]
     environment = SHORT_WAITS | os.environ | {
         PARENT: str(os.getpid()),  # so that the child ends if this process is killed
@@ -73,8 +74,9 @@ def run_child(
             child.terminate()  # a launcher passes this signal on to its processes
         child.wait()
     if child.returncode not in (0, TRY_AGAIN):
-        text = log.read_text(encoding='utf-8', errors='replace')
-        last_lines = '\n'.join(text.splitlines()[-40:])
+        lines = log.read_text(encoding='utf-8', errors='replace').splitlines()
+        said = [line for line in lines if line.startswith('error: ')][:1]  # a launcher adds much
+        last_lines = '\n'.join(said or lines[-40:])
         raise RuntimeError(f"{' '.join(command)} ended with status {child.returncode}; "
                            f"the last lines of {log}:\n\n{last_lines}")
 

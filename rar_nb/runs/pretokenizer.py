@@ -16,9 +16,10 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,6 +35,9 @@ from tqdm import tqdm
 from typing_extensions import TypedDict
 
 from rar_nb.data.images import (
+    TORCHVISION,
+    ImageData,
+    ImageFolder,
     Part,
     Readable,
     ahead,
@@ -41,6 +45,7 @@ from rar_nb.data.images import (
     one_behind,
     open_data,
     printable,
+    split_folders,
     ten_crop,
     ten_crop_size,
     to_host,
@@ -57,7 +62,7 @@ from rar_nb.data.tokens import (
 )
 from ..pretrained.presets import load_run_config
 from ..pretrained.vq_models import PUBLISHED
-from .devices import free_threads
+from .devices import first_alone, free_threads, said_once
 from .run_folders import keep_request, open_tokenizer
 from .safekeeping import hold, remove_unfinished
 from rar_nb.support import (
@@ -141,8 +146,13 @@ class PretokenizeConfig:
 # %% ../../nbs/45_pretokenizer.ipynb #50a81155
 def open_part(config: PretokenizeConfig, size: int) -> Dataset:
     "The images to tokenize, scaled to `opened_size`."
-    train, validation = open_data(config.data, opened_size(config.crops, size),
-                                  download=config.download)
+    folder, size = usable_path(config.data, 'data'), opened_size(config.crops, size)
+    named = config.data in ('digits', *TORCHVISION)
+    if config.part == 'all' and not named and os.path.isdir(folder):
+        images, validation = split_folders(folder)
+        if validation is None:  # nothing is set aside, so a class may have a single image
+            return ImageData(ImageFolder(images), size, channels=3)
+    train, validation = open_data(config.data, size, download=config.download)
     if config.part != 'all':
         return train if config.part == 'train' else validation
     require(isinstance(train, Part), 'part', config.part,
@@ -554,21 +564,24 @@ def run_everywhere(
     if state.num_processes == 1:
         pretokenize_folder(config, processes)
         return state
-    main = state.is_main_process
-    opened = open_first(config) if main else None
-    with hold(config.folder, LOCK, PATIENCE) if main else nullcontext():
-        if opened is not None:
+    with ExitStack() as stack:
+        def begin() -> tuple:
+            opened = open_first(config)
+            stack.enter_context(hold(config.folder, LOCK, PATIENCE))
             set_up(config, opened)
+            return opened
+
+        opened = first_alone(state, begin)
+        write_shards(config, (state.process_index, state.num_processes), state.device,
+                     state.is_main_process, opened)
         state.wait_for_everyone()
-        write_shards(config, (state.process_index, state.num_processes), state.device, main, opened)
-        state.wait_for_everyone()
-        if main:
-            finish(config)
+        first_alone(state, partial(finish, config))
     return state
 
 
 @call_parse
 @program
+@said_once
 def main(
     data: Param("digits, mnist, fashion_mnist, cifar10, or a folder with one subfolder a class",
                 str, required=True) = None,

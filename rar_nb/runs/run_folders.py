@@ -46,7 +46,7 @@ from rar_nb.pretrained.presets import (
 )
 from rar_nb.runs.safekeeping import (
     Checkpoint,
-    hold,
+    hold_all,
     last_step,
     markers,
     newest_checkpoint,
@@ -348,10 +348,11 @@ def new_run_folder(
     require(overwrite or not has_config, 'run_dir', str(folder),
             "a folder without a run in it; name another one, or set overwrite=True to replace "
             "that run, or resume=True to go on with it")
-    place = folder / 'evaluation'
-    if has_config and place.is_dir() and not place.is_symlink():
-        with hold(place, 'evaluation'):  # raises if an evaluation is running there
-            pass
+    if has_config:
+        locks = [*folder.glob('.training.lock'),
+                 *(file for file in run_files(folder) if file.suffix == '.lock')]
+        with hold_all(file for file in locks if not file.is_symlink()):
+            pass  # no training, evaluation or other job is at work there
     old = run_files(folder)
     if tokens is not None:
         kept = usable_path(tokens, 'tokens').resolve()

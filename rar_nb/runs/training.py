@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_SKIPPED', 'shared_validation_loss', 'read_numbers', 'TrainingLoop', 'versions', 'tidy_up', 'start_run',
-           'find_checkpoint', 'same_split', 'how_to_go_on', 'finished_run', 'train_run', 'enough_memory', 'run_loop',
-           'random_state', 'set_random_state', 'save_tokenizer_state', 'load_tokenizer_state', 'train_tokenizer_in',
-           'read_changes', 'plan_run', 'is_finished', 'begin_run', 'picture_maker', 'require_same_tokenizer',
-           'new_model', 'train_in', 'work', 'main']
+           'find_checkpoint', 'same_split', 'how_to_go_on', 'is_finished', 'finished_run', 'train_run', 'enough_memory',
+           'run_loop', 'random_state', 'set_random_state', 'save_tokenizer_state', 'load_tokenizer_state',
+           'train_tokenizer_in', 'read_changes', 'plan_run', 'check_start', 'begin_run', 'picture_maker',
+           'require_same_tokenizer', 'new_model', 'train_in', 'work', 'main']
 
 # %% ../../nbs/43_training.ipynb #ebb02f2d
 import argparse
@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from ..data.tokens import TokenData
 from ..pretrained.checkpoints import with_prefix
-from ..pretrained.fine_tuning import start_from
+from ..pretrained.fine_tuning import find_start, start_from
 from rar_nb.pretrained.presets import (
     RunConfig,
     config_beside,
@@ -47,10 +47,13 @@ from rar_nb.pretrained.presets import (
 from rar_nb.runs.devices import (
     PARENT,
     Batches,
+    accumulation,
     end_with_parent,
+    first_alone,
     is_sharded,
     make_accelerator,
     prepare,
+    said_once,
     train_step,
     uncompiled,
     working_blocks,
@@ -440,6 +443,16 @@ def how_to_go_on(
             "Repeat the command with resume (-p resume True, or --resume) to go on.")
 
 
+def is_finished(folder: Path, resume: bool) -> bool:
+    "Whether the run has its result; raises `InvalidValue` if going on would need `resume`."
+    model = folder / 'model.safetensors'
+    begun = [path.name for path in (model, *markers(folder / 'checkpoints')) if path.exists()]
+    require(resume or not begun, 'folder of the run', str(folder),
+            f"one without {', '.join(begun[:1])}; go on with --resume (in Python, resume=True), or "
+            "name another folder")
+    return model.exists()
+
+
 def finished_run(model: RAR, folder: Path) -> Metrics:
     "Load the weights of a run that is finished already; its metrics."
     load_latest(model, folder)
@@ -464,7 +477,8 @@ def train_run(
     """Train as `run` says (section 3; supplement, Table 1) on the devices of all calling processes.
 
     Raises `Stopped` after a signal, with a checkpoint, and `InvalidValue` if anything does not fit,
-    if the folder is in use, or if the gradients are not finite for ten steps in a row."""
+    if the folder is in use or, without `resume`, has results of a run, or if the gradients are not
+    finite for ten steps in a row."""
     began = time.perf_counter()
     needs_folder = resume or max_minutes is not None
     require(folder is not None or not needs_folder, 'folder', folder,
@@ -478,9 +492,14 @@ def train_run(
     if resume and (folder / 'model.safetensors').exists():
         return finished_run(model, folder)
     with ExitStack() as stack:
-        if PartialState(cpu=cpu).is_main_process:  # a job that is about to end gets half a minute
+        def enter():  # a job that is about to end gets half a minute
             stack.enter_context(hold(folder, 'training', patience=30))
+            is_finished(folder, resume)  # or else the results of two runs would be mixed
             tidy_up(folder, run.devices.keep_every)  # after a process that was killed
+
+        first_alone(PartialState(cpu=cpu), enter)
+        if (folder / 'model.safetensors').exists():  # written while we waited
+            return finished_run(model, folder)
         return run_loop(run, model, data, validation, folder, on_eval, resume, deadline, progress,
                         cpu)
 
@@ -623,6 +642,8 @@ def train_tokenizer_in(
                 saved = time.monotonic()
             if stop.signal and len(losses) < config.vq_steps:
                 raise Stopped(how_to_go_on(place, len(losses), config.vq_steps, stop.signal))
+        if newest is not None and not losses:  # it is of the last step, so there was no batch
+            losses = load_tokenizer_state(newest, tokenizer, optimizer, schedule)
     tokenizer.eval()
     return losses
 
@@ -660,13 +681,12 @@ def plan_run(
     return run
 
 
-def is_finished(folder: Path, resume: bool) -> bool:
-    "Whether the run has its result; raises `InvalidValue` if going on would need `resume`."
-    model = folder / 'model.safetensors'
-    begun = [path.name for path in (model, *markers(folder / 'checkpoints')) if path.exists()]
-    require(resume or not begun, 'run_dir', str(folder),
-            f"one without {', '.join(begun[:1])}; go on with --resume, or name another folder")
-    return model.exists()
+def check_start(folder: Path, run: RunConfig, data: TokenData, processes: int):
+    "Raise `InvalidValue` for what a run could not start with, before its folder remembers that."
+    accumulation(run.train.batch_size, processes, run.devices.device_batch_size or 1)
+    if run.init_from is not None and not markers(folder / 'checkpoints'):
+        find_start(run.model, run.init_from)
+        require_same_tokenizer(folder, run.init_from, data)
 
 
 def begin_run(folder: Path, run: RunConfig, tokens: str):
@@ -696,11 +716,11 @@ def picture_maker(
     return make_picture
 
 # %% ../../nbs/43_training.ipynb #train006
-def require_same_tokenizer(folder: Path, source: str):
+def require_same_tokenizer(folder: Path, source: str, data: TokenData):
     "Raise `InvalidValue` if a run is to start from a generator of another tokenizer's ids."
     config = config_beside(usable_path(source, 'init_from'))
     theirs = None if config is None else read_identity(config.parent).get('tokenizer')
-    ours = read_identity(folder).get('tokenizer')
+    ours = read_identity(folder).get('tokenizer') or data.index.get('tokenizer_sha256') or None
     if None not in (theirs, ours) and theirs != ours:
         raise InvalidValue(f"{source} has learned the ids of another tokenizer, to which the same "
                            f"numbers mean other things: give tokenizer_from = {source!r}, too")
@@ -715,7 +735,6 @@ def new_model(
     torch.manual_seed(run.seed)
     model = RAR(run.model)
     if run.init_from is not None and begins:
-        require_same_tokenizer(folder, run.init_from)
         said = start_from(model, run.init_from, read_identity(folder).get('classes'))
         PartialState().print(said)
     return model
@@ -757,15 +776,18 @@ def work(
     state = PartialState(cpu=cpu)
     saved = plan_run(folder, data, preset, changes)
     run, finished = override(saved, **here), is_finished(folder, resume)
+    if not finished:
+        check_start(folder, run, data, state.num_processes)
     with ExitStack() as stack:
-        if state.is_main_process and PARENT not in os.environ:  # or else the notebook holds it
-            stack.enter_context(hold(folder))
-        if state.is_main_process:
+        def begin():
+            if PARENT not in os.environ:  # or else the notebook holds it
+                stack.enter_context(hold(folder))
             begin_run(folder, saved, tokens)
             if finished:  # or else `train_run` does it
                 tidy_up(folder, run.devices.keep_every)
             verify_tokens(folder, data, validation)
-        state.wait_for_everyone()
+
+        first_alone(state, begin)
         if finished:
             print(f"{folder} is finished")
             return
@@ -778,8 +800,9 @@ def work(
 
 # %% ../../nbs/43_training.ipynb #33d4cba5
 @call_parse
+@record  # tells a launcher which process failed, and why, unless the program has said so
 @program
-@record  # so that the launcher knows which process failed, and why
+@said_once
 def main(
     run_dir: Param("The run's folder: one with a config.json, or a new one with --preset", str,
                    required=True) = None,
