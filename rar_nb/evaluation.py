@@ -140,7 +140,9 @@ def proxy_fid(
     reference: torch.Tensor,  # uint8 [M, C, H, W]
     classifier: SmallCNN,  # whose features are compared
 ) -> float:
-    "Fréchet distance of features, no published FID; `InvalidValue` for what can't be compared."
+    """Fréchet distance of the classifier's features. A proxy: compares with no published FID.
+
+    Raises `InvalidValue` for fewer than two images, and unless all suit the classifier."""
     check_image_sets(images, reference, least=2)
     return feature_distance(*(all_features(x, classifier) for x in (images, reference)))
 
@@ -151,7 +153,7 @@ def nearest(
     reference: torch.Tensor,  # uint8 [M, C, H, W]
     batch_size: PositiveInt = 250,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [N], float [N] from 0 to 1
-    "Nearest of `reference`, and root mean squared difference; `InvalidValue` for other shapes."
+    "Nearest of `reference`, root mean squared difference; `InvalidValue` for differing shapes."
     check_image_sets(images, reference)
     parts = [torch.cat([pixel_distances(x, y) for y in reference.split(batch_size)], 1).min(1)
              for x in images.split(batch_size)]
@@ -181,7 +183,7 @@ def evaluate_samples(
     most: PositiveInt = 10_000,  # real images that are compared with, at most
     progress: bool = False,
 ) -> tuple[dict[str, float | int], SmallCNN]:  # numbers by name, and the classifier
-    "Class agreement, proxy FID and nearest distances, with real images'; or `InvalidValue`."
+    "Agreement, proxy FID, nearest distances, beside real images'; `InvalidValue` for too few."
     classes = check_image_labels(samples, classes, len(train_images.classes))
     real, labels = some_images(train_images, most)
     unseen, unseen_labels = some_images(validation_images, most)

@@ -65,7 +65,7 @@ def guidance_weight(
     power: PositiveFloat,  # p
     schedule: str = 'pow_cosine',  # a key of `GUIDANCE_SCHEDULES`
 ) -> float:
-    "w = 1 + (g − 1)·s at step `k` (supplement, Table 1); `InvalidValue` for unknown schedules."
+    "Weight of guidance at step `k`: w = 1 + (g − 1)·s; `InvalidValue` for an unknown schedule."
     require_key('guidance_schedule', schedule, GUIDANCE_SCHEDULES)
     s = GUIDANCE_SCHEDULES[schedule](k / num_tokens, power)
     return 1 + (scale - 1) * s
@@ -128,7 +128,7 @@ def image_noise(
     indices,  # numbers of the images within the set
     num_tokens: Length,  # L
 ) -> torch.Tensor:  # float32 [N, L] in [0, 1)
-    "Philox with key (seed, i), counter-based, for image i; `InvalidValue` for wrong numbers."
+    "Random numbers of image i: NumPy's Philox with key (seed, i); `InvalidValue` for bad indices."
     require_int('seed', seed, 0, 2**64 - 1)
     indices = check_classes(indices, 2**62, name='indices').tolist()
     generators = (np.random.Generator(np.random.Philox(key=seed + (i << 64))) for i in indices)
@@ -142,7 +142,7 @@ def final_orders(
     seed: int | None = None,  # of a set of images
     indices=None,  # numbers of the images within the set, as for `image_noise`
 ) -> torch.Tensor:  # int64 [1, L], or [N, L] if every image has an order of its own
-    "How a finished model samples; random orders follow from (seed, i): `InvalidValue` without."
+    "The orders of a finished model; random ones from (seed, i), `InvalidValue` without a seed."
     if config.final_order != 'random':
         return scan_order(config.final_order, config.grid_size)
     require(seed is not None, 'orders', None,
@@ -326,7 +326,7 @@ def sample_images(
     seed: int = 0,  # image i follows from (seed, i)
     progress: bool = False,  # show a bar
 ) -> torch.Tensor:  # uint8 [N, channels, H, W]
-    "One image for each class, `sample_batch_size` at a time; `InvalidValue` as `sample_tokens`."
+    "Sample an image for each of `classes`, in batches; `InvalidValue` for what doesn't fit."
     classes, was_training = check_classes(classes, model.config.num_classes), model.training
     model.eval()
     batches = torch.arange(len(classes)).split(sample.sample_batch_size)
@@ -344,7 +344,7 @@ def balanced_classes(
     num_samples: Annotated[int, Field(gt=0, le=10**9)],  # N, a multiple of C
     num_classes: PositiveInt,  # C
 ) -> torch.Tensor:  # int64 [N]
-    "N/C times class 0, then class 1, and so on; `InvalidValue` unless C divides N."
+    "Balanced labels: N/C times class 0, then 1, and so on; `InvalidValue` unless C divides N."
     require(num_samples % num_classes == 0, 'num_samples', num_samples,
             f"a multiple of the number of classes, {num_classes}")
     return torch.arange(num_classes).repeat_interleave(num_samples // num_classes)

@@ -596,7 +596,7 @@ def check_model(config, scan_orders: dict):
     require_key('final_order', config.final_order, scan_orders | dict(random=None), 'SCAN_ORDERS')
 
 
-def check_fixed_sizes(config, kind: type, tokenizers: dict):
+def check_fixed_sizes(config, kind, tokenizers: dict):
     "Raise `InvalidValue` unless a `TokenizerConfig` has the sizes that a tokenizer prescribes."
     called = next((name for name, one in tokenizers.items() if one is kind), kind.__name__)
     for name, value in kind.fixed_sizes.items():

@@ -412,12 +412,9 @@ def test_images_of_other_channels_or_too_few_pixels_are_refused():
         lambda: proxy_fid(colour, colour, classifier),
     ):
         refuses(call, "channels of the images = 3 is not allowed: it must be 1")
-    for side, right in ((3, False), (4, True)):
-        images = torch.zeros(4, 1, side, side, dtype=torch.uint8)
-        if right:
-            train_classifier(images, [0, 1, 0, 1], 2, epochs=1)
-        else:
-            refuses(lambda: train_classifier(images, [0, 1, 0, 1], 2), "at least 4 × 4 pixels")
+    images = torch.zeros(4, 1, 4, 4, dtype=torch.uint8)
+    refuses(lambda: train_classifier(images[..., 1:], [0] * 4, 2), "at least 4 × 4 pixels")
+    train_classifier(images, [0, 1, 0, 1], 2, epochs=1)
 
 
 @pytest.mark.parametrize("device", ["foo", "cuda:99"])
