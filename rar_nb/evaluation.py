@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .support import (
-    Seed, check_image_labels, check_image_sets, check_statistics, checked, import_torchvision)
+    Seed, check_compared, check_eval, check_image_labels, check_image_sets, check_pictures,
+    check_statistics, checked, import_torchvision, pixel_distances)
 from .tokenizer import Tokenizer, psnr, reconstruct, stack_images
 
 import_torchvision()  # before torch-fidelity, which imports it
@@ -51,7 +52,7 @@ class SmallCNN(nn.Module):
         images: torch.Tensor,  # uint8 [B, C, H, W]
     ) -> torch.Tensor:  # float [B, 128]
         "What the last layer sees."
-        check_image_sets(images)
+        check_pictures(images, self.body[0].in_channels, side=4)
         return self.body(images.float() / 127.5 - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -65,7 +66,8 @@ def predict(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     batch_size: PositiveInt = 500,
 ) -> torch.Tensor:  # int64 [N]
-    "The class that `classifier` gives each image."
+    "The class that `classifier` gives each image; `InvalidValue` unless it is in eval mode."
+    check_eval(classifier, 'classifier')
     device = classifier.head.weight.device
     return torch.cat([classifier(x.to(device)).argmax(1).cpu() for x in images.split(batch_size)])
 
@@ -88,8 +90,8 @@ def train_classifier(
     progress: bool = False,
     device: torch.device | str = 'cpu',
 ) -> SmallCNN:  # in eval mode
-    "Train a `SmallCNN` on real images."
-    images, labels = images.to(device), check_image_labels(images, labels, num_classes, device)
+    "Train a `SmallCNN` on real images; `InvalidValue` for unknown devices or wrong labels."
+    labels, images = check_image_labels(images, labels, num_classes, device), images.to(device)
     torch.manual_seed(seed)
     model = SmallCNN(images.shape[1], num_classes).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
@@ -109,11 +111,10 @@ def train_classifier(
 # %% ../nbs/07_evaluation.ipynb #2f228411
 def frechet_distance(
     one: Mapping[str, np.ndarray],  # mean 'mu' [D] and covariance 'sigma' [D, D]
-    other: Mapping[str, np.ndarray],  # the same, of the same dtypes
+    other: Mapping[str, np.ndarray],  # the same
 ) -> float:  # d², 0 for equal Gaussians
     "Fréchet distance of two Gaussians, squared, as in FID (Heusel et al. 2017)."
-    check_statistics(one, other)
-    return fid_statistics_to_metric(one, other, verbose=False)[KEY_METRIC_FID]
+    return fid_statistics_to_metric(*check_statistics(one, other), verbose=False)[KEY_METRIC_FID]
 
 # %% ../nbs/07_evaluation.ipynb #bd144158
 @torch.no_grad()
@@ -122,7 +123,8 @@ def all_features(
     classifier: SmallCNN,  # on the CPU or a GPU
     batch_size: PositiveInt = 100,  # what fits into a processor's cache
 ) -> torch.Tensor:  # float32 [N, 128], on the CPU
-    "The classifier's features of many images."
+    "The classifier's features of many images; `InvalidValue` unless it is in eval mode."
+    check_eval(classifier, 'classifier')
     device = classifier.head.weight.device
     return torch.cat([classifier.features(x.to(device)).cpu() for x in images.split(batch_size)])
 
@@ -138,7 +140,9 @@ def proxy_fid(
     reference: torch.Tensor,  # uint8 [M, C, H, W]
     classifier: SmallCNN,  # whose features are compared
 ) -> float:
-    "Fréchet distance of the classifier's features. A proxy: compares with no published FID."
+    """Fréchet distance of the classifier's features. A proxy: compares with no published FID.
+
+    Raises `InvalidValue` for fewer than two images, and unless all suit the classifier."""
     check_image_sets(images, reference, least=2)
     return feature_distance(*(all_features(x, classifier) for x in (images, reference)))
 
@@ -148,13 +152,13 @@ def nearest(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     reference: torch.Tensor,  # uint8 [M, C, H, W]
     batch_size: PositiveInt = 250,
-) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [N], float [N]
-    "The nearest image of `reference`, and the root mean squared difference of pixels (0 to 1)."
+) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [N], float [N] from 0 to 1
+    "Nearest of `reference`, root mean squared difference; `InvalidValue` for differing shapes."
     check_image_sets(images, reference)
-    flat = reference.flatten(1).float() / 255
-    parts = [torch.cdist(x.flatten(1).float() / 255, flat).min(1) for x in images.split(batch_size)]
+    parts = [torch.cat([pixel_distances(x, y) for y in reference.split(batch_size)], 1).min(1)
+             for x in images.split(batch_size)]
     distances, indices = (torch.cat(part) for part in zip(*parts))
-    return indices, distances / math.sqrt(flat.shape[1])
+    return indices, distances.float()
 
 # %% ../nbs/07_evaluation.ipynb #d9d9d7c1
 def spread(count: int, limit: int) -> np.ndarray:
@@ -179,11 +183,11 @@ def evaluate_samples(
     most: PositiveInt = 10_000,  # real images that are compared with, at most
     progress: bool = False,
 ) -> tuple[dict[str, float | int], SmallCNN]:  # numbers by name, and the classifier
-    "Class agreement, proxy FID and nearest distances, each beside the figure of real images."
+    "Agreement, proxy FID, nearest distances, beside real images'; `InvalidValue` for too few."
     classes = check_image_labels(samples, classes, len(train_images.classes))
     real, labels = some_images(train_images, most)
     unseen, unseen_labels = some_images(validation_images, most)
-    check_image_sets(samples, real, unseen)
+    check_compared(samples, real, unseen, classifier)
     if classifier is None:
         classifier = train_classifier(real, labels, len(train_images.classes), progress=progress)
     everything = torch.cat([real, unseen])

@@ -25,7 +25,7 @@ from .embeddings import position_embedding
 from .gpu_kernels import GPUKernels, load_gpu_kernels, read_ahead
 from .kernels import (
     Kernels, PlainLinear, attend_step, choose_linear, load_kernels, modulated_norm, take_in_norms)
-from .support import checked, float32_products, require, require_int
+from .support import check_step, checked, float32_products, require, require_int
 from .transformer import MLP, RAR, Attention, Block, FinalNorm, ModelConfig
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0006
@@ -460,6 +460,7 @@ class FastState(nn.Module):
         tokens: torch.Tensor | None = None,  # int64 [B], sampled last; None at the start
     ) -> torch.Tensor:  # [B, V], guided and divided by the temperature
         "Read the last tokens and predict the next ones, for those who want to see each step."
+        check_step(self.step.done, self.step.config.num_tokens)
         if tokens is not None:
             self.step.entry.copy_(self.step.embeddings(tokens.index_select(0, self.images)))
         weight = self.weights[self.step.done - 1]

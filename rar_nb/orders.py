@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from .support import (Count, GridSize, Length, Orders, Permutations, Probability, check_order,
-                            check_rows, checked, require, require_key)
+                            check_orders, check_rows, checked, require, require_key)
 
 # %% ../nbs/02_orders.ipynb #c396859c
 @checked
@@ -20,7 +20,7 @@ def permute(
     x: torch.Tensor,  # [B, L] or [B, L, ...], in raster order
     orders: Orders,  # int64 [B, L] or [1, L]: the raster index visited at each step
 ) -> torch.Tensor:  # like x; entry k is the one that is predicted at step k
-    "Bring `x` from raster order into `orders`."
+    "Bring `x` from raster order into `orders`; `InvalidValue` if the shapes don't match."
     check_rows(x, orders)
     index = orders.expand(len(x), -1)
     index = index.view(*index.shape, *[1] * (x.ndim - 2))
@@ -65,7 +65,7 @@ def sample_orders(
     scores = torch.rand(batch_size, num_tokens, generator=generator)
     is_random = torch.rand(batch_size, 1, generator=generator) < r
     ranks = inverse(raster_order(num_tokens) if final is None else final)
-    scores = torch.where(is_random, scores, ranks)
+    scores = torch.where(is_random, scores, check_orders(ranks, 1, num_tokens, 'final'))
     return scores.to(device, non_blocking=True).argsort(dim=1, stable=True)
 
 # %% ../nbs/02_orders.ipynb #ec786041

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from .fast_sampling import DEFAULT_PLAN, FastState, Plan, forget, keep, kept_state
 from .orders import permute, scan_order, unpermute
-from .support import (Length, Samples, check_classes, check_codebook, check_distribution,
-    check_finite_logits, check_known, check_noise, check_orders, check_pixels, checked,
-    choose_precision, config, float32_products, require, require_int, require_key)
+from .support import (check_classes, check_codebook, check_distribution, check_eval,
+    check_finite_logits, check_known, check_noise, check_orders, check_pixels, check_step, checked,
+    choose_precision, config, float32_products, require, require_int, require_key, Length, Samples)
 from .tokenizer import Tokenizer, to_uint8
 from .transformer import RAR, Conditioning, ModelConfig
 
@@ -65,7 +65,7 @@ def guidance_weight(
     power: PositiveFloat,  # p
     schedule: str = 'pow_cosine',  # a key of `GUIDANCE_SCHEDULES`
 ) -> float:
-    "The weight of guidance at step `k`: w = 1 + (g − 1)·s (supplement, Table 1)."
+    "Weight of guidance at step `k`: w = 1 + (g − 1)·s; `InvalidValue` for an unknown schedule."
     require_key('guidance_schedule', schedule, GUIDANCE_SCHEDULES)
     s = GUIDANCE_SCHEDULES[schedule](k / num_tokens, power)
     return 1 + (scale - 1) * s
@@ -128,7 +128,7 @@ def image_noise(
     indices,  # numbers of the images within the set
     num_tokens: Length,  # L
 ) -> torch.Tensor:  # float32 [N, L] in [0, 1)
-    "The random numbers of image i: NumPy's counter-based Philox generator with key (seed, i)."
+    "Random numbers of image i: NumPy's Philox with key (seed, i); `InvalidValue` for bad indices."
     require_int('seed', seed, 0, 2**64 - 1)
     indices = check_classes(indices, 2**62, name='indices').tolist()
     generators = (np.random.Generator(np.random.Philox(key=seed + (i << 64))) for i in indices)
@@ -142,7 +142,7 @@ def final_orders(
     seed: int | None = None,  # of a set of images
     indices=None,  # numbers of the images within the set, as for `image_noise`
 ) -> torch.Tensor:  # int64 [1, L], or [N, L] if every image has an order of its own
-    "The orders in which a finished model samples; random ones follow from (seed, i)."
+    "The orders of a finished model; random ones from (seed, i), `InvalidValue` without a seed."
     if config.final_order != 'random':
         return scan_order(config.final_order, config.grid_size)
     require(seed is not None, 'orders', None,
@@ -174,6 +174,7 @@ def sequences(
     model: RAR, classes, sample: SampleConfig, orders,  # as for `sample_tokens`
 ) -> tuple[torch.Tensor, torch.Tensor]:  # R conditions; orders [1, L] or [R, L]
     "What the model reads: with guidance each image twice, first with its class, then without."
+    check_eval(model)
     config, device = model.config, model.lm_head.weight.device
     condition = config.condition_id(check_classes(classes, config.num_classes))
     orders = final_orders(config) if orders is None else orders
@@ -212,6 +213,7 @@ class SamplingState:
     ) -> torch.Tensor:  # float32 [B, V], guided and divided by the temperature
         "Read the last tokens and predict the next ones."
         model, head = self.model, self.model.lm_head
+        check_step(self.length, model.config.num_tokens)
         if tokens is not None:
             self.entry = model.embeddings(tokens.repeat(2) if self.guided else tokens)[:, None]
         here = slice(self.length, self.length + self.entry.shape[1])
@@ -238,7 +240,7 @@ def textbook_tokens(
     noise: torch.Tensor,  # [B, L] in [0, 1), from `image_noise`
     orders: torch.Tensor | None = None,  # int64 [1, L] or [B, L]; None: the final order
 ) -> torch.Tensor:  # int64 [B, L], in raster order
-    "Sample the tokens of a batch of images (supplement, Table 1), without any haste."
+    "Sample tokens (supplement, Table 1), without any haste; `InvalidValue` for what doesn't fit."
     state, tokens, sampled = SamplingState(model, classes, sample, orders), None, []
     check_noise(noise, (len(classes), model.config.num_tokens))
     with state.autocast(state.precision == 'bf16'):  # so that weights are rounded only once
@@ -324,7 +326,7 @@ def sample_images(
     seed: int = 0,  # image i follows from (seed, i)
     progress: bool = False,  # show a bar
 ) -> torch.Tensor:  # uint8 [N, channels, H, W]
-    "Sample one image for each entry of `classes`, `sample_batch_size` at a time."
+    "Sample an image for each of `classes`, in batches; `InvalidValue` for what doesn't fit."
     classes, was_training = check_classes(classes, model.config.num_classes), model.training
     model.eval()
     batches = torch.arange(len(classes)).split(sample.sample_batch_size)
@@ -342,7 +344,7 @@ def balanced_classes(
     num_samples: Annotated[int, Field(gt=0, le=10**9)],  # N, a multiple of C
     num_classes: PositiveInt,  # C
 ) -> torch.Tensor:  # int64 [N]
-    "Labels of a class-balanced set: N/C times class 0, then class 1, and so on."
+    "Balanced labels: N/C times class 0, then 1, and so on; `InvalidValue` unless C divides N."
     require(num_samples % num_classes == 0, 'num_samples', num_samples,
             f"a multiple of the number of classes, {num_classes}")
     return torch.arange(num_classes).repeat_interleave(num_samples // num_classes)

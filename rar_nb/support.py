@@ -11,12 +11,13 @@ __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed'
            'numbers_within', 'is_permuted', 'is_kind', 'as_checked', 'checked', 'refuse_argument', 'plain',
            'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing', 'usable_path', 'make_folder',
            'write_beside', 'write_json', 'read_json', 'choose_precision', 'float32_products', 'check_sizes',
-           'check_model_sizes', 'check_convolutions', 'check_tensor', 'check_range', 'check_images', 'check_tokens',
-           'check_same_shape', 'check_indices', 'check_image_data', 'usable_device', 'check_inputs', 'check_labels',
-           'check_logits', 'check_length', 'check_share', 'check_data', 'check_classes', 'check_order', 'check_path',
-           'check_rows', 'check_tables', 'check_orders', 'check_noise', 'check_eval', 'check_loss', 'check_pairs',
-           'check_known', 'check_codebook', 'check_distribution', 'check_pixels', 'check_finite_logits',
-           'check_image_sets', 'check_image_labels', 'check_statistics', 'import_torchvision']
+           'check_model', 'check_fixed_sizes', 'check_convolutions', 'check_tensor', 'check_range', 'check_images',
+           'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data', 'usable_device', 'check_inputs',
+           'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data', 'check_classes', 'check_order',
+           'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_noise', 'check_eval', 'check_step',
+           'check_loss', 'check_pairs', 'check_known', 'check_codebook', 'check_distribution', 'check_pixels',
+           'check_finite_logits', 'check_image_sets', 'check_pictures', 'check_compared', 'check_image_labels',
+           'check_statistics', 'pixel_distances', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import errno
@@ -285,7 +286,7 @@ Permutations = Annotated[
 Length = Annotated[int, pydantic.Field(ge=1, le=2**20)]  # of a sequence
 GridSize = Annotated[int, pydantic.Field(ge=1, le=2**10)]
 Utilisation = Annotated[float, pydantic.Field(gt=0, le=1)]  # share of what is possible
-Count = Annotated[int, pydantic.Field(ge=0, le=2**20)]
+Count = Annotated[int, pydantic.Field(ge=0, le=2**24)]  # above ImageNet-21k's images
 
 
 def readable(x: torch.Tensor) -> bool:
@@ -584,18 +585,29 @@ def check_sizes(config):
             f"below image_size = {config.image_size}")
 
 
-def check_model_sizes(config):
-    "Raise `InvalidValue` unless the sizes in a `ModelConfig` fit together."
+def check_model(config, scan_orders: dict):
+    "Raise `InvalidValue` unless a `ModelConfig` has a known order, and sizes that fit together."
     require(config.grid_size**2 == config.num_tokens, 'num_tokens', config.num_tokens,
             "a square number, such as 49 or 256")
     require(config.hidden_size % config.num_heads == 0, 'hidden_size', config.hidden_size,
             f"a multiple of num_heads = {config.num_heads}")
+    require('random' not in scan_orders, 'scan order', 'random', "another name: this one "
+            "stands for an order of each image's own")
+    require_key('final_order', config.final_order, scan_orders | dict(random=None), 'SCAN_ORDERS')
+
+
+def check_fixed_sizes(config, kind, tokenizers: dict):
+    "Raise `InvalidValue` unless a `TokenizerConfig` has the sizes that a tokenizer prescribes."
+    called = next((name for name, one in tokenizers.items() if one is kind), kind.__name__)
+    for name, value in kind.fixed_sizes.items():
+        require(getattr(config, name) == value, name, getattr(config, name),
+                f"{value} for the tokenizer {called!r}")
 
 
 def check_convolutions(config):
     "Raise `InvalidValue` unless convolutions can have the `stride` and `width` of `config`."
     require(config.stride in (2, 4, 8, 16, 32), 'stride', config.stride,
-            f"2, 4, 8, 16 or 32 for a {config.kind!r} tokenizer")
+            "2, 4, 8, 16 or 32, as each layer halves the image")
     require(config.width % 8 == 0, 'width', config.width,
             "a multiple of 8, for the groups that are normalised together")
 
@@ -719,14 +731,18 @@ def check_inputs(
     check_range('orders', orders, 0, length - 1)
 
 
-def check_labels(classes, num_classes: int):
-    "Raise `InvalidValue` unless classes, an int or an integer tensor, are below `num_classes`."
+def check_labels(
+    classes,  # an int or an integer tensor
+    num_classes: int,
+):  # likewise; a tensor is int64, which has room for what is added
+    "`classes`; raises `InvalidValue` unless all are from 0 to `num_classes` - 1."
     if not isinstance(classes, torch.Tensor):
         require_int('class', plain(classes), 0, num_classes - 1)
-        return
+        return plain(classes)
     require(not (classes.is_floating_point() or classes.is_complex()), 'classes', classes,
             "whole numbers")
-    check_range('classes', classes, 0, num_classes - 1, ", the model's classes")
+    check_range('classes', classes.long(), 0, num_classes - 1, ", the model's classes")
+    return classes.long()
 
 
 def check_logits(logits: torch.Tensor, tokens: torch.Tensor):
@@ -839,14 +855,15 @@ def check_orders(
     orders: torch.Tensor,
     batch_size: int,
     num_tokens: int,
+    name: str = 'orders',  # for the message
 ) -> torch.Tensor:  # the same
     "Raise `InvalidValue` unless `orders` is [1, L] or [B, L] and each row is a permutation."
-    require(orders.dtype == torch.int64, 'dtype of orders', orders.dtype, "int64")
+    require(orders.dtype == torch.int64, f'dtype of {name}', orders.dtype, "int64")
     fits = orders.ndim == 2 and len(orders) in (1, batch_size) and orders.shape[1] == num_tokens
-    require(fits, 'shape of orders', tuple(orders.shape),
+    require(fits, f'shape of {name}', tuple(orders.shape),
             f"[1, L] or [B, L] with B = {batch_size} and L = {num_tokens}")
     wrong = (orders.sort(1).values != torch.arange(num_tokens, device=orders.device)).any(1)
-    require(not wrong.any(), 'orders', orders[wrong][:1].tolist(),
+    require(not wrong.any(), name, orders[wrong][:1].tolist(),
             f"permutations of 0 to {num_tokens - 1}")
     return orders
 
@@ -865,9 +882,18 @@ def check_noise(
     return noise
 
 
-def check_eval(model: nn.Module):
-    "Raise `InvalidValue` if `model` is in training mode, where dropout makes its output random."
-    require(not model.training, 'model.training', True, "False: call model.eval() first")
+def check_eval(model: nn.Module, name: str = 'model'):
+    "Raise `InvalidValue` if `model` is in training mode, where its output is another one."
+    require(not model.training, f'{name}.training', True, f"False: call {name}.eval() first")
+
+
+def check_step(
+    length: int,  # entries of the sequence that were read
+    num_tokens: int,  # L
+):
+    "Raise `InvalidValue` if a batch has all its tokens, so that there is nothing to predict."
+    require(length <= num_tokens, 'tokens sampled so far', num_tokens,
+            f"below {num_tokens}, the model's num_tokens: begin again with a new state")
 
 
 def check_loss(
@@ -965,6 +991,26 @@ def check_image_sets(*sets: torch.Tensor, least: int = 1):
                 f"{tuple(sets[0].shape[1:])}, like those that it is compared with")
 
 
+def check_pictures(images: torch.Tensor, channels: int, side: int):
+    "Raise `InvalidValue` unless images are what a network for `channels` and a `side` can see."
+    check_image_sets(images)
+    require(images.shape[1] == channels, 'channels of the images', images.shape[1],
+            f"{channels}, as of those that the classifier was made for")
+    require(min(images.shape[2:]) >= side, 'size of the images', tuple(images.shape[2:]),
+            f"at least {side} × {side} pixels")
+
+
+def check_compared(samples: torch.Tensor, real: torch.Tensor, unseen: torch.Tensor, classifier):
+    "Raise `InvalidValue` unless there are samples and real images enough to be compared."
+    check_image_sets(samples, real, unseen)
+    require(len(samples) >= 2, 'number of samples', len(samples), "at least 2, for a covariance")
+    count = len(real) + len(unseen)
+    require(count >= 4, 'number of real images', count,
+            "at least 4, as halves of them are compared: give more of them, or a larger `most`")
+    if classifier is not None:
+        check_eval(classifier, 'classifier')
+
+
 def check_image_labels(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     labels,  # [N], as for `check_classes`
@@ -973,14 +1019,15 @@ def check_image_labels(
 ) -> torch.Tensor:  # int64 [N]
     "`labels` as a tensor; raises `InvalidValue` unless there is a class for each image."
     check_image_sets(images)
+    device = None if device is None else usable_device(device)
     labels = check_classes(labels, num_classes, device)
     require(len(labels) == len(images), 'number of classes', len(labels),
             f"{len(images)}, one for each image")
     return labels
 
 
-def check_statistics(*clouds):
-    "Raise `InvalidValue` unless all have a finite 'mu' [D] and 'sigma' [D, D], with the same D."
+def check_statistics(*clouds) -> list[dict[str, np.ndarray]]:  # in the most precise of the dtypes
+    "The same; `InvalidValue` unless each has finite 'mu' [D] and 'sigma' [D, D], with equal D."
     for cloud in clouds:
         whole = isinstance(cloud, Mapping) and {'mu', 'sigma'} <= set(cloud)
         require(whole, 'statistics', type(cloud).__name__, "a dictionary with 'mu' and 'sigma'")
@@ -994,6 +1041,18 @@ def check_statistics(*clouds):
         finite = np.isfinite(mu).all() and np.isfinite(sigma).all()
         require(bool(finite), 'mean or covariance of features', 'NaN or infinite',
                 "finite: look for broken images, or for broken weights of what made the features")
+    dtypes = {name: np.result_type(*(np.asarray(cloud[name]) for cloud in clouds))
+              for name in ('mu', 'sigma')}
+    return [{name: np.asarray(cloud[name], dtypes[name]) for name in dtypes} for cloud in clouds]
+
+
+def pixel_distances(
+    images: torch.Tensor,  # uint8 [N, C, H, W]
+    others: torch.Tensor,  # uint8 [M, C, H, W]
+) -> torch.Tensor:  # float64 [N, M], from 0 to 1
+    "Root mean squared differences of pixels, without rounding errors between much alike images."
+    pixels = [x.flatten(1).double() for x in (images, others)]  # which holds their sums exactly
+    return torch.cdist(*pixels) / (255 * math.sqrt(pixels[0].shape[1]))
 
 # %% ../nbs/09_support.ipynb #fa3eec6a
 _DECLARED = None  # keeps the declarations alive: torch drops them with the object

@@ -21,15 +21,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .support import (
+from rar_nb.support import (
     FloatImages, Seed, UInt8Images, UInt8Tensor, ValueRange, Workers, check_convolutions,
-    check_image_data, check_images, check_indices, check_loss, check_same_shape, check_sizes,
-    check_tokens, checked, choose_precision, config, require, require_key, usable_device)
+    check_fixed_sizes, check_image_data, check_images, check_indices, check_loss, check_same_shape,
+    check_sizes, check_tokens, checked, choose_precision, config, require, require_key,
+    usable_device)
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 @checked
 def psnr(a: UInt8Tensor, b: UInt8Tensor) -> float:  # in dB
-    "Peak signal-to-noise ratio over all pixels of two equally large batches; inf if equal."
+    "Peak signal-to-noise ratio over all pixels, inf if equal; `InvalidValue` for unequal shapes."
     check_same_shape(a, b)
     mse = F.mse_loss(a.double() / 255, b.double() / 255).item()
     return -10 * math.log10(mse) if mse > 0 else math.inf
@@ -145,9 +146,7 @@ class Tokenizer(nn.Module):
     @classmethod
     def check_config(cls, config: 'TokenizerConfig'):
         "Raise `InvalidValue` unless this kind can have the sizes of `config`."
-        for name, value in cls.fixed_sizes.items():
-            require(getattr(config, name) == value, name, getattr(config, name),
-                    f"{value} for the tokenizer {config.kind!r}")
+        check_fixed_sizes(config, cls, TOKENIZERS)
 
 # %% ../nbs/01_tokenizer.ipynb #6cb447af
 TOKENIZERS: dict[str, type[Tokenizer]] = {}  # kind: class, which is made from a TokenizerConfig
@@ -162,7 +161,7 @@ class TokenizerConfig:
     image_size: Annotated[int, Field(ge=1, le=2**14)] = 28  # pixels along a side
     channels: Literal[1, 3] = 1  # 1 for grey, 3 for colour
     stride: Annotated[int, Field(ge=1, le=2**14)] = 4  # pixels along a side of a token's patch
-    codebook_size: Annotated[int, Field(ge=2, le=2**20)] = 256  # V, entries of the codebook
+    codebook_size: Annotated[int, Field(ge=2, le=2**16)] = 256  # V, entries of the codebook
     codebook_dim: Annotated[int, Field(ge=1, le=2**12)] = 16  # numbers in an entry of the codebook
     width: Annotated[int, Field(ge=1, le=2**11)] = 64  # channels at the finest resolution
     shifts: NonNegativeInt = 0  # pixels by which 8 further crops are moved; 0 for none
@@ -281,6 +280,7 @@ class TrainableTokenizer(VQTokenizer):
     @checked
     def __init__(self, config: TokenizerConfig):
         super().__init__()
+        self.check_config(config)  # which `config` did for its own kind
         self.config = config
         self.stride, self.channels = config.stride, config.channels
         self.codebook_size = config.codebook_size

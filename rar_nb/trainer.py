@@ -251,11 +251,11 @@ def train(
 @torch.no_grad()
 def validation_loss(
     model: nn.Module,
-    data,  # tokenized images that were not trained on
+    data,  # tokenized images that were not trained on; each is given its own class
     r: Probability,  # 0: the model's final order, 1: random orders
     batch_size: PositiveInt = 250,  # images at a time; the result doesn't depend on it
 ) -> float:  # nats a token
-    "Mean cross-entropy over the first crops of `data`, each with its own class."
+    "Mean cross-entropy over the first crops of `data`; `InvalidValue` if the model doesn't fit."
     check_data(model.config, data)
     was_training = model.training
     model.eval()

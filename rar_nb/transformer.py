@@ -19,7 +19,7 @@ from torch import nn
 from .embeddings import conditioning, position_embedding
 from .orders import SCAN_ORDERS, permute, sample_orders, scan_order
 from .support import (FloatTensor, Int64Tensor, Orders, check_inputs, check_labels,
-                            check_logits, check_model_sizes, checked, config, require, require_key)
+                            check_logits, check_model, checked, config)
 
 # %% ../nbs/04_transformer.ipynb #9a316358
 @config
@@ -29,9 +29,9 @@ class ModelConfig:
 
     Raises `InvalidValue` unless `num_tokens` is a square and `num_heads` divides `hidden_size`."""
 
-    codebook_size: Annotated[int, Field(ge=1, le=2**20)] = 1024  # V, ids an image token can take
+    codebook_size: Annotated[int, Field(ge=1, le=2**16)] = 1024  # V, ids an image token can take
     num_tokens: Annotated[int, Field(ge=1, le=2**16)] = 256  # L, image tokens, a square grid
-    num_classes: Annotated[int, Field(ge=1, le=2**20)] = 1000  # C, classes that can be asked for
+    num_classes: Annotated[int, Field(ge=1, le=2**16)] = 1000  # C, classes that can be asked for
     hidden_size: Annotated[int, Field(ge=1, le=2**15)] = 768  # D, width of the transformer
     num_layers: Annotated[int, Field(ge=1, le=1000)] = 24  # transformer blocks
     num_heads: Annotated[int, Field(ge=1, le=2**15)] = 16  # attention heads of a block
@@ -42,10 +42,7 @@ class ModelConfig:
     adaln: bool = True  # whether class and step steer every block; False: a plain ViT
 
     def __post_init__(self):
-        check_model_sizes(self)
-        require('random' not in SCAN_ORDERS, 'scan order', 'random', "another name: this one "
-                "stands for an order of each image's own")
-        require_key('final_order', self.final_order, SCAN_ORDERS | dict(random=None), 'SCAN_ORDERS')
+        check_model(self, SCAN_ORDERS)
 
     @property
     def grid_size(self) -> int:
@@ -65,10 +62,9 @@ class ModelConfig:
     def condition_id(
         self,
         classes,  # an int or an integer tensor, from 0 to C - 1
-    ):  # like `classes`, from V + 1 to V + C
+    ):  # an int, or an int64 tensor like `classes`; from V + 1 to V + C
         "Rows of the embedding table for class labels."
-        check_labels(classes, self.num_classes)
-        return classes + self.codebook_size + 1
+        return check_labels(classes, self.num_classes) + self.codebook_size + 1
 
     def orders(
         self,
@@ -306,7 +302,7 @@ def rar_loss(
     tokens: Int64Tensor,  # [B, L], in raster order
     orders: Orders,  # int64 [B, L] or [1, L]
 ) -> torch.Tensor:  # float32 [], in nats a token
-    "Mean cross-entropy over all L tokens (equation 3)."
+    "Mean cross-entropy over all L tokens (equation 3); `InvalidValue` if the shapes don't match."
     check_logits(logits, tokens)
     targets = permute(tokens, orders)
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten())

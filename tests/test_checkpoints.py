@@ -774,3 +774,18 @@ def test_loading_spends_no_random_numbers(tmp_path):
     state = torch.get_rng_state()
     RAR.from_pretrained(tmp_path / "rar.safetensors", SMALL)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_tied_weights_are_saved_under_all_their_names(tmp_path):
+    tied = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    tied[1].weight = tied[0].weight
+    save_weights(tied, tmp_path / "tied.safetensors")
+    found = read_weights(tmp_path / "tied.safetensors")
+    assert set(found) == set(tied.state_dict())
+    assert torch.equal(found["0.weight"], tied[0].weight)
+    assert torch.equal(found["1.weight"], tied[0].weight)
+    again = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    again[1].weight = again[0].weight
+    load_weights(again, tmp_path / "tied.safetensors")
+    x = torch.rand(3, 2)
+    assert torch.equal(again(x), tied(x)) and again[1].weight is again[0].weight

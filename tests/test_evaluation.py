@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from rar_nb.data.images import open_data
+from rar_nb import evaluation
+from rar_nb.data.images import Part, open_data
 from rar_nb.evaluation import (
     SmallCNN,
     all_features,
@@ -28,6 +29,7 @@ from rar_nb.evaluation import (
 from rar_nb.reports import report
 from rar_nb.reports.report import DIGITS_CLASSIFIER, DIGITS_HASH, classifier_for
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer, stack_images
+from tests.doors import refuses
 from tests.tools import digits_classifier
 
 
@@ -38,7 +40,7 @@ class PixelFeatures(SmallCNN):
         return images.flatten(1).double()
 
 
-PIXELS = PixelFeatures(channels=1, num_classes=2)
+PIXELS = PixelFeatures(channels=1, num_classes=2).eval()
 
 
 def random_images(n, low, high, seed=0):  # uint8 [n, 1, 2, 2]
@@ -354,3 +356,92 @@ def test_halves_of_the_real_images_are_compared(digits):
     half[spread(200, 100)] = True
     by_hand = proxy_fid(everything[half], everything[~half], digits.classifier)
     assert numbers["proxy_fid_real_against_real"] == pytest.approx(by_hand, rel=1e-3)
+
+
+# What is refused
+
+
+def test_a_classifier_in_training_mode_is_refused(digits):
+    """It would compare the images of a batch with one another, and change itself."""
+    classifier, images = SmallCNN(1, 10).train(), stack_images(digits.validation, range(20))
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    for call in (
+        lambda: predict(classifier, images),
+        lambda: all_features(images, classifier),
+        lambda: proxy_fid(images, images, classifier),
+        lambda: evaluate_samples(
+            images, [0] * 20, digits.tokenizer, digits.train, digits.validation, classifier, most=20
+        ),
+    ):
+        refuses(call, "classifier.training = True is not allowed: it must be False: call")
+    assert all(torch.equal(before[name], t) for name, t in classifier.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "samples, validation, most, words",
+    [
+        (1, 20, 100, "number of samples = 1 is not allowed: it must be at least 2"),
+        (5, 20, 1, "number of real images = 2 is not allowed: it must be at least 4"),
+    ],
+)
+def test_too_few_images_are_refused_before_a_classifier_is_trained(
+    digits, monkeypatch, samples, validation, most, words
+):
+    monkeypatch.setattr(evaluation, "train_classifier", lambda *_, **__: pytest.fail("trained"))
+    images, unseen = stack_images(digits.train, range(samples)), Part(digits.validation, range(20))
+    refuses(
+        lambda: evaluate_samples(
+            images, [0] * samples, digits.tokenizer, digits.train, unseen, most=most
+        ),
+        words,
+    )
+
+
+def test_few_images_are_enough(digits):
+    images, unseen = stack_images(digits.train, [0, 50]), Part(digits.validation, [7, 80])
+    numbers, _ = evaluate_samples(
+        images, [0, 0], digits.tokenizer, digits.train, unseen, digits.classifier, most=2
+    )
+    assert all(math.isfinite(value) for value in numbers.values())
+
+
+def test_images_of_other_channels_or_too_few_pixels_are_refused():
+    classifier, colour = SmallCNN(1, 2).eval(), torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    for call in (
+        lambda: predict(classifier, colour),
+        lambda: proxy_fid(colour, colour, classifier),
+    ):
+        refuses(call, "channels of the images = 3 is not allowed: it must be 1")
+    images = torch.zeros(4, 1, 4, 4, dtype=torch.uint8)
+    refuses(lambda: train_classifier(images[..., 1:], [0] * 4, 2), "at least 4 × 4 pixels")
+    train_classifier(images, [0, 1, 0, 1], 2, epochs=1)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_is_not_there(device):
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    refuses(
+        lambda: train_classifier(images, [0, 1, 0, 1], 2, device=device), f"device = '{device}'"
+    )
+
+
+def test_distance_of_statistics_in_different_precisions():
+    one, other = gaussian([0, 0], np.diag([1, 4])), gaussian([3, 4], np.diag([9, 4]))
+    small = {name: values.astype(np.float32) for name, values in one.items()}
+    assert frechet_distance(small, other) == pytest.approx(29)
+    assert frechet_distance(other, small) == pytest.approx(29)
+
+
+@pytest.mark.parametrize("side", [4, 64])
+def test_a_copy_among_images_much_alike_is_found(side):
+    """Differences of one level in one bright pixel, which products of floats can't tell apart."""
+    image = torch.randint(200, 256, (1, 3, side, side), generator=torch.manual_seed(0)).byte()
+    reference = image.repeat(100, 1, 1, 1)
+    reference[:, 0, 0, 0] -= 1 + torch.arange(100, dtype=torch.uint8) % 7
+    reference[63] = image[0]
+    for batch_size in (7, 250):
+        indices, distances = nearest(image.repeat(10, 1, 1, 1), reference, batch_size)
+        assert indices.tolist() == [63] * 10 and distances.tolist() == [0.0] * 10
+    indices, distances = nearest(image, reference[:63])
+    expected = 1 / 255 / math.sqrt(3 * side**2)
+    assert indices.item() % 7 == 0 and distances.item() == pytest.approx(expected)

@@ -1226,3 +1226,49 @@ def test_a_tensor_arrives_as_it_was(device):
     if device == "cuda":
         x.zero_()
     assert arrive().device.type == "cpu" and torch.equal(arrive(), expected)
+
+
+# What Part and ImageData refuse
+
+
+@pytest.mark.parametrize(
+    "indices, words",
+    [
+        (np.arange(5000) % 2 == 0, "bool [5000] of True, False, True, False"),
+        (torch.arange(5000) == 3, "bool [5000]"),
+        ([0.9, 1.9], "float64 [2] of 0.9, 1.9"),
+        ([[0, 1], [2, 3]], "int64 [2, 2]"),
+        (3, "int64 []"),
+    ],
+)
+def test_a_part_takes_whole_numbers_only(indices, words):
+    """A mask would be read as the numbers 0 and 1."""
+    with pytest.raises(InvalidValue, match="np.flatnonzero makes them of a mask") as error:
+        images_module.Part(ImageData(Digits()), indices)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "indices", [[7, 3], (7, 3), np.array([7, 3], np.uint8), torch.tensor([7, 3])]
+)
+def test_a_part_takes_any_list_of_numbers(indices):
+    data = ImageData(Digits())
+    part = images_module.Part(data, indices)
+    assert part.indices.tolist() == [7, 3] and torch.equal(part[1][0], data[3][0])
+    assert len(images_module.Part(data, [])) == 0
+
+
+def test_colour_behind_grey_images_is_refused():
+    """Unless somebody said that it may be dropped; grey that is stored as RGB is grey."""
+
+    class Mixed(list):
+        classes, targets = ["a", "b"], [0, 1, 0, 1]
+
+    grey, red = Image.new("L", (4, 4), 100), Image.new("RGB", (4, 4), (255, 0, 0))
+    source = Mixed([(grey, 0), (grey, 1), (red, 0), (grey.convert("RGB"), 1)])
+    data = ImageData(source)
+    assert data.channels == 1 and data[3][0].unique().tolist() == [100]
+    with pytest.raises(InvalidValue, match="image 2 = 'colour' .*channels=3 .*channels=1 to drop"):
+        data[2]
+    assert ImageData(source, channels=1)[2][0].unique().tolist() == [76]
+    assert ImageData(source, channels=3)[2][0].shape == (3, 4, 4)

@@ -310,3 +310,12 @@ def test_doors(call, words):
 def test_a_registered_function_that_gives_no_order_is_named(monkeypatch, order):
     monkeypatch.setitem(SCAN_ORDERS, "mine", order)
     refuses(lambda: scan_order("mine", 2), "scan order 'mine' = ")
+
+
+@pytest.mark.parametrize("final", [torch.arange(5)[None], torch.arange(4).expand(3, 4)])
+def test_a_final_order_of_another_shape(final):
+    refuses(lambda: sample_orders(2, 4, 0.5, final=final), "shape of final = ")
+
+
+def test_orders_of_as_many_images_as_imagenet_has():
+    assert sample_orders(1_281_167, 1, 0.0).shape == (1_281_167, 1)

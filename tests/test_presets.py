@@ -710,3 +710,12 @@ def test_sizes_are_seen_in_the_shapes(name):
 def test_wrong_types_are_named(call, name):
     with pytest.raises(ValueError, match=f"^{name} = "):
         call()
+
+
+def test_a_shorter_run_stays_valid_whatever_is_rounded():
+    """7 · (0.9 / 7) is a little more than 0.9."""
+    base = override(get_preset("tiny"), epochs=7, warmup_epochs=7)
+    assert override(base, epochs=0.9).train.warmup_epochs == 0.9
+    for epochs in (k / 100 for k in range(30, 3000, 7)):
+        train = override(base, epochs=epochs).train
+        assert train.warmup_epochs == pytest.approx(epochs) and train.warmup_epochs <= epochs

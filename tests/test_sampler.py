@@ -640,3 +640,31 @@ def test_wrong_plans(model, change, message):
 def test_a_plan_is_a_plan(model, plan):
     with pytest.raises(InvalidValue, match="plan = .* must be a Plan"):
         fast_state(model, [0], SAMPLE, plan=plan)
+
+
+def test_a_model_in_training_mode_is_refused_by_both_samplers():
+    """With dropout the textbook's tokens would be random, and the fast sampler's not."""
+    model, noise = make_model().train(), image_noise(0, [0, 1], 16)
+    for call in (
+        lambda: SamplingState(model, [0, 1], SAMPLE),
+        lambda: fast_state(model, [0, 1], SAMPLE),
+        lambda: textbook_tokens(model, [0, 1], SAMPLE, noise),
+        lambda: sample_tokens(model, [0, 1], SAMPLE, noise),
+        lambda: sample_batch(model, GreyTokenizer(), [0, 1], [0], SAMPLE, 0),
+    ):
+        with pytest.raises(
+            InvalidValue, match=r"model.training = True .*call model.eval\(\) first"
+        ):
+            call()
+    assert model.training and len(sample_images(model, GreyTokenizer(), [0], SAMPLE)) == 1
+
+
+@both
+def test_nothing_is_predicted_after_the_last_token(model, kind):
+    state, tokens = kind(model, [0, 3], SAMPLE), None
+    with torch.no_grad():
+        for _ in range(16):
+            assert state.next_logits(tokens).isfinite().all()
+            tokens = torch.tensor([1, 2])
+        with pytest.raises(InvalidValue, match="tokens sampled so far = 16 .*begin again"):
+            state.next_logits(tokens)

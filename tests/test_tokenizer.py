@@ -434,3 +434,9 @@ def test_training_a_tokenizer_is_a_door(change, words):
     tokenizer = make_tokenizer(TokenizerConfig(image_size=16, width=8, vq_steps=1))
     good = dict(tokenizer=tokenizer, data=ImageData(Digits(), 16), progress=False)
     refuses(lambda: train_tokenizer(**good | change), words)
+
+
+def test_tokens_fit_into_16_bits():
+    """As they are stored: a trained tokenizer's tokens would be refused after the work."""
+    assert TokenizerConfig("grey", codebook_size=2**16).codebook_size == 2**16
+    refuses(lambda: TokenizerConfig("grey", codebook_size=2**16 + 1), "codebook_size = 65537")

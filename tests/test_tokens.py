@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 import rar_nb.data.tokens as tokens_module
-from rar_nb.data.images import open_data
+from rar_nb.data.images import Digits, ImageData, Part, open_data
 from rar_nb.data.tokens import (
     TokenData,
     content_hash,
@@ -772,3 +772,35 @@ def test_pretokenize_is_encode_of_every_crop():
     grids = made.tokens.view(500, 9, 7, 7)  # moving by a whole patch moves the tokens
     assert torch.equal(grids[:, 1, :-1, :-1], grids[:, 0, 1:, 1:])  # neighbour 1 goes up and left
     assert torch.equal(grids[:, 8, 1:, 1:], grids[:, 0, :-1, :-1])  # neighbour 8 down and right
+
+
+def test_leftover_shards_stop_an_attempt_at_its_start(tmp_path, monkeypatch):
+    """Not after all its work, and with the remedy."""
+    data = made_tokens(n=9, crops=1)
+    path = write_lines(tmp_path / "x.jsonl", [*good_lines(data), "oops"])
+    with pytest.raises(InvalidValue, match="line 10"):
+        convert_jsonl(path, tmp_path / "t", 1024, crops=1, shard_images=2)
+    write_lines(path, good_lines(data))
+    with monkeypatch.context() as patched:
+        patched.setattr(tokens_module, "write_shard", lambda *a: pytest.fail("written"))
+        with pytest.raises(InvalidValue, match="shard_images = 5 .*be 2, like the 4 .*or delete"):
+            convert_jsonl(path, tmp_path / "t", 1024, crops=1, shard_images=5)
+        with pytest.raises(InvalidValue, match="number 0 to 0 at most.*delete shards of an earl"):
+            data.save(tmp_path / "t", 1024, 5)
+    found = convert_jsonl(path, tmp_path / "t", 1024, crops=1, shard_images=2)
+    assert torch.equal(found.tokens, data.tokens)
+
+
+def test_leftover_shards_of_a_longer_file_are_named_with_the_remedy(tmp_path):
+    data = made_tokens(n=9, crops=1)
+    path = write_lines(tmp_path / "x.jsonl", [*good_lines(data), "oops"])
+    with pytest.raises(InvalidValue, match="line 10"):
+        convert_jsonl(path, tmp_path / "t", 1024, crops=1, shard_images=2)
+    write_lines(path, good_lines(data)[:4])
+    with pytest.raises(InvalidValue, match="number 0 to 1, and no others; delete shards of an ear"):
+        convert_jsonl(path, tmp_path / "t", 1024, crops=1, shard_images=2)
+
+
+def test_no_images_to_tokenize():
+    with pytest.raises(InvalidValue, match="number of images = 0"):
+        pretokenize(GreyTokenizer(), Part(ImageData(Digits()), []))

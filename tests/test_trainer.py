@@ -462,3 +462,13 @@ def test_a_batch_is_a_door(data, change, words):
 )
 def test_doors(call, words):
     refuses(call, words)
+
+
+def test_validation_loss_of_more_than_a_million_images():
+    """ImageNet has 1,281,167 in its training set."""
+    count = 2**20 + 1
+    data = TokenData(np.zeros((count, 1, 1), np.uint16), np.zeros(count, np.uint16))
+    model = RAR(ModelConfig(8, 1, 3, 8, 1, 1, 8)).eval()
+    short = TokenData(np.zeros((1, 1, 1), np.uint16), np.zeros(1, np.uint16))
+    expected = validation_loss(model, short, 0.0)
+    assert validation_loss(model, data, 0.0, batch_size=2**16) == pytest.approx(expected, rel=1e-4)

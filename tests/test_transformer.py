@@ -417,3 +417,16 @@ def test_compiled_code_skips_the_checks():
 
     compiled = torch.compile(whole, backend="eager", fullgraph=True)
     assert torch.equal(compiled(*inputs(0, 2)), whole(*inputs(0, 2)))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32])
+def test_rows_of_classes_do_not_wrap_around(dtype):
+    rows = ModelConfig().condition_id(torch.tensor([0, 5, 127], dtype=dtype))
+    assert rows.dtype == torch.int64 and rows.tolist() == [1025, 1030, 1152]
+
+
+@pytest.mark.parametrize("name", ["codebook_size", "num_classes"])
+def test_tokens_and_labels_fit_into_16_bits(name):
+    """As they are stored: what goes beyond would be refused after the work."""
+    assert getattr(ModelConfig(**{name: 2**16}), name) == 2**16
+    refuses(lambda: ModelConfig(**{name: 2**16 + 1}), f"{name} = 65537 is not allowed")

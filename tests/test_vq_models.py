@@ -25,6 +25,7 @@ from rar_nb.pretrained.vq_models import (
     ResidualBlock,
     group_norm,
 )
+from rar_nb.support import InvalidValue
 from rar_nb.tokenizer import (
     TOKENIZERS,
     ConvVQ,
@@ -307,3 +308,24 @@ def test_training_in_bf16_keeps_the_codebook_in_float32():
     losses = train_tokenizer(tokenizer, data, progress=False)
     assert np.isfinite(losses).all()
     assert {t.dtype for t in tokenizer.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "cls, change, words",
+    [
+        (MaskGITVQ, dict(channels=3, image_size=32), "stride = 4 .* 16 for the tokenizer 'maskgit"),
+        (LlamaGenVQ, dict(channels=3, stride=16, image_size=32), "codebook_size = 256 .* 16384"),
+        (ConvVQ, dict(kind="grey", stride=7), "stride = 7 .*2, 4, 8, 16 or 32"),
+        (ConvVQ, dict(kind="grey", stride=1), "stride = 1 "),
+        (ConvVQ, dict(kind="grey", width=12), "width = 12 .*multiple of 8"),
+        (VQGAN, dict(kind="grey", stride=7), "stride = 7 .*2, 4, 8, 16 or 32"),
+    ],
+)
+def test_a_class_checks_the_configuration_of_another_kind(cls, change, words):
+    """`TokenizerConfig` has checked what its own kind can have."""
+    with pytest.raises(InvalidValue, match=words):
+        cls(TokenizerConfig(**change))
+
+
+def test_a_configuration_of_another_kind_that_fits():
+    assert VQGAN(TokenizerConfig(width=8)).codebook_size == 256

@@ -6,9 +6,10 @@
 __all__ = ['DATA', 'DIGITS', 'DIGITS_SHA256', 'FORMATS', 'MAX_PIXELS', 'GREY_MODES', 'IMAGE_ENDINGS', 'LITTER', 'ARRANGEMENT',
            'VALIDATION', 'SPLITS', 'TORCHVISION', 'Digits', 'on_white', 'grey_16', 'to_rgb', 'printable', 'file_type',
            'open_image', 'open_sound_image', 'upright', 'load_rgb', 'center_crop', 'ten_crop_size', 'ten_crop',
-           'check_targets', 'ImageData', 'Part', 'split_validation', 'is_hidden', 'named_as_image', 'list_folder',
-           'find_images', 'some', 'class_images', 'ImageFolder', 'split_folders', 'open_folder', 'open_torchvision',
-           'open_data', 'Readable', 'failures', 'check_readable', 'images_hash', 'ahead', 'to_host', 'one_behind']
+           'is_colourless', 'check_targets', 'ImageData', 'Part', 'split_validation', 'is_hidden', 'named_as_image',
+           'list_folder', 'find_images', 'some', 'class_images', 'ImageFolder', 'split_folders', 'open_folder',
+           'open_torchvision', 'open_data', 'Readable', 'failures', 'check_readable', 'images_hash', 'ahead', 'to_host',
+           'one_behind']
 
 # %% ../../nbs/20_images.ipynb #f2eac919
 import hashlib
@@ -210,7 +211,9 @@ def ten_crop(
     images: Images,  # [B, C, H, W], H and W at least `size`; published: `ten_crop_size(size)`
     size: int,  # pixels along a side of a crop
 ) -> torch.Tensor:  # [B, 10, C, size, size]
-    "Four corners and the centre, then the same of the mirrored image (torchvision's `TenCrop`)."
+    """Four corners and the centre, then the same of the mirrored image (torchvision's `TenCrop`).
+
+    Raises `InvalidValue` if the images are smaller than `size`."""
     require_int('size', size, 1)
     sides = tuple(images.shape[-2:])
     h, w = sides[0] - size, sides[1] - size
@@ -226,6 +229,12 @@ def ten_crop(
 GREY_MODES = ('1', 'L', 'LA', 'I', 'I;16', 'I;16L', 'I;16B', 'I;16N')  # Pillow's, without colour
 
 
+def is_colourless(image: Image.Image) -> bool:
+    "Whether the channels of an image of mode 'RGB' or 'L' are alike."
+    channels = image.split()
+    return all(channel.tobytes() == channels[0].tobytes() for channel in channels[1:])
+
+
 def check_targets(targets: np.ndarray, num_images: int, num_classes: int):
     "Raise `InvalidValue` unless there is one class from 0 to `num_classes` - 1 for each image."
     require(targets.shape == (num_images,), 'shape of targets', targets.shape,
@@ -236,13 +245,16 @@ def check_targets(targets: np.ndarray, num_images: int, num_classes: int):
 
 
 class ImageData(Dataset):
-    "Images of one size: item i is (uint8 tensor [channels, size, size], class from 0 to C - 1)."
+    """Images of one size: item i is (uint8 tensor [channels, size, size], class from 0 to C - 1).
+
+    Raises `InvalidValue` for a source without classes, an image of another size, or one in colour
+    where `channels` was left out and the first ones are grey."""
 
     def __init__(
         self,
         source,  # items (Pillow image, class), with `classes` and `targets`, as torchvision's have
         size: int | None = None,  # pixels along a side; None: the images are squares of one size
-        channels: int | None = None,  # 1 or 3; None: 1 if one image of each class is grey
+        channels: int | None = None,  # 1 or 3; None: 1 if the first image of each class is grey
     ):
         described = hasattr(source, 'classes') and hasattr(source, 'targets')
         require(described, 'source', type(source).__name__,
@@ -258,6 +270,7 @@ class ImageData(Dataset):
             require_int('image_size', size, 1, math.isqrt(MAX_PIXELS))
         self.size: int = source[0][0].width if size is None else size
         self.channels = channels or (1 if self.is_grey() else 3)
+        self.drops_colour = channels == 1  # as asked for; otherwise colour is a surprise
 
     def is_grey(self) -> bool:
         "Whether the first image of each class has no colour."
@@ -278,7 +291,10 @@ class ImageData(Dataset):
         if self.channels == 3 or image.mode != 'L' or image.has_transparency_data:
             image = to_rgb(image)  # the others are grey of 8 bits already
         if self.channels == 1:
-            image = image.convert('L')  # exact: all three channels are alike
+            require(self.drops_colour or is_colourless(image), f'mode of {self.name(i)}', 'colour',
+                    "grey, like the first image of each class: give channels=3 to keep colours, "
+                    "or channels=1 to drop them")
+            image = image.convert('L')  # exact for grey: all three channels are alike
         if self.resize:
             image = center_crop(image, self.size, self.name(i))
         require(image.size == (self.size, self.size), f'size of {self.name(i)}', image.size,
@@ -289,7 +305,7 @@ class ImageData(Dataset):
 
 # %% ../../nbs/20_images.ipynb #398db7e9
 class Part(Dataset):
-    "Some images of an `ImageData`, with the same attributes."
+    "Some images of an `ImageData`, with the same attributes. `InvalidValue` for wrong numbers."
 
     def __init__(
         self,
@@ -297,7 +313,10 @@ class Part(Dataset):
         indices,  # int [n], which images of `data`
     ):
         self.data = data
-        self.indices = np.asarray(indices, dtype=np.int64)
+        given = np.asarray(indices)
+        whole = given.ndim == 1 and (given.dtype.kind in 'iu' or given.size == 0)
+        require(whole, 'indices', given, "[n] whole numbers; np.flatnonzero makes them of a mask")
+        self.indices = given.astype(np.int64)
         inside = self.indices.size == 0 or (self.indices.min() >= 0
                                             and self.indices.max() < len(data))
         require(inside, 'indices', indices, f"from 0 to {len(data) - 1}")

@@ -34,8 +34,14 @@ Module = TypeVar('Module', bound=nn.Module)
 # %% ../../nbs/30_checkpoints.ipynb #d55a11a9
 @checked
 def save_weights(module: nn.Module, path: Path | str):
-    "Write the state of `module` as safetensors, in one step."
-    state = {name: t.contiguous().cpu() for name, t in module.state_dict().items()}
+    "Write the state of `module` as safetensors, in one step; tied weights under all their names."
+    state: dict[str, torch.Tensor] = {}
+    seen = set()  # safetensors wants memory of its own for each name
+    for name, tensor in module.state_dict().items():
+        tensor = tensor.contiguous().cpu()
+        place = tensor.untyped_storage().data_ptr()
+        state[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
     with write_beside(path) as beside:
         save_file(state, beside)
 

@@ -10,6 +10,7 @@ __all__ = ['MODELS', 'SAMPLING', 'TRACKERS', 'PARTS', 'PRESETS', 'GUESSED_GUIDAN
            'sizes_of', 'check_sizes']
 
 # %% ../../nbs/32_presets.ipynb #9375ae83
+import math
 import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -139,7 +140,7 @@ def override(
     changes: dict | None = None,  # field name: new value, which may be None if the field may
     **values,  # field name = new value; None leaves a field as it is
 ) -> RunConfig:  # a new run; the one given is unchanged
-    "Replace fields of `run` or of its parts by name."
+    "Replace fields of `run` or of its parts by name; `InvalidValue` for what they don't allow."
     values = chosen_values(changes, values)
     names = {part: {f.name for f in fields(kind)} for part, kind in PARTS.items()}
     own = {f.name for f in fields(run)} - set(PARTS)
@@ -150,7 +151,8 @@ def override(
         train = replace(run.train, epochs=values['epochs'], warmup_epochs=0)  # checks the value
         share = train.epochs / run.train.epochs
         for name in ('warmup_epochs', 'anneal_start', 'anneal_end'):
-            values.setdefault(name, share * getattr(run.train, name))
+            most = train.epochs if name == 'warmup_epochs' else math.inf  # against rounding
+            values.setdefault(name, min(most, share * getattr(run.train, name)))
     changed = {name: values[name] for name in own & set(values)}
     for part in PARTS:
         chosen = {name: values[name] for name in names[part] & set(values)}
@@ -165,7 +167,7 @@ def get_preset(
     changes: dict | None = None,  # as for `override`
     **values,  # as for `override`
 ) -> RunConfig:
-    "The preset `name` with `changes` and `values`."
+    "The preset `name` with `changes` and `values`; `InvalidValue` as `override`, or if unknown."
     require(name in PRESETS, 'preset', name, "one of " + ", ".join(PRESETS))
     return override(PRESETS[name], changes, **values)
 
@@ -344,7 +346,7 @@ class RunFile(TypedDict):
 def load_run_config(
     path: Path | str,  # of a `config.json`
 ) -> RunConfig:
-    "Read what `save_run_config` wrote; the error names the file if it is missing or damaged."
+    "Read what `save_run_config` wrote; `InvalidValue` names a file that is missing or damaged."
     remedy = "a run's folder holds its configuration as config.json: give that one"
     values = cast(dict[str, Any], read_json(path, RunFile, remedy))
     if 'devices' not in values:  # until November 2026 these fields stood in `train`
@@ -403,7 +405,9 @@ def model_of(
     preset: str | ModelConfig | None = None,  # as for `RAR.from_pretrained`
     filename: str | None = None,  # as for `RAR.from_pretrained`
 ) -> tuple[ModelConfig, str]:  # sizes, and the name of the file with the weights
-    "What `RAR.from_pretrained` is to build, and where its weights are."
+    """What `RAR.from_pretrained` is to build, and where its weights are.
+
+    Raises `InvalidValue` for an unknown preset, and for sizes without a published file."""
     path = Path(os.path.expanduser(source))
     config = config_beside(path)
     if preset is None and config is not None:

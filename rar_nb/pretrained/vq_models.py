@@ -144,6 +144,8 @@ class Quantize(nn.Module):
 class MaskGITVQ(VQTokenizer):
     """MaskGIT's tokenizer (Chang et al. 2022) as RAR uses it: images in [0, 1], stride 16,
     1,024 codes. Without released weights its tokens mean nothing.
+
+    Raises `InvalidValue` for a configuration with other sizes.
     """
 
     fixed_sizes: dict[str, Any] = dict(channels=3, stride=16, codebook_size=1024,
@@ -152,6 +154,7 @@ class MaskGITVQ(VQTokenizer):
     def __init__(self, config: TokenizerConfig | None = None):  # None: `MASKGIT_VQ`
         super().__init__()
         config = config or MASKGIT_VQ
+        self.check_config(config)
         self.stride = config.stride
         self.codebook_size = config.codebook_size
         self.channels = config.channels
@@ -314,6 +317,8 @@ class VQGANDecoder(nn.Module):
 class LlamaGenVQ(VQTokenizer):
     """LlamaGen's tokenizer (Sun et al. 2024): images in [−1, 1], stride 16, 16,384 codes of
     length 1. Without released weights its tokens mean nothing.
+
+    Raises `InvalidValue` for a configuration with other sizes.
     """
 
     value_range = (-1.0, 1.0)
@@ -323,6 +328,7 @@ class LlamaGenVQ(VQTokenizer):
     def __init__(self, config: TokenizerConfig | None = None):  # None: `LLAMAGEN_VQ`
         super().__init__()
         config = config or LLAMAGEN_VQ
+        self.check_config(config)
         self.stride = config.stride
         self.codebook_size = config.codebook_size
         self.channels = config.channels

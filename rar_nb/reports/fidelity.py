@@ -60,10 +60,7 @@ Statistics = Mapping[str, np.ndarray]  # of features: mean 'mu' [D] and covarian
 
 def fid(one: Statistics, other: Statistics) -> float:
     "Fréchet distance between two Gaussians; FID is the one between Inception's features."
-    check_statistics(one, other)
-    dtype = {name: np.result_type(one[name], other[name]) for name in ('mu', 'sigma')}
-    pair = [{name: np.asarray(statistics[name], dtype[name]) for name in ('mu', 'sigma')}
-            for statistics in (one, other)]  # torch-fidelity wants equal dtypes
+    pair = check_statistics(one, other)
     return fid_statistics_to_metric(*pair, verbose=False)[KEY_METRIC_FID]
 
 

@@ -57,15 +57,15 @@ LATER = {  # younger
     "model.target_aware",
     "model.adaln",
 }
-SIZES = {  # no machine has memory for a generator or tokenizer with more than this
-    "model.codebook_size": 10**9,
+SIZES = {  # no machine has memory for more than this; tokens and labels are stored in 16 bits
+    "model.codebook_size": 2**16,
     "model.num_tokens": 10**9,
-    "model.num_classes": 10**9,
+    "model.num_classes": 2**16,
     "model.hidden_size": 10**6,
     "model.num_layers": 10**5,
     "model.mlp_size": 10**9,
     "tokenizer.width": 10**7,
-    "tokenizer.codebook_size": 10**9,
+    "tokenizer.codebook_size": 2**16,
     "tokenizer.codebook_dim": 10**9,
 }
 
@@ -99,7 +99,7 @@ def is_number(value) -> bool:
 
 
 def too_large(field: str, value) -> bool:
-    """Whether no machine can build what has this size."""
+    """Whether nothing of this size can be built, or its tokens stored."""
     return field in SIZES and is_int(value) and value > SIZES[field]
 
 
