@@ -373,9 +373,12 @@ def test_without_compiled_loops_torch_does_the_work(fresh, kind, monkeypatch, tm
     assert not [*fresh.glob("tmp*")]  # nothing half done is left behind
 
 
-@pytest.mark.parametrize("text", [
-    "exit 3", "echo no OpenMP >&2; [ $1 = --version ]",
-    'while [ "$1" != -o ]; do [ $# = 1 ] && exit; shift; done; echo no library > "$2"'])  # fmt: skip
+WRITE = 'while [ "$1" != -o ]; do [ $# = 1 ] && exit; shift; done;'  # to "$2"
+
+
+@pytest.mark.parametrize(
+    "text", ["exit 3", "echo no OpenMP >&2; [ $1 = --version ]", f'{WRITE} echo nothing > "$2"']
+)
 def test_another_compiler_is_tried_where_one_fails(fresh, text, monkeypatch, tmp_path):
     """It may not start, not compile, or make something that cannot be loaded."""
     usual = compiled.compiler()
@@ -445,7 +448,7 @@ def test_compiled_once_and_found_again(fresh, monkeypatch):
 
 @pytest.mark.parametrize("change", ["processor", "SOURCE", "FLAGS", "head_dim", "compiler"])
 def test_a_file_belongs_to_what_it_was_made_of(fresh, change, monkeypatch, tmp_path):
-    write_any_file = 'while [ "$1" != -o ]; do [ $# = 1 ] && exit; shift; done; cat > "$2"'
+    write_any_file = f'{WRITE} cat > "$2"'
     monkeypatch.setenv("CXX", script(tmp_path, write_any_file))
     first, head_dim = compile_kernels(8, fresh), 8
     if change == "processor":
@@ -524,6 +527,22 @@ def test_compiled_linears_are_linears(dtype, rows, width, out, gelu, seed):
     step = 2.0**-8 if dtype == torch.bfloat16 else 2e-6  # bf16 is rounded once, at the end
     assert found.dtype == dtype and found.shape == (rows, out)
     torch.testing.assert_close(found.double(), expected, rtol=step, atol=2 * step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
+def test_linears_of_weights_with_gaps(dtype):
+    """A transposed weight, and a bias of every other number."""
+    x, weight, bias, expected = a_linear(dtype, 6, 70, 40, False, 0)
+    weight, bias = weight.t().contiguous().t(), bias.repeat_interleave(2)[::2]
+    linears = [
+        PlainLinear(weight, bias, 6),
+        CompiledLinear(weight, bias, 6, kernels=kernels_for(8)),
+    ]
+    if can_pack(dtype):
+        linears.append(PackedLinear(weight, bias, 6))
+    step = 2.0**-7 if dtype == torch.bfloat16 else 1e-5
+    for linear in linears:
+        torch.testing.assert_close(linear(x).double(), expected, rtol=step, atol=step)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
