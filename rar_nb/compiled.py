@@ -189,7 +189,7 @@ def compile_source(
     **constants: int,  # that the source uses, by name
 ) -> Path:
     "The compiled source, perhaps of an earlier time. Raises `OSError` if that is impossible."
-    return try_compilers(partial(compile_by, source=source, folder=folder, **constants))
+    return try_compilers(lambda program: compile_by(program, source, folder, **constants))
 
 # %% ../nbs/34_compiled.ipynb #comp0018
 FAILURES: list[str] = []  # of all compilers together, in this process; the first one is told
@@ -218,7 +218,7 @@ def load_source(
     "The compiled functions of `source`; None, with the reason, where they cannot be compiled."
     try:
         library, path = try_compilers(
-            partial(load_by, source=source, folder=cache_folder(), **constants))
+            lambda program: load_by(program, source, cache_folder(), **constants))
         return library, f"compiled: {path}"
     except (OSError, RuntimeError) as error:
         if compiler() is not None and not FAILURES:  # one that isn't there needs no warning

@@ -187,8 +187,7 @@ def attend_head(
     k_bias = tl.load(norms + 3 * SIZE + column, inside, other=0.0)
     wait_for_others(EARLY)
     newest = qkv + (3 * row * heads + head) * SIZE + column
-    q = tl.load(newest, inside, other=0.0).to(tl.float32)
-    q = head_norm(q, q_weight, q_bias, inside, SIZE)
+    q = head_norm(tl.load(newest, inside, other=0.0).to(tl.float32), q_weight, q_bias, inside, SIZE)
     k = tl.load(newest + heads * SIZE, inside, other=0.0).to(tl.float32)
     k = head_norm(k, k_weight, k_bias, inside, SIZE).to(keys.dtype.element_ty)
     v = tl.load(newest + 2 * heads * SIZE, inside, other=0.0).to(values.dtype.element_ty)
