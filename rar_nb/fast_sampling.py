@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['DEFAULT_PLAN', 'KEPT', 'Plan', 'check_plan', 'BlockWeights', 'rounded', 'norm_weights', 'block_weights',
            'ModelWeights', 'modulation', 'table_rows', 'fill_block', 'fill_head', 'has_usual_blocks', 'choose_kernels',
-           'span_step', 'on_device', 'FastStep', 'FastState', 'version_of', 'kept_state', 'keep', 'forget']
+           'span_step', 'on_device', 'FastStep', 'FastState', 'contents_of', 'version_of', 'kept_state', 'keep',
+           'forget']
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0004
 import math
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import partial, reduce
 from itertools import chain
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -66,8 +67,9 @@ class BlockWeights(NamedTuple):
 
 
 def rounded(linear: nn.Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    "Weight and bias of a linear as `dtype`; not copied if they are of that type."
-    return linear.weight.detach().to(dtype), linear.bias.detach().to(dtype)
+    "Weight and bias of a linear as `dtype`, without gaps; not copied if that is what they are."
+    weight, bias = linear.weight.detach(), linear.bias.detach()
+    return weight.to(dtype).contiguous(), bias.to(dtype).contiguous()
 
 
 def norm_weights(first: nn.LayerNorm, second: nn.LayerNorm) -> torch.Tensor:  # [4, width]
@@ -114,7 +116,7 @@ class ModelWeights:
             self.adaln = adaln_kind(*rounded(final.adaLN_modulation[1], dtype))
         self.norm_final = final.norm_final
         head_kind = choose(head.weight.dtype, rows)[0]
-        self.head = head_kind(head.weight.detach(), head.bias.detach(), rows)
+        self.head = head_kind(*rounded(head, head.weight.dtype), rows)
 
     def in_order(self) -> list[PlainLinear]:
         "The products of a step, one after the other."
@@ -242,7 +244,7 @@ class FastStep(nn.Module):
         self.position_tables = own, target
         if timesteps is None:  # nothing depends on them
             timesteps = torch.zeros_like(own)
-        self.timesteps = timesteps.squeeze(0)
+        self.timesteps = timesteps.squeeze(0).contiguous()
         self.rows, self.capacity = rows, config.num_tokens + 2
         self.span_step = span_step(plan, device, kernels is not None) or self.capacity
         choose: Callable = partial(
@@ -486,8 +488,10 @@ class FastState(nn.Module):
             graph = self.graphs[span]
             if graph is None:
                 self.graphs[span] = graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):  # records, but computes nothing yet
-                    self(span)
+                # Other threads may wait for events meanwhile, as those that write images do. In
+                # any other mode than this one, that would break the recording off.
+                with torch.cuda.graph(graph, capture_error_mode='thread_local'):
+                    self(span)  # recorded, but not computed yet
             graph.replay()
 
 # %% ../nbs/62_fast_sampling.ipynb #fast0018
@@ -497,10 +501,19 @@ KEPT: WeakKeyDictionary[RAR, FastState] = WeakKeyDictionary()  # states that nob
 register_optimizer_step_post_hook(lambda optimizer, args, kwargs: KEPT.clear())
 
 
+@torch.no_grad()
+def contents_of(weights: list[torch.Tensor]) -> list[float]:
+    "Norm and largest number of each: hardly any change of the numbers leaves both as they are."
+    dtype = reduce(torch.promote_types, (p.dtype for p in weights), torch.float32)
+    norms, largest = torch._foreach_norm(weights, 2, dtype), torch._foreach_max(weights)
+    return torch.stack([*norms, *largest]).tolist()  # waits for the device, once
+
+
 def version_of(model: RAR) -> tuple:
     "What changes when a weight is changed, or replaced by another."
-    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version)
-                 for p in model.parameters())
+    weights = [*model.parameters()]
+    counted = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in weights]
+    return *counted, *contents_of(weights)
 
 
 def kept_state(

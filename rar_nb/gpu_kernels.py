@@ -6,7 +6,7 @@
 __all__ = ['constexpr', 'FEW', 'compiled', 'wait_for_others', 'starting', 'normalised', 'norm_row', 'modulated_norm',
            'take_in_half', 'take_in_norms', 'head_norm', 'look', 'attend_head', 'attend_step', 'fetch', 'finish',
            'multiply_two', 'FewRowsLinear', 'read_ahead', 'choose_linear', 'check_triton', 'differences', 'GPUKernels',
-           'unused', 'load_gpu_kernels']
+           'unused', 'kernels_on', 'load_gpu_kernels']
 
 # %% ../nbs/61_gpu_kernels.ipynb #bef62b5f
 import os
@@ -53,10 +53,10 @@ def wait_for_others(EARLY: constexpr):
 
 
 @cache
-def starting() -> dict[str, bool]:  # options for each launch
-    "Whether kernels start early on this machine."
+def starting(device: torch.device) -> dict[str, bool]:  # options for each launch
+    "Whether kernels start early on this device. A machine may have cards of several kinds."
     unable = gdc_wait is None or os.environ.get('TRITON_INTERPRET') == '1'
-    if unable or not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0):
+    if unable or device.type != 'cuda' or torch.cuda.get_device_capability(device) < (9, 0):
         return dict(EARLY=False)
     return dict(EARLY=True, launch_pdl=True)
 
@@ -83,11 +83,13 @@ def norm_row(
     entry = tl.load(which + row)
     factor = tl.load(scale + entry * stride + column, mask, other=0.0)
     offset = tl.load(shift + entry * stride + column, mask, other=0.0)
+    if ADDS:
+        share = tl.load(gate + entry * gate_stride + column, mask, other=0.0)
     wait_for_others(EARLY)
     value = tl.load(x + row * size + column, mask, other=0.0)
     if ADDS:
         added = tl.load(branch + row * size + column, mask, other=0.0).to(tl.float32)
-        value += tl.load(gate + entry * gate_stride + column, mask, other=0.0) * added
+        value += share * added
         tl.store(x + row * size + column, value, mask)
     value = normalised(value, mask, size) * factor + offset
     tl.store(out + row * size + column, value.to(out.dtype.element_ty), mask)
@@ -101,7 +103,8 @@ def modulated_norm(x, branch, modulation, table_rows, dtype) -> torch.Tensor:
     out = torch.empty_like(x, dtype=dtype)
     gate_stride = 0 if gate is None else gate.stride(0)
     norm_row[rows,](x, branch, gate, shift, scale, table_rows, out, gate_stride, shift.stride(0),
-                    size, SIZE=triton.next_power_of_2(size), ADDS=branch is not None, **starting())
+                    size, SIZE=triton.next_power_of_2(size), ADDS=branch is not None,
+                    **starting(x.device))
     return out
 
 # %% ../nbs/61_gpu_kernels.ipynb #gpuk0004
@@ -132,14 +135,13 @@ def take_in_norms(made, norms, table):
 # %% ../nbs/61_gpu_kernels.ipynb #6fe2d302
 @compiled
 def head_norm(
-    x, norms, column, inside,
+    x, weight, bias, inside,
     SIZE: constexpr,  # d
 ):
-    "LayerNorm of a query or key; its weight and bias are the first two rows of `norms`."
+    "LayerNorm of a query or key."
     x = tl.where(inside, x - tl.sum(x, 1)[:, None] / SIZE, 0.0)
     x = x / tl.sqrt(tl.sum(x * x, 1)[:, None] / SIZE + 1e-6)
-    weight = tl.load(norms + column, inside, other=0.0)
-    return x * weight + tl.load(norms + SIZE + column, inside, other=0.0)
+    return x * weight + bias
 
 
 @compiled
@@ -179,11 +181,15 @@ def attend_head(
     where = memory + number[:, :, None] * SIZE + column[:, None, :]
     there = inside[:, None, :] & (number < known)[:, :, None]
     some_keys, some_values = tl.load(keys + where, there), tl.load(values + where, there)
+    q_weight = tl.load(norms + column, inside, other=0.0)
+    q_bias = tl.load(norms + SIZE + column, inside, other=0.0)
+    k_weight = tl.load(norms + 2 * SIZE + column, inside, other=0.0)
+    k_bias = tl.load(norms + 3 * SIZE + column, inside, other=0.0)
     wait_for_others(EARLY)
     newest = qkv + (3 * row * heads + head) * SIZE + column
-    q = head_norm(tl.load(newest, inside, other=0.0).to(tl.float32), norms, column, inside, SIZE)
+    q = head_norm(tl.load(newest, inside, other=0.0).to(tl.float32), q_weight, q_bias, inside, SIZE)
     k = tl.load(newest + heads * SIZE, inside, other=0.0).to(tl.float32)
-    k = head_norm(k, norms + 2 * SIZE, column, inside, SIZE).to(keys.dtype.element_ty)
+    k = head_norm(k, k_weight, k_bias, inside, SIZE).to(keys.dtype.element_ty)
     v = tl.load(newest + 2 * heads * SIZE, inside, other=0.0).to(values.dtype.element_ty)
     once = inside & (tl.arange(0, GROUPS) == 0)[:, None]
     tl.store(keys + memory + known * SIZE + column, k, once)
@@ -211,7 +217,7 @@ def attend_step(qkv, norms, keys, values, position, span=None) -> torch.Tensor:
     groups, each = max(1, warps * 256 // wide), 4
     attend_head[rows, heads](qkv, norms, keys, values, position, out, heads, capacity, size**-0.5,
                              SIZE=size, WIDE=wide, GROUPS=groups, EACH=each, KEYS=groups * each,
-                             num_warps=warps, **starting())
+                             num_warps=warps, **starting(qkv.device))
     return out
 
 # %% ../nbs/61_gpu_kernels.ipynb #gpuk0006
@@ -230,13 +236,11 @@ def fetch(
 
 # %% ../nbs/61_gpu_kernels.ipynb #gpuk0011
 @compiled
-def finish(out, row, total, bias, number, outputs, GELU: constexpr):
-    "Add the bias, apply GELU, and write some outputs of a row."
-    there = number < outputs
-    value = total + tl.load(bias + number, there, other=0.0).to(tl.float32)
+def finish(out, row, value, number, outputs, GELU: constexpr):
+    "Apply GELU, and write some outputs of a row."
     if GELU:
         value = 0.5 * value * (1 + tl.erf(0.7071067811865476 * value))
-    tl.store(out + row * outputs + number, value.to(out.dtype.element_ty), there)
+    tl.store(out + row * outputs + number, value.to(out.dtype.element_ty), number < outputs)
 
 
 @compiled
@@ -257,6 +261,7 @@ def multiply_two(
     number = first + tl.arange(0, GROUPS)[:, None] * EACH + tl.arange(0, EACH)[None, :]
     there, begin = (number < outputs)[:, :, None], number.to(tl.int64)[:, :, None] * INPUTS
     fetch(ahead, ahead_numbers, LINES)
+    added = tl.load(bias + number, number < outputs, other=0.0).to(tl.float32)
     wait_for_others(EARLY)
     one = 2 * tl.program_id(1)
     two = tl.minimum(one + 1, rows - 1)
@@ -272,8 +277,8 @@ def multiply_two(
         w = tl.load(weight + begin + column[None, None, :], inside, other=0.0).to(tl.float32)
         sums1 += w * x1[:, None, :]
         sums2 += w * x2[:, None, :]
-    finish(out, one, tl.sum(sums1, 2), bias, number, outputs, GELU)
-    finish(out, two, tl.sum(sums2, 2), bias, number, outputs, GELU)
+    finish(out, one, tl.sum(sums1, 2) + added, number, outputs, GELU)
+    finish(out, two, tl.sum(sums2, 2) + added, number, outputs, GELU)
 
 # %% ../nbs/61_gpu_kernels.ipynb #gpuk0007
 FEW = 4  # rows up to which it is used; with 16, the library of the card was faster on an H200
@@ -283,6 +288,9 @@ class FewRowsLinear(PlainLinear):
     "`PlainLinear` for few rows of bf16 or float32 on an NVIDIA GPU."
 
     ahead: PlainLinear | None = None  # the product after this one
+
+    def __init__(self, weight, bias, rows, gelu=False):
+        super().__init__(weight.contiguous(), bias, rows, gelu)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:  # [rows, in] to [rows, out]
         (rows, inputs), outputs = x.shape, len(self.weight)
@@ -295,7 +303,7 @@ class FewRowsLinear(PlainLinear):
             x, self.weight, self.bias, out, ahead, rows, outputs, ahead.numel(), INPUTS=inputs,
             OUTPUTS=share, GROUPS=groups, EACH=each, CHUNK=chunk, GELU=self.gelu, num_warps=8,
             LINES=triton.next_power_of_2(triton.cdiv(lines, programs)) if x.is_cuda else 0,
-            **starting())
+            **starting(x.device))
         return out
 
 
@@ -373,15 +381,22 @@ def unused(reason: str) -> tuple[None, str]:
 
 
 @cache
-def load_gpu_kernels() -> tuple[GPUKernels | None, str]:  # and what happened
-    "The kernels, if they do on this GPU what they should; None, with the reason, if not."
-    if triton is None or not torch.cuda.is_available():
-        return None, "in torch, as there is no " + ("Triton" if triton is None else "GPU")
+def kernels_on(
+    card: int,  # its number
+) -> tuple[GPUKernels | None, str]:  # and what happened
+    "The kernels, if they do on this card what they should; None, with the reason, if not."
     for dtype, limit in ((torch.float32, 1e-5), (torch.bfloat16, 0.03)):
         try:
-            largest = torch.tensor(differences('cuda', dtype)).max().item()  # or NaN
+            largest = torch.tensor(differences(f'cuda:{card}', dtype)).max().item()  # or NaN
         except Exception as error:  # whatever Triton, its compiler or the driver may say
             return unused(f"Triton failed: {type(error).__name__}: {error}")
         if not largest <= limit:
             return unused(f"Triton's results in {dtype} differ by {largest:.2g}")
     return GPUKernels(), "compiled by Triton"
+
+
+def load_gpu_kernels() -> tuple[GPUKernels | None, str]:  # and what happened
+    "The kernels, if they do on the GPU now in use what they should; None, with the reason, if not."
+    if triton is None or not torch.cuda.is_available():
+        return None, "in torch, as there is no " + ("Triton" if triton is None else "GPU")
+    return kernels_on(torch.cuda.current_device())

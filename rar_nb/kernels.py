@@ -516,7 +516,7 @@ class PlainLinear:
         rows: int,  # that x will have
         gelu: bool = False,
     ):
-        self.weight, self.bias, self.gelu = weight, bias, gelu
+        self.weight, self.bias, self.gelu = weight, bias.contiguous(), gelu
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:  # [rows, in] to [rows, out]
         y = F.linear(x, self.weight, self.bias)
@@ -527,7 +527,8 @@ class PackedLinear(PlainLinear):
     "The same with the weight in oneDNN's order, on a CPU."
 
     def __init__(self, weight, bias, rows, gelu=False):
-        super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight, rows), bias, rows, gelu)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+        super().__init__(packed, bias, rows, gelu)
         self.after = ('gelu', [], 'none') if gelu else ('none', [], '')
 
     def __call__(self, x):

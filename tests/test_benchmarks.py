@@ -4,6 +4,7 @@ against closed forms, and every piece of `make gpu` and `make speed` at tiny siz
 import ctypes
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,10 +94,14 @@ def test_floor_reads_every_linear_but_those_of_adaln():
         if isinstance(module, torch.nn.Linear) and "adaLN" not in name
     )
     found = sampling.floor(TINY, 2, 1, 2, {"read": 1e9, "products": 1e30})
-    assert found["weight_bytes"] == 2 * read
     step = FastStep(model, 2, torch.bfloat16, plan=Plan(packed=False))
+    assert found["weight_bytes"] == sum(x.weight.nbytes for x in step.weights.in_order())
+    assert found["weight_bytes"] == 2 * read + 2 * model.lm_head.weight.numel()  # 4 bytes each
     assert found["cache_bytes"] * (TINY.num_tokens + 2) / 2 == 2 * step.keys.nbytes
-    assert found["seconds"] == pytest.approx((2 * read + found["cache_bytes"]) / 1e9)
+    moved = found["weight_bytes"] + found["cache_bytes"]
+    assert found["seconds"] == pytest.approx(moved / 1e9)
+    found = sampling.floor(TINY, 2, 1, 4, {"read": 1e9, "products": 1e30})
+    assert found["weight_bytes"] == 4 * read
 
 
 def test_least_bytes():
@@ -209,6 +214,13 @@ def test_steps_in_the_middle_read_as_many_keys_as_they_say(precision, monkeypatc
     layers = run.model.num_layers
     assert lengths[::layers] == list(range(22, 29)) and len(lengths) == 7 * layers
     assert positions == [0, *range(21, 28)]  # position p has p + 1 keys
+
+
+def test_the_version_of_triton_is_written_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(machine, "triton", None)
+    assert "triton" not in machine.machine(CPU)
+    monkeypatch.setattr(machine, "triton", SimpleNamespace(__version__="3.7.1"))
+    assert machine.machine(CPU)["triton"] == "3.7.1"
 
 
 def test_sampling_writes_everything(quick, tmp_path, capsys):
@@ -523,9 +535,9 @@ def program(tmp_path, monkeypatch):
     path = tmp_path / "program"
     path.write_text(
         "#!/bin/sh\n"
-        "case \"$*\" in *int8*) echo \"invalid choice: 'int8'\"; exit 2;; *slow*) sleep 60;; esac\n"
+        'case "$*" in *int8*) echo "invalid choice: \'int8\'"; exit 2;; *slow*) sleep 60;; esac\n'
         "for last; do :; done\n"
-        "echo '{\"what\": \"machine\"}' > \"$last\"\n"
+        'echo \'{"what": "machine"}\' > "$last"\n'
     )
     path.chmod(0o755)
     monkeypatch.setattr(pieces.sys, "executable", str(path))

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rar_nb.fast_sampling import FastStep, Plan
 from rar_nb.orders import sample_orders
 from rar_nb.pretrained.presets import MODELS, PRESETS, get_preset, override, resolve
-from rar_nb.runs import gpu_blocks
+from rar_nb.runs import cost, gpu_blocks
 from rar_nb.runs.cost import (
     DEVICES,
     OVERHEAD,
@@ -32,6 +32,7 @@ from rar_nb.runs.cost import (
     matrices,
     measure_device,
     parameters,
+    product_rate,
     sample_flops,
     sampling_bytes,
     sampling_seconds,
@@ -480,9 +481,23 @@ def test_a_rate_for_the_token_data():
         ("NVIDIA A10G", None),
         ("NVIDIA GB200", None),
         ("Tesla T4", None),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090"),
+        ("AMD Instinct MI300X", "MI300X"),
+        ("A100-SXM4-40GB", "A100 40 GB"),  # by older drivers
+        ("NVIDIA H200 NVL", "H200 NVL"),
+        ("NVIDIA GH200 144G HBM3e", None),
+        ("NVIDIA H100 96GB HBM3", None),
+        ("NVIDIA A100-SXM-64GB", None),
+        ("NVIDIA A100X", None),
+        ("NVIDIA A40-48Q", None),  # a share
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("AMD Instinct MI300X VF", None),
     ],
 )
 def test_known_devices(name, expected):
+    """A variant may have other rates, so it is unknown unless it has a row of its own."""
     found = known_device(name)
     assert (found and found.name) == expected
 
@@ -495,6 +510,23 @@ def test_data_sheets_are_in_the_right_units():
             and device.float32 < device.bf16
         )
         assert 2e11 < device.bandwidth < 1e13 and 2e10 < device.memory < 3e11
+
+
+def test_products_are_measured_with_numbers_that_differ(monkeypatch):
+    """The same at each time. A card needs less power for equal ones, and is faster then."""
+    seen = []
+
+    def first(work, amount, device, seconds=0.2):
+        seen.append(work.args[0])
+        return 1e12
+
+    monkeypatch.setattr(cost, "best_rate", first)
+    for dtype in (torch.float32, torch.bfloat16):
+        for _ in range(2):
+            product_rate(dtype, torch.device("cpu"))
+            assert len(seen[0].unique()) > 1000 and abs(seen[0].float().std() - 1) < 0.1
+        assert seen[0].equal(seen[len(seen) // 2])
+        seen.clear()
 
 
 def test_processor_is_measured():

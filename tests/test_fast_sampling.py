@@ -207,6 +207,83 @@ def test_new_weights_are_noticed(how):
     assert not torch.equal(before, after)
 
 
+def set_data(model, how):
+    """Change all weights in a way that torch does not count."""
+    for p, other in zip(model.parameters(), make_model(seed=1).parameters(), strict=True):
+        if how == "scaled":
+            p.data.mul_(1.3)
+        elif how == "swapped":
+            p.data.copy_(other)
+        else:
+            p.data.neg_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("how", ["scaled", "swapped", "negated"])
+def test_changes_through_data_are_noticed(how, dtype):
+    """As when averaged weights are swapped in; torch counts no change of a tensor then."""
+    model, noise = make_model(dtype=dtype), image_noise(0, range(2), L)
+    sample_tokens(model, [0, 1], SAMPLE, noise)
+    versions = [p._version for p in model.parameters()]
+    set_data(model, how)
+    assert versions == [p._version for p in model.parameters()]
+    expected = copy.deepcopy(model)
+    found = sample_tokens(model, [0, 1], SAMPLE, noise)
+    assert torch.equal(found, sample_tokens(expected, [0, 1], SAMPLE, noise))
+    if dtype != torch.bfloat16:  # whose textbook rounds elsewhere
+        assert torch.equal(found, textbook_tokens(model, [0, 1], SAMPLE, noise))
+
+
+def test_changes_of_inference_tensors_are_noticed():
+    with torch.inference_mode():
+        model, noise = make_model(), image_noise(0, range(2), L)
+        sample_tokens(model, [0, 1], SAMPLE, noise)
+        for p in model.parameters():
+            p.mul_(1.3)
+        found = sample_tokens(model, [0, 1], SAMPLE, noise)
+        assert torch.equal(found, textbook_tokens(model, [0, 1], SAMPLE, noise))
+
+
+@pytest.mark.parametrize("what", [
+    "the smallest change of one number", "one number that is neither large nor small"])  # fmt: skip
+def test_a_change_of_one_number_is_noticed(what):
+    model = make_model()
+    before, weight = fast_sampling.version_of(model), model.blocks[0].mlp.fc1.weight
+    assert fast_sampling.version_of(model) == before
+    if what.startswith("the smallest"):
+        place = weight.argmax()
+        weight.data.view(-1)[place] = weight.data.view(-1)[place].nextafter(torch.tensor(9.0))
+    else:
+        weight.data[3, 5] += 0.01
+    assert fast_sampling.version_of(model) != before
+
+
+def test_contents_are_asked_for_once():
+    """All weights together, so that the device is waited for once."""
+    with Log() as log:
+        fast_sampling.version_of(MODEL)
+    names = [name for name, *_ in log.calls]
+    assert sum("_foreach_" in name for name in names) == 2
+    assert names.count("aten::stack") == 1 and not log.waits
+
+
+def test_weights_with_gaps_between_their_numbers():
+    """Compiled loops step from number to number. All parameters: transposed, or every other."""
+    for plan in PLANS.values():
+        for precision in ("no", "bf16"):
+            model = make_model()
+            expected, sample = copy.deepcopy(model), replace(SAMPLE, sample_precision=precision)
+            for p in model.parameters():
+                if p.ndim > 1:
+                    p.data = p.data.mT.contiguous().mT
+                else:
+                    p.data = p.data.repeat_interleave(2)[::2]
+                assert not p.is_contiguous() or 1 in p.shape
+            given = [0, 1, 3], sample, image_noise(0, range(3), L)
+            found = sample_tokens(model, *given, plan=plan)
+            assert torch.equal(found, sample_tokens(expected, *given, plan=plan))
+
+
 def test_a_training_step_gives_the_memory_back():
     model = make_model()
     sample_tokens(model, [0], SAMPLE, image_noise(0, [0], L))
@@ -473,8 +550,10 @@ def test_a_gpu_plays_each_recording_again(monkeypatch):
     log = []
 
     class Here:
-        def __init__(self, graph=None):
+        def __init__(self, graph=None, capture_error_mode="global"):
             self.graph = graph
+            # In another mode, what other threads do meanwhile would break the recording off.
+            assert graph is None or capture_error_mode == "thread_local"
 
         def __enter__(self):
             log.append("record" if self.graph else "side")

@@ -1,5 +1,6 @@
 """Our metrics against torch-fidelity's own command, and against a direct computation."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import rar_nb.reports.fidelity as fidelity
+from rar_nb.data.tokens import sha256
 from rar_nb.reports.fidelity import (
     EXTRACTOR,
     INCEPTION_FILE,
@@ -30,7 +32,7 @@ from rar_nb.reports.fidelity import (
     open_reference,
     random_inception,
 )
-from rar_nb.support import InvalidValue
+from rar_nb.support import InvalidValue, float32_products
 
 # torch-fidelity's own command line; on CPU builds of torch, torchvision must be imported first.
 COMMAND = """
@@ -118,6 +120,39 @@ def test_the_numbers_are_not_trivial(ours):
         and ours["KID"] > 1e-3
         and 0 < ours["precision"] + ours["recall"] < 2
     )
+
+
+def test_features_are_computed_in_float32(place):
+    """By default, cuDNN would round to TF32 and give other features than a CPU."""
+    settings = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    seen = []
+
+    class Extractor:
+        def __call__(self, batch):
+            seen.append([setting.fp32_precision for setting in settings])
+            return torch.zeros(len(batch), 2048), torch.zeros(len(batch), 1008)
+
+        def convert_features_tuple_to_dict(self, features):
+            return dict(zip(fidelity.LAYERS, features, strict=True))
+
+    with float32_products(tf32=True):
+        images = RGBImages(place[0] / "generated")
+        found = fidelity.look(images, Extractor(), 5, "cpu", None, progress=False)
+    assert seen == [["ieee", "ieee"]] * 3 and len(found["2048"]) == 12
+
+
+def test_features_that_may_be_in_tf32_are_not_taken_from_the_cache(
+    place, ours, tmp_path, monkeypatch
+):
+    """Earlier versions kept them under a name that did not say so."""
+    folder, images = place[0], RGBImages(place[0] / "real")
+    key = json.dumps([images.sha256(), sha256(folder / "inception.pth"), EXTRACTOR])
+    name = hashlib.sha256(key.encode()).hexdigest()
+    (kept,) = (folder / "cache").iterdir()
+    shutil.copy(kept, tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(fidelity, "create_feature_extractor", None)  # so computing them fails
+    with pytest.raises(TypeError):
+        extract(images, folder / "inception.pth", tmp_path)
 
 
 def test_features_come_from_the_cache(place, ours, monkeypatch):

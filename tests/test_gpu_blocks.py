@@ -116,28 +116,60 @@ def test_dice_follow_from_torchs_random_numbers():
 
 
 def test_without_a_gpu_torch_does_the_work():
-    found, why = gpu_blocks.load_gpu_blocks.__wrapped__(True)
+    found, why = gpu_blocks.load_gpu_blocks(True)
     if torch.cuda.is_available():
         assert found, why
     else:
         assert not found and "as there is no" in why
 
 
-def test_kernels_that_fail_are_not_used(monkeypatch):
+def a_machine_with_gpus(monkeypatch, bf16: bool, count: int = 1):
+    """What `load_gpu_blocks` gives on each of its cards."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(gpu_blocks, "triton", object())
+    found = []
+    for card in range(count):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda card=card: card)
+        found.append(gpu_blocks.load_gpu_blocks(bf16))
+    gpu_blocks.blocks_on.cache_clear()
+    return found
 
+
+def test_kernels_that_fail_are_not_used(monkeypatch):
     def fails(device, bf16):
         raise OSError("no compiler")
 
     monkeypatch.setattr(gpu_blocks, "differences", fails)
-    assert "OSError: no compiler" in gpu_blocks.load_gpu_blocks.__wrapped__(True)[1]
+    assert "OSError: no compiler" in a_machine_with_gpus(monkeypatch, True)[0][1]
     for bf16, largest, used in (
         (False, 1e-6, True), (False, 0.01, False), (True, 0.01, True), (True, 0.1, False),
         (True, math.nan, False)):  # fmt: skip
         monkeypatch.setattr(gpu_blocks, "differences", lambda device, bf16, d=largest: d)
-        assert gpu_blocks.load_gpu_blocks.__wrapped__(bf16)[0] == used
+        assert a_machine_with_gpus(monkeypatch, bf16)[0][0] == used
+
+
+def test_each_card_is_tried(monkeypatch):
+    """One that computes wrong beside two that don't."""
+    monkeypatch.setattr(gpu_blocks, "differences", lambda device, bf16: float(device.index == 1))
+    found = a_machine_with_gpus(monkeypatch, True, 3)
+    assert [used for used, _ in found] == [True, False, True]
+
+
+def test_norms_are_given_to_the_kernel_without_gaps(monkeypatch):
+    """It steps from number to number. A stand-in for the kernel sees what it would get."""
+    given = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **options: given.append(args)
+
+    monkeypatch.setattr(gpu_blocks, "norm_row", Kernel())
+    monkeypatch.setattr(gpu_blocks, "triton", SimpleNamespace(next_power_of_2=lambda n: n))
+    x, table, weight, bias = torch.randn(1, 2, 8), torch.randn(1, 2, 24), *torch.randn(8, 2).t()
+    no_branch = gpu_blocks.Dice(None)
+    gpu_blocks.Modulate.apply(x, None, None, table, bias, (0, 1, 2), weight, bias, no_branch)
+    for found, expected in zip(given[0][4:6], (weight, bias), strict=True):
+        assert found.is_contiguous() and torch.equal(found, expected)
 
 
 def test_nan_is_the_largest_difference(monkeypatch):

@@ -82,12 +82,80 @@ def test_sizes_that_are_no_powers_of_two():
     [((9, 0), "0", True), ((8, 9), "0", False), ((9, 0), "1", False)],
 )
 def test_kernels_start_early_where_the_card_can(monkeypatch, capability, interpreting, early):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    """Whatever other cards can: here, those beside it are of an older kind."""
+    capabilities = {torch.device("cuda:1"): capability}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capabilities.get(device, (8, 0))
+    )
     monkeypatch.setenv("TRITON_INTERPRET", interpreting)
     monkeypatch.setattr(gpu_kernels, "gdc_wait", object())
-    found = gpu_kernels.starting.__wrapped__()
-    assert found["EARLY"] == early and found.get("launch_pdl", False) == early
+    gpu_kernels.starting.cache_clear()
+    for device, its in (("cuda:0", False), ("cuda:1", early), ("cuda:2", False), ("cpu", False)):
+        found = gpu_kernels.starting(torch.device(device))
+        assert found["EARLY"] == its and found.get("launch_pdl", False) == its
+    gpu_kernels.starting.cache_clear()
+
+
+POISONED = """
+import json, torch
+from rar_nb import gpu_kernels
+from rar_nb.gpu_kernels import FewRowsLinear, attend_step, modulated_norm
+torch.manual_seed(0)
+x, branch, table, which = *torch.randn(2, 3, 48), torch.randn(4, 3, 48), torch.tensor([3, 0, 2])
+qkv, norms, memory, known = torch.randn(3, 144), torch.randn(4, 16), torch.randn(2, 3, 3, 99, 16), 9
+weight, bias = torch.randn(40, 48), torch.randn(40)
+old, usual, found = [], gpu_kernels.wait_for_others, []
+
+
+def late(EARLY):
+    for tensor in old:
+        tensor.fill_(torch.nan)
+
+
+def run(kernel, *given):
+    found.clear()
+    for wait in (usual, late):
+        gpu_kernels.wait_for_others = wait
+        copies = [t.clone() for t in given]
+        found.append(kernel(*copies))
+    return torch.equal(*found)
+
+
+def norm(x, branch, table):
+    old[:] = [table]
+    return modulated_norm(x, branch, table.unbind(1), which, torch.float32)
+
+
+def attention(qkv, norms, keys, values):
+    old[:] = [norms, keys[:, :, :known], values[:, :, :known]]
+    return attend_step(qkv, norms, keys, values, torch.tensor([known]))
+
+
+def product(x, weight, bias):
+    linear = FewRowsLinear(weight, bias, 3)
+    old[:] = [linear.bias]
+    return linear(x)
+
+
+x, branch, qkv, bias = x[:1], branch[:1], qkv[:1], bias[:16]  # one program, before which all is old
+memory, which, weight = memory[:, :1, :1], which[:1], weight[:16]
+qkv = qkv[:, :48]
+print(json.dumps(dict(norm=run(norm, x, branch, table), product=run(product, x, weight, bias),
+                      attention=run(attention, qkv, norms, *memory))))
+"""
+
+
+def test_what_is_old_is_read_before_the_wait():
+    """What changes afterwards, and did not hang on the kernel before, changes nothing."""
+    assert interpreted(POISONED) == dict(norm=True, attention=True, product=True)
+
+
+def test_a_product_reads_whole_tensors():
+    """The kernel steps from number to number, so gaps between them must be gone."""
+    weight, bias = torch.randn(4, 3).t(), torch.randn(6)[::2]
+    product = gpu_kernels.FewRowsLinear(weight, bias, 1)
+    for found, given in ((product.weight, weight), (product.bias, bias)):
+        assert found.is_contiguous() and torch.equal(found, given)
 
 
 def test_each_product_knows_the_next_one():
@@ -103,23 +171,32 @@ def test_few_rows_have_a_product_of_their_own():
 
 
 def test_without_a_gpu_torch_does_the_work():
-    found, why = gpu_kernels.load_gpu_kernels.__wrapped__()
+    found, why = gpu_kernels.load_gpu_kernels()
     if torch.cuda.is_available():
         assert found is not None, why
     else:
         assert found is None and "as there is no" in why
 
 
-def test_a_kernel_that_fails_is_not_used(monkeypatch):
+def a_machine_with_gpus(monkeypatch, count: int = 1):
+    """What `load_gpu_kernels` gives on each of its cards."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_kernels, "triton", object())
+    found = []
+    for card in range(count):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda card=card: card)
+        found.append(gpu_kernels.load_gpu_kernels())
+    gpu_kernels.kernels_on.cache_clear()
+    return found
 
+
+def test_a_kernel_that_fails_is_not_used(monkeypatch):
     def fails(device, dtype):
         raise OSError("no compiler")
 
     monkeypatch.setattr(gpu_kernels, "differences", fails)
     with pytest.warns(UserWarning, match="OSError: no compiler"):
-        assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is None
+        assert a_machine_with_gpus(monkeypatch)[0][0] is None
     for wrong in (torch.float32, torch.bfloat16):
 
         def differ(device, dtype, wrong=wrong):
@@ -127,12 +204,22 @@ def test_a_kernel_that_fails_is_not_used(monkeypatch):
 
         monkeypatch.setattr(gpu_kernels, "differences", differ)
         with pytest.warns(UserWarning, match=f"in {wrong} differ by 0.1"):
-            assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is None
+            assert a_machine_with_gpus(monkeypatch)[0][0] is None
     monkeypatch.setattr(gpu_kernels, "differences", lambda device, dtype: [0.0, math.nan])
     with pytest.warns(UserWarning, match="differ by nan"):
-        assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is None
+        assert a_machine_with_gpus(monkeypatch)[0][0] is None
     monkeypatch.setattr(gpu_kernels, "differences", lambda device, dtype: [1e-7])
-    assert gpu_kernels.load_gpu_kernels.__wrapped__()[0] is not None
+    assert a_machine_with_gpus(monkeypatch)[0][0] is not None
+
+
+def test_each_card_is_tried(monkeypatch):
+    """One that computes wrong beside two that don't."""
+    monkeypatch.setattr(
+        gpu_kernels, "differences", lambda device, dtype: [0.5 if device == "cuda:1" else 0.0]
+    )
+    with pytest.warns(UserWarning, match="differ by 0.5"):
+        found = a_machine_with_gpus(monkeypatch, 3)
+    assert [kernels is not None for kernels, _ in found] == [True, False, True]
 
 
 def test_which_kernels_and_how_many_recordings():

@@ -4,8 +4,10 @@ where they cannot be had."""
 import ctypes
 import math
 import multiprocessing
+import os
 import shutil
 import subprocess
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -321,6 +323,7 @@ def fresh(monkeypatch, tmp_path):
     """As on a computer where nothing has been compiled."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(compiled, "FAILURES", [])
     load_kernels.cache_clear()
     yield tmp_path / "rar_nb"
     load_kernels.cache_clear()
@@ -333,28 +336,96 @@ def script(folder, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("kind", "none fails-at-once fails unwritable damaged".split())
+def only(monkeypatch, *programs: str):
+    """As on a computer with these compilers; the first is $CXX."""
+    monkeypatch.setenv("CXX", programs[0])
+    found = dict(zip((programs[0], "g++", "clang++"), programs, strict=False))
+    monkeypatch.setattr(shutil, "which", found.get)
+
+
+@pytest.mark.parametrize("kind", "none fails-at-once fails writes-nothing unwritable".split())
 def test_without_compiled_loops_torch_does_the_work(fresh, kind, monkeypatch, tmp_path):
+    """Where there are compilers, a warning says once what they said; where there is none, nothing
+    does."""
     if kind == "none":
         monkeypatch.setattr(shutil, "which", lambda name: None)
         reason = "no C++ compiler on this computer"
     elif kind == "fails-at-once":
-        monkeypatch.setenv("CXX", script(tmp_path, "exit 3"))
+        only(monkeypatch, script(tmp_path, "exit 3"))
         reason = "exit status 3"
     elif kind == "fails":
-        monkeypatch.setenv("CXX", script(tmp_path, "echo broken >&2; [ $1 = --version ]"))
+        only(monkeypatch, script(tmp_path, "echo broken >&2; [ $1 = --version ]"))
         reason = "failed: broken"
-    elif kind == "unwritable":
+    elif kind == "writes-nothing":
+        only(monkeypatch, script(tmp_path, "exit 0"))
+        reason = "No such file"
+    else:
         (tmp_path / "file").write_text("x")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         reason = str(tmp_path / "file")
-    else:
-        compile_kernels(8, fresh).write_bytes(b"no library")
-        reason = "file too short"
-    found, what = load_kernels(8)
-    assert found is None and what.startswith("in torch, as ") and reason in what
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found, what = load_kernels(8)
+        assert load_kernels(20)[0] is None
+    assert found is None and what.startswith("in torch, as ") and what.count(reason) == 1
+    assert [reason in str(w.message) for w in said] == [True] * (kind != "none")
     assert tokens_are_the_textbooks()
     assert not [*fresh.glob("tmp*")]  # nothing half done is left behind
+
+
+WRITE = 'while [ "$1" != -o ]; do [ $# = 1 ] && exit; shift; done;'  # to "$2"
+
+
+@pytest.mark.parametrize(
+    "text", ["exit 3", "echo no OpenMP >&2; [ $1 = --version ]", f'{WRITE} echo nothing > "$2"']
+)
+def test_another_compiler_is_tried_where_one_fails(fresh, text, monkeypatch, tmp_path):
+    """It may not start, not compile, or make something that cannot be loaded."""
+    usual = compiled.compiler()
+    only(monkeypatch, script(tmp_path, text), usual)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, what = load_kernels(8)
+    assert found is not None and what.startswith("compiled: ")
+    assert tokens_are_the_textbooks()
+
+
+def test_a_compiler_may_speak_another_language(fresh, monkeypatch, tmp_path):
+    """Bytes that are no UTF-8, in its version and in what it says of a failure."""
+    usual = compiled.compiler()
+    speaks = r"printf 'f\374r \377\n'"
+    only(monkeypatch, script(tmp_path, f'{speaks}; exec {usual} "$@"'))
+    assert load_kernels(8)[0] is not None
+    script(tmp_path, f"{speaks} >&2; {speaks}; [ $1 = --version ]")
+    load_kernels.cache_clear()
+    with pytest.warns(UserWarning, match="f\ufffdr"):
+        assert load_kernels(8)[0] is None
+
+
+def test_a_damaged_file_is_compiled_again(fresh):
+    path = compile_kernels(8, fresh)
+    path.write_bytes(b"no library")
+    found, what = load_kernels(8)
+    assert found is not None and what == f"compiled: {path}"
+    assert path.stat().st_size > 1000 and tokens_are_the_textbooks()
+
+
+def test_a_compiled_file_is_on_the_disk_before_it_has_its_name(fresh, monkeypatch):
+    """Otherwise a computer that goes down leaves a file with a part missing, and loading that ends
+    Python."""
+    done, flush, replace = [], compiled.flush, os.replace
+
+    def noted(name, work):
+        def run(*given):
+            done.append((name, Path(given[0]).suffix))
+            return work(*given)
+
+        return run
+
+    monkeypatch.setattr(compiled, "flush", noted("flush", flush))
+    monkeypatch.setattr(os, "replace", noted("replace", replace))
+    compile_kernels(8, fresh)
+    assert done == [("flush", ".so"), ("replace", ".so"), ("flush", "")]
 
 
 def test_compiled_once_and_found_again(fresh, monkeypatch):
@@ -377,7 +448,7 @@ def test_compiled_once_and_found_again(fresh, monkeypatch):
 
 @pytest.mark.parametrize("change", ["processor", "SOURCE", "FLAGS", "head_dim", "compiler"])
 def test_a_file_belongs_to_what_it_was_made_of(fresh, change, monkeypatch, tmp_path):
-    write_any_file = 'while [ "$1" != -o ]; do [ $# = 1 ] && exit; shift; done; cat > "$2"'
+    write_any_file = f'{WRITE} cat > "$2"'
     monkeypatch.setenv("CXX", script(tmp_path, write_any_file))
     first, head_dim = compile_kernels(8, fresh), 8
     if change == "processor":
@@ -415,9 +486,7 @@ def test_the_compiler_that_is_asked_for(monkeypatch, tmp_path):
 # Packed linears
 
 # A fixture that gives the same for all examples.
-ONE_FIXTURE = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+ONE_FIXTURE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 LINEARS = dict(
     width=st.integers(1, 130),
@@ -458,6 +527,22 @@ def test_compiled_linears_are_linears(dtype, rows, width, out, gelu, seed):
     step = 2.0**-8 if dtype == torch.bfloat16 else 2e-6  # bf16 is rounded once, at the end
     assert found.dtype == dtype and found.shape == (rows, out)
     torch.testing.assert_close(found.double(), expected, rtol=step, atol=2 * step)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=NAMES)
+def test_linears_of_weights_with_gaps(dtype):
+    """A transposed weight, and a bias of every other number."""
+    x, weight, bias, expected = a_linear(dtype, 6, 70, 40, False, 0)
+    weight, bias = weight.t().contiguous().t(), bias.repeat_interleave(2)[::2]
+    linears = [
+        PlainLinear(weight, bias, 6),
+        CompiledLinear(weight, bias, 6, kernels=kernels_for(8)),
+    ]
+    if can_pack(dtype):
+        linears.append(PackedLinear(weight, bias, 6))
+    step = 2.0**-7 if dtype == torch.bfloat16 else 1e-5
+    for linear in linears:
+        torch.testing.assert_close(linear(x).double(), expected, rtol=step, atol=step)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

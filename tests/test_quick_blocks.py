@@ -255,6 +255,22 @@ def test_quick_blocks_compute_the_same(images, changes):
         assert (quick - exact).norm() < 1.25 * (plain - exact).norm() < 0.05 * exact.norm()
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_weights_with_gaps_between_their_numbers(bf16):
+    """Loops step from number to number. All parameters: transposed, or every other number."""
+    model, batch = grown_model(), made_up_batch(4)
+    for forward in ways(model):
+        use(model, forward)
+        expected, other = gradients(model, batch, bf16), grown_model()
+        for p in other.parameters():
+            p.data = p.data.mT.contiguous().mT if p.ndim > 1 else p.data.repeat_interleave(2)[::2]
+        use(other, forward)
+        found = gradients(other, batch, bf16)
+        assert torch.allclose(
+            found, expected, rtol=0.02 if bf16 else 1e-5, atol=1e-3 if bf16 else 1e-6
+        )
+
+
 @needs_compiler
 @pytest.mark.parametrize("images", [4, 32])
 def test_the_whole_quick_model_computes_the_same(images):

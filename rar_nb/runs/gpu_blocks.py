@@ -7,8 +7,8 @@ __all__ = ['WIDEST', 'mixed', 'read_key', 'multiplier', 'Dice', 'roll', 'read_ro
            'norm_back_rows', 'shape_of_row', 'count_processors', 'count_walkers', 'table_gradient', 'Modulate',
            'residual_row', 'residual_back_rows', 'Residual', 'normal_below', 'gelu_row', 'gelu_back_rows', 'Gelu',
            'head_rows', 'head_back_rows', 'shape_of_heads', 'Heads', 'silu_numbers', 'silu_back_numbers', 'Silu',
-           'linear', 'adaln_table', 'fits', 'gpu_block', 'gpu_final_norm', 'one_pass', 'differences', 'load_gpu_blocks',
-           'use_gpu_blocks']
+           'linear', 'adaln_table', 'fits', 'gpu_block', 'gpu_final_norm', 'one_pass', 'differences', 'blocks_on',
+           'load_gpu_blocks', 'use_gpu_blocks']
 
 # %% ../../nbs/36_gpu_blocks.ipynb #gblk0003
 from functools import cache
@@ -220,7 +220,7 @@ class Modulate(torch.autograd.Function):
         dice: Dice,  # of the branch
     ) -> tuple[torch.Tensor, ...]:  # the result, like `table`, [B, n, D]; x'; and `table`
         x, table = x.contiguous(), table.contiguous()
-        branch = None if branch is None else branch.contiguous()
+        branch, weight, bias = (t if t is None else t.contiguous() for t in (branch, weight, bias))
         width = x.shape[-1]
         y, stats = torch.empty_like(x, dtype=table.dtype), x.new_empty(*x.shape[:-1], 2)
         out = x if branch is None else torch.empty_like(x)
@@ -641,17 +641,25 @@ def differences(
 
 
 @cache
-def load_gpu_blocks(bf16: bool) -> tuple[bool, str]:  # and what happened
-    "Whether the kernels do on this GPU what they should."
-    if triton is None or not torch.cuda.is_available():
-        return False, "in torch, as there is no " + ("Triton" if triton is None else "GPU")
+def blocks_on(
+    card: int,  # its number
+    bf16: bool,
+) -> tuple[bool, str]:  # and what happened
+    "Whether the kernels do on this card what they should."
     try:
-        largest = differences(torch.device('cuda', torch.cuda.current_device()), bf16)
+        largest = differences(torch.device('cuda', card), bf16)
     except Exception as error:  # whatever Triton, its compiler or the driver may say
         return False, f"in torch, as Triton failed: {type(error).__name__}: {error}"
     if not largest < (0.05 if bf16 else 1e-4):
         return False, f"in torch, as Triton's results differ by {largest:.2g}"
     return True, "compiled by Triton"
+
+
+def load_gpu_blocks(bf16: bool) -> tuple[bool, str]:  # and what happened
+    "Whether the kernels do on the GPU now in use what they should."
+    if triton is None or not torch.cuda.is_available():
+        return False, "in torch, as there is no " + ("Triton" if triton is None else "GPU")
+    return blocks_on(torch.cuda.current_device(), bf16)
 
 # %% ../../nbs/36_gpu_blocks.ipynb #gblk0062
 WIDEST = 4096  # D: a program holds whole rows

@@ -438,7 +438,9 @@ class Loops(NamedTuple):
     rows: torch.Tensor  # int64 [B], of the table
 
     def call(self, name: str, *given):
-        call(self.library, name, self.table.dtype, *given)
+        "`call` it for numbers like those of the table. Vectors may have gaps in memory."
+        whole = [x.contiguous() if getattr(x, 'ndim', 0) == 1 else x for x in given]
+        call(self.library, name, self.table.dtype, *whole)
 
     def sizes(self, x: torch.Tensor) -> tuple[int, ...]:
         return *x.shape, self.table.stride(1)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from rar_nb.gpu_kernels import triton
 from rar_nb.runs.cost import best_rate, known_device, product_rate, read_rate
 from rar_nb.runs.run_folders import commit, processor
 from rar_nb.support import float32_products, write_json
@@ -68,6 +69,7 @@ def machine(device: torch.device) -> dict:
         "load": [round(x, 2) for x in os.getloadavg()],
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "torch": torch.__version__,
+        **({} if triton is None else {"triton": triton.__version__}),
         "accelerate": version("accelerate"),
         "python": platform.python_version(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
