@@ -151,7 +151,7 @@ def proxy_fid(
 def nearest(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     reference: torch.Tensor,  # uint8 [M, C, H, W]
-    batch_size: PositiveInt = 250,
+    batch_size: PositiveInt = 1000,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [N], float [N] from 0 to 1
     "Nearest of `reference`, root mean squared difference; `InvalidValue` for differing shapes."
     check_image_sets(images, reference)

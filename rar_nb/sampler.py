@@ -65,7 +65,7 @@ def guidance_weight(
     power: PositiveFloat,  # p
     schedule: str = 'pow_cosine',  # a key of `GUIDANCE_SCHEDULES`
 ) -> float:
-    "Weight of guidance at step `k`: w = 1 + (g − 1)·s; `InvalidValue` for an unknown schedule."
+    "w = 1 + (g − 1)·s at step `k` (supplement, Table 1); `InvalidValue` for an unknown schedule."
     require_key('guidance_schedule', schedule, GUIDANCE_SCHEDULES)
     s = GUIDANCE_SCHEDULES[schedule](k / num_tokens, power)
     return 1 + (scale - 1) * s

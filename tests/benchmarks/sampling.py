@@ -27,17 +27,16 @@ sequences (two for each image if guidance is on), all weights but adaLN's, whose
 computed ahead, must be read once and multiplied with R rows:
 
     weights  W = N · (4·D² + 2·D·M) + D·V
-    t_linear = max((W · size + D·V · (4 - size)) / read rate, 2·R·W / product rate)
+    t_linear = max(W · size / read rate, 2·R·W / product rate)
 
 Every query then reads the keys and values of all K positions before it and its own:
 
     t_cache = max(2·N·R·K·D · size / read rate, 4·N·R·K·D / product rate)
 
-K is 2 in step 0 and one more in each later step; its mean over the N steps counts. Here `size` is
-the bytes of a number, 4 in float32 and 2 in bf16, in which the head (D·V) stays in float32. The
-floor is t_linear + t_cache, as the attention of a block must wait for the linear before it. Both
-rates are measured on this machine, in this process, before and after everything else
-(`tests.benchmarks.machine`).
+K is 2 in step 0 and one more in each later step; its mean over the N steps counts. Here `size` is the
+bytes of a number, 4 in float32 and 2 in bf16. The floor is t_linear + t_cache, as the attention of
+a block must wait for the linear before it. Both rates are measured on this machine, in this
+process, before and after everything else (`tests.benchmarks.machine`).
 """
 
 import argparse
@@ -256,16 +255,14 @@ def floor(
     """What a step takes at the least, as the docstring at the top derives it: bytes, FLOPs and
     seconds of the mean step."""
     weights = matrices(config) - modulation(config) * config.hidden_size
-    head = config.hidden_size * config.codebook_size  # stays in float32
-    weight_bytes = size * (weights - head) + 4 * head
     keys = 2 + start + (steps - 1) / 2
     cached = 2 * config.num_layers * sequences * keys * config.hidden_size
     attention = 2 * cached
     linears = forward_flops(config, sequences, 1, 0, condition_rows=0)
-    t_linear = max(weight_bytes / rate["read"], linears / rate["products"])
+    t_linear = max(size * weights / rate["read"], linears / rate["products"])
     t_cache = max(size * cached / rate["read"], attention / rate["products"])
     return {
-        "weight_bytes": weight_bytes,
+        "weight_bytes": size * weights,
         "cache_bytes": size * cached,
         "mean_keys": keys,
         "flops": linears + attention,
