@@ -1508,6 +1508,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'rar_nb/runs/safekeeping.py'),
                                          'rar_nb.runs.safekeeping.check_finite': ( 'safekeeping.html#check_finite',
                                                                                    'rar_nb/runs/safekeeping.py'),
+                                         'rar_nb.runs.safekeeping.damage': ('safekeeping.html#damage', 'rar_nb/runs/safekeeping.py'),
                                          'rar_nb.runs.safekeeping.describe_owner': ( 'safekeeping.html#describe_owner',
                                                                                      'rar_nb/runs/safekeeping.py'),
                                          'rar_nb.runs.safekeeping.hold': ('safekeeping.html#hold', 'rar_nb/runs/safekeeping.py'),

@@ -35,6 +35,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, channels: int, num_classes: int):
         super().__init__()
+        self.channels = channels
         self.body = nn.Sequential(
             *self.conv(channels, 32), *self.conv(32, 32), nn.MaxPool2d(2),
             *self.conv(32, 64), *self.conv(64, 64), nn.MaxPool2d(2),
@@ -52,7 +53,7 @@ class SmallCNN(nn.Module):
         images: torch.Tensor,  # uint8 [B, C, H, W]
     ) -> torch.Tensor:  # float [B, 128]
         "What the last layer sees."
-        check_pictures(images, self.body[0].in_channels, side=4)
+        check_pictures(images, self.channels, side=4)
         return self.body(images.float() / 127.5 - 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -155,8 +156,7 @@ def nearest(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # int64 [N], float [N] from 0 to 1
     "Nearest of `reference`, root mean squared difference; `InvalidValue` for differing shapes."
     check_image_sets(images, reference)
-    parts = [torch.cat([pixel_distances(x, y) for y in reference.split(batch_size)], 1).min(1)
-             for x in images.split(batch_size)]
+    parts = [pixel_distances(x, reference).min(1) for x in images.split(batch_size)]
     distances, indices = (torch.cat(part) for part in zip(*parts))
     return indices, distances.float()
 

@@ -502,11 +502,16 @@ register_optimizer_step_post_hook(lambda optimizer, args, kwargs: KEPT.clear())
 
 
 @torch.no_grad()
-def contents_of(weights: list[torch.Tensor]) -> list[float]:
+def contents_of(
+    weights: list[torch.Tensor],  # those that can't be added up are left out
+) -> list[str]:  # as text, in which NaN is NaN
     "Norm and largest number of each: hardly any change of the numbers leaves both as they are."
+    weights = [p for p in weights if p.numel() and p.is_floating_point() and p.itemsize > 1]
+    if not weights:
+        return []
     dtype = reduce(torch.promote_types, (p.dtype for p in weights), torch.float32)
     norms, largest = torch._foreach_norm(weights, 2, dtype), torch._foreach_max(weights)
-    return torch.stack([*norms, *largest]).tolist()  # waits for the device, once
+    return [*map(str, torch.stack([*norms, *largest]).tolist())]  # waits for the device, once
 
 
 def version_of(model: RAR) -> tuple:

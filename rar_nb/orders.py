@@ -59,13 +59,13 @@ def sample_orders(
     r: Probability,  # that an image's order is random
     generator: torch.Generator | None = None,  # source of randomness, on the CPU
     device: torch.device | None = None,  # where the scores are sorted; None: on the CPU
-    final: Orders | None = None,  # int64 [1, L], on the CPU: the order of the others; None: raster
+    final: Orders | None = None,  # int64 [1, L] or [B, L], on the CPU: of the others; None: raster
 ) -> torch.Tensor:  # int64 [B, L], on `device`
     "Orders of a batch: a uniform permutation with probability `r`, else `final` (section 3.2)."
     scores = torch.rand(batch_size, num_tokens, generator=generator)
     is_random = torch.rand(batch_size, 1, generator=generator) < r
     ranks = inverse(raster_order(num_tokens) if final is None else final)
-    scores = torch.where(is_random, scores, check_orders(ranks, 1, num_tokens, 'final'))
+    scores = torch.where(is_random, scores, check_orders(ranks, batch_size, num_tokens, 'final'))
     return scores.to(device, non_blocking=True).argsort(dim=1, stable=True)
 
 # %% ../nbs/02_orders.ipynb #ec786041

@@ -1051,8 +1051,14 @@ def pixel_distances(
     others: torch.Tensor,  # uint8 [M, C, H, W]
 ) -> torch.Tensor:  # float64 [N, M], from 0 to 1
     "Root mean squared differences of pixels, without rounding errors between much alike images."
-    pixels = [x.flatten(1).double() for x in (images, others)]  # which holds their sums exactly
-    return torch.cdist(*pixels) / (255 * math.sqrt(pixels[0].shape[1]))
+    size = images[0].numel()
+    most = max(1, 2**25 // size)  # images that take 256 MB in float64, which holds sums exactly
+    rows = []
+    for some in images.split(most):
+        pixels = some.flatten(1).double()
+        row = [torch.cdist(pixels, part.flatten(1).double()) for part in others.split(most)]
+        rows.append(torch.cat(row, 1))
+    return torch.cat(rows) / (255 * math.sqrt(size))
 
 # %% ../nbs/09_support.ipynb #fa3eec6a
 _DECLARED = None  # keeps the declarations alive: torch drops them with the object

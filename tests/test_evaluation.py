@@ -121,6 +121,15 @@ def test_too_few_images_are_refused(few, many):
 # The classifier
 
 
+def test_a_body_of_ones_own():
+    class Flat(SmallCNN):
+        def __init__(self):
+            super().__init__(1, 3)
+            self.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 128))
+
+    assert predict(Flat().eval(), torch.zeros(5, 1, 8, 8, dtype=torch.uint8)).shape == (5,)
+
+
 def halves(n, seed):
     "Images that are bright on the left (class 0) or on the right (class 1), with noise."
     generator = torch.Generator().manual_seed(seed)

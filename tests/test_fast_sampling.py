@@ -234,6 +234,19 @@ def test_changes_through_data_are_noticed(how, dtype):
         assert torch.equal(found, textbook_tokens(model, [0, 1], SAMPLE, noise))
 
 
+@pytest.mark.parametrize("value", [
+    torch.empty(0), torch.ones(2, dtype=torch.int8), torch.ones(2, dtype=torch.complex64),
+    torch.tensor([float("nan"), 1.0])])  # fmt: skip
+def test_numbers_that_are_never_read_change_nothing(value):
+    """Such as those of a block of one's own: they don't stop a version from being told."""
+    model = make_model()
+    model.blocks[0].extra = torch.nn.Parameter(value, requires_grad=False)
+    assert fast_sampling.version_of(model) == fast_sampling.version_of(model)
+    noise = image_noise(0, range(2), L)
+    expected = textbook_tokens(model, [0, 1], SAMPLE, noise)
+    assert torch.equal(sample_tokens(model, [0, 1], SAMPLE, noise), expected)
+
+
 def test_changes_of_inference_tensors_are_noticed():
     with torch.inference_mode():
         model, noise = make_model(), image_noise(0, range(2), L)

@@ -1259,13 +1259,15 @@ def test_a_part_takes_any_list_of_numbers(indices):
 
 
 def test_colour_behind_grey_images_is_refused():
-    """Unless somebody said that it may be dropped; grey that is stored as RGB is grey."""
+    """Unless somebody said that it may be dropped; grey that is stored as RGB is grey, also where
+    a conversion has rounded."""
 
     class Mixed(list):
         classes, targets = ["a", "b"], [0, 1, 0, 1]
 
     grey, red = Image.new("L", (4, 4), 100), Image.new("RGB", (4, 4), (255, 0, 0))
-    source = Mixed([(grey, 0), (grey, 1), (red, 0), (grey.convert("RGB"), 1)])
+    nearly = Image.new("RGB", (4, 4), (100, 101, 99))
+    source = Mixed([(grey, 0), (grey, 1), (red, 0), (nearly, 1)])
     data = ImageData(source)
     assert data.channels == 1 and data[3][0].unique().tolist() == [100]
     with pytest.raises(InvalidValue, match="image 2 = 'colour' .*channels=3 .*channels=1 to drop"):

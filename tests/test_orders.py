@@ -317,5 +317,10 @@ def test_a_final_order_of_another_shape(final):
     refuses(lambda: sample_orders(2, 4, 0.5, final=final), "shape of final = ")
 
 
+def test_a_final_order_for_each_image():
+    final = torch.tensor([[3, 2, 1, 0], [0, 2, 1, 3]])
+    assert torch.equal(sample_orders(2, 4, 0.0, final=final), final)
+
+
 def test_orders_of_as_many_images_as_imagenet_has():
     assert sample_orders(1_281_167, 1, 0.0).shape == (1_281_167, 1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import rar_nb.support as support
+from rar_nb.runs import safekeeping
 from rar_nb.runs.safekeeping import (
     SIGNALS,
     StopRequest,
@@ -21,6 +22,7 @@ from rar_nb.runs.safekeeping import (
     newest_checkpoint,
     read_marker,
     remove_unfinished,
+    step_of,
     write_checkpoint,
 )
 from rar_nb.support import PROJECT, InvalidValue, write_beside
@@ -153,6 +155,22 @@ def test_the_one_just_written_stays(tmp_path, damaged):
         f"step_{step:06}" for step in (start + 60, start + 50, 500)
     ]
     assert len(list(tmp_path.glob("*.safetensors"))) == 3
+
+
+def test_a_checkpoint_that_could_not_be_read_once_is_not_removed(tmp_path, monkeypatch):
+    """As on a disk of another machine: it was skipped, but it is intact."""
+    for step in (30, 40, 50):
+        save(tmp_path, step, keep_every=10)
+    last, read = tmp_path / "step_000050.json", safekeeping.read_marker
+
+    def read_some(path):
+        return read(path.with_name("gone") if path == last else path)
+
+    monkeypatch.setattr(safekeeping, "read_marker", read_some)
+    assert newest_checkpoint(tmp_path).step == 40
+    monkeypatch.undo()
+    save(tmp_path, 45, keep_every=10)
+    assert [step_of(p) for p in markers(tmp_path)] == [50, 45, 40, 30]
 
 
 def flip(path, at):

@@ -39,6 +39,7 @@ from rar_nb.runs.run_folders import (
 )
 from rar_nb.runs.safekeeping import SIGNALS, check_finite, markers, newest_checkpoint
 from rar_nb.runs.training import shared_validation_loss, train_run, train_tokenizer_in
+from rar_nb.sampler import image_noise, sample_tokens
 from rar_nb.support import PROJECT, InvalidValue, Stopped, write_json
 from rar_nb.tokenizer import TokenizerConfig, make_tokenizer
 from rar_nb.trainer import train, validation_loss
@@ -594,6 +595,20 @@ def test_several_processes_say_once_what_is_wrong(tokens, tmp_path, case):
     assert status != 0 and len(said) == 1 and said[0].startswith(f"error: {message}"), output
     assert output.count("Traceback") <= 1 and "rar_nb/support.py" not in output, output
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_caller_may_sample_meanwhile(tokens):
+    """The model is in eval mode then, and in training mode at the next step."""
+    data, validation = open_tokens(tokens)
+    run, steps = resolve_tokens(get_preset("tiny", epochs=1, dropout=0.1, eval_every=3), data), []
+
+    def on_eval(step, model):
+        steps.append(step)
+        noise = image_noise(0, range(2), run.model.num_tokens)
+        assert sample_tokens(model, [0, 1], run.sample, noise).shape == noise.shape
+
+    train_run(run, RAR(run.model), data, validation, on_eval=on_eval, progress=False, cpu=True)
+    assert len(steps) > 2 and steps[0] == 0
 
 
 def test_a_second_job_is_kept_out(tokens, tmp_path):

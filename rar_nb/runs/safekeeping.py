@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIGNALS', 'CHECKPOINT_NAME', 'owner_file', 'describe_owner', 'hold', 'hold_all', 'remove_unfinished', 'StopRequest',
            'Checkpoint', 'step_of', 'Marker', 'marker_hash', 'read_marker', 'markers', 'last_step', 'newest_checkpoint',
-           'check_finite', 'remove_marked', 'write_checkpoint', 'remove_checkpoints']
+           'check_finite', 'damage', 'remove_marked', 'write_checkpoint', 'remove_checkpoints']
 
 # %% ../../nbs/41_safekeeping.ipynb #safe0002
 import hashlib
@@ -227,6 +227,15 @@ def check_finite(tensors: dict[str, torch.Tensor]):
                 "finite to be saved; lower the learning rate")
 
 
+def damage(marker: Path) -> str:
+    "What is wrong with a checkpoint; empty if nothing is."
+    try:
+        read_marker(marker).check()
+    except InvalidValue as error:
+        return str(error)
+    return ''
+
+
 def remove_marked(
     chosen: list[Path],  # markers
     keep_every: int = 0,  # multiples of it are kept
@@ -248,7 +257,7 @@ def write_checkpoint(
 ):
     """Write a checkpoint, then its marker, then remove checkpoints that are no longer needed.
 
-    One of a later step is damaged, or the run would have gone on from there: it is removed, too."""
+    A later one was damaged when the run went on before it; it is removed if it still is."""
     check_finite(tensors)
     marker = Path(folder) / f'step_{step:06d}.json'
     path = marker.with_suffix('.safetensors')
@@ -258,9 +267,8 @@ def write_checkpoint(
         size, digest = beside.stat().st_size, sha256(beside)
     content = dict(step=step, bytes=size, sha256=digest, state=state)
     write_json(content | dict(marker_sha256=marker_hash(content)), marker)
-    later = [other for other in markers(folder) if step_of(other) > step]
-    remove_marked(later)
-    remove_marked(markers(folder)[2:], keep_every)
+    remove_marked([other for other in markers(folder) if step_of(other) > step and damage(other)])
+    remove_marked([other for other in markers(folder) if step_of(other) <= step][2:], keep_every)
 
 
 def remove_checkpoints(folder: Path, keep_every: int):

@@ -253,7 +253,7 @@ class TrainingLoop:
                         for r in (0.0, 1.0))
                 self.log(step=step, raster_loss=final, random_loss=random)
             if self.on_eval is not None and self.is_main:
-                self.on_eval(step, self.model)
+                self.on_eval(step, self.model.eval())  # as samplers want it
 
     def log_training(
         self,
