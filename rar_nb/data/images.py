@@ -294,7 +294,7 @@ class ImageData(Dataset):
             require(self.drops_colour or is_colourless(image), f'mode of {self.name(i)}', 'colour',
                     "grey, like the first image of each class: give channels=3 to keep colours, "
                     "or channels=1 to drop them")
-            image = image.convert('L')  # exact for grey: all three channels are alike
+            image = image.convert('L')  # grey: all three channels are alike, up to rounding
         if self.resize:
             image = center_crop(image, self.size, self.name(i))
         require(image.size == (self.size, self.size), f'size of {self.name(i)}', image.size,

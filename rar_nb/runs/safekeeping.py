@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGNALS', 'CHECKPOINT_NAME', 'owner_file', 'describe_owner', 'hold', 'hold_all', 'remove_unfinished', 'StopRequest',
-           'Checkpoint', 'step_of', 'Marker', 'marker_hash', 'read_marker', 'markers', 'last_step', 'newest_checkpoint',
-           'check_finite', 'damage', 'remove_marked', 'write_checkpoint', 'remove_checkpoints']
+           'Checkpoint', 'step_of', 'Marker', 'marker_hash', 'read_marker', 'markers', 'last_step', 'damage',
+           'newest_checkpoint', 'check_finite', 'remove_marked', 'write_checkpoint', 'remove_checkpoints']
 
 # %% ../../nbs/41_safekeeping.ipynb #safe0002
 import hashlib
@@ -201,18 +201,25 @@ def last_step(folder: Path | str) -> int:
     return max(map(step_of, markers(folder)), default=0)
 
 
+def damage(marker: Path) -> str:
+    "What is wrong with a checkpoint; empty if nothing is."
+    try:
+        read_marker(marker).check()
+    except InvalidValue as error:
+        return str(error)
+    return ''
+
+
 def newest_checkpoint(folder: Path | str) -> Checkpoint | None:
     """The newest intact checkpoint, or None if there are no checkpoints; damaged ones are reported.
 
     Raises `InvalidValue` if all of them are damaged."""
     found = markers(folder)
     for path in found:
-        try:
-            checkpoint = read_marker(path)
-            checkpoint.check()
-            return checkpoint
-        except InvalidValue as error:
-            print(f"Checkpoint {path.stem} is damaged and skipped: {error}")
+        why = damage(path)
+        if not why:
+            return read_marker(path)
+        print(f"Checkpoint {path.stem} is damaged and skipped: {why}")
     if found:
         raise InvalidValue(f"all checkpoints in {folder} are damaged: copy them again, or "
                            "remove that folder to start from the beginning")
@@ -225,15 +232,6 @@ def check_finite(tensors: dict[str, torch.Tensor]):
         finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
         require(finite, f'tensor {name}', 'not finite',
                 "finite to be saved; lower the learning rate")
-
-
-def damage(marker: Path) -> str:
-    "What is wrong with a checkpoint; empty if nothing is."
-    try:
-        read_marker(marker).check()
-    except InvalidValue as error:
-        return str(error)
-    return ''
 
 
 def remove_marked(
@@ -257,7 +255,8 @@ def write_checkpoint(
 ):
     """Write a checkpoint, then its marker, then remove checkpoints that are no longer needed.
 
-    A later one was damaged when the run went on before it; it is removed if it still is."""
+    A checkpoint of a later step was skipped as damaged when the run was resumed. It is removed if
+    it is damaged still."""
     check_finite(tensors)
     marker = Path(folder) / f'step_{step:06d}.json'
     path = marker.with_suffix('.safetensors')
