@@ -823,6 +823,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'rar_nb/reports/published.py')},
             'rar_nb.reports.report': { 'rar_nb.reports.report.Point': ('report.html#point', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.as_text': ('report.html#as_text', 'rar_nb/reports/report.py'),
+                                       'rar_nb.reports.report.classifier_caution': ( 'report.html#classifier_caution',
+                                                                                     'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.classifier_for': ('report.html#classifier_for', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.configuration_section': ( 'report.html#configuration_section',
                                                                                         'rar_nb/reports/report.py'),

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import NonNegativeInt, PositiveInt
 from torch import nn
 from torch.utils.data import Dataset
@@ -84,7 +83,7 @@ def train_classifier(
     images: torch.Tensor,  # uint8 [N, C, H, W]
     labels,  # [N], from 0 to num_classes - 1
     num_classes: PositiveInt,
-    epochs: PositiveInt = 3,
+    epochs: PositiveInt | None = None,  # None: 3, or what 100 steps need if that is more
     batch_size: PositiveInt = 64,
     seed: Seed = 0,
     shift: NonNegativeInt = 2,  # batches are moved by up to so many pixels in each direction
@@ -93,16 +92,17 @@ def train_classifier(
 ) -> SmallCNN:  # in eval mode
     "Train a `SmallCNN` on real images; `InvalidValue` for unknown devices or wrong labels."
     labels, images = check_image_labels(images, labels, num_classes, device), images.to(device)
+    per_epoch = math.ceil(len(images) / batch_size)
+    steps = per_epoch * (epochs or max(3, math.ceil(100 / per_epoch)))
     torch.manual_seed(seed)
     model = SmallCNN(images.shape[1], num_classes).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    steps = epochs * math.ceil(len(images) / batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    batches = (rows for _ in range(epochs)
+    batches = (rows for _ in range(steps // per_epoch)
                for rows in torch.randperm(len(images), device=device).split(batch_size))
     for rows in tqdm(batches, 'classifier', steps, mininterval=1, disable=not progress):
         logits = model(move_randomly(images[rows], shift))
-        loss = F.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+        loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -199,8 +199,7 @@ def evaluate_samples(
     accuracy = np.mean(predict(classifier, unseen).numpy() == unseen_labels)
     agreement = (predict(classifier, samples) == classes).float().mean()
     return dict(
-        samples=len(samples),
-        real_images=len(everything),
+        samples=len(samples), real_images=len(everything), num_classes=len(train_images.classes),
         classifier_accuracy_on_validation=float(accuracy),
         samples_of_the_class_asked_for=agreement.item(),
         proxy_fid_samples=feature_distance(of_samples, of_real),

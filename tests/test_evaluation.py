@@ -150,6 +150,26 @@ def test_the_classifier_learns_what_is_to_be_seen():
     assert torch.equal(again.head.weight, classifier.head.weight)
 
 
+@pytest.mark.parametrize(
+    "n, epochs, steps", [(20, None, 100), (20, 3, 3), (2250, None, 108), (4500, None, 213)]
+)
+def test_few_images_are_seen_more_often(monkeypatch, n, epochs, steps):
+    """At least 100 steps, and each image at least three times, unless it is said how often."""
+    taken = []
+    monkeypatch.setattr(SmallCNN, "forward", lambda self, x: x[:, :2, 0, 0] + self.head.bias)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_, **__: taken.append(1))
+    images = torch.zeros(n, 2, 4, 4, dtype=torch.uint8)
+    train_classifier(images, [0] * n, 2, epochs=epochs)
+    assert len(taken) == steps
+
+
+def test_twenty_images_are_enough_to_learn_from():
+    """With three steps, as many as three epochs have, it guessed, and all distances were 0."""
+    classifier = train_classifier(*halves(20, seed=0), 2, shift=1)
+    unseen, answers = halves(100, seed=1)
+    assert (predict(classifier, unseen) == answers).float().mean() > 0.95
+
+
 def test_predictions_do_not_depend_on_the_batch_size():
     torch.manual_seed(0)
     classifier = SmallCNN(3, 5).eval()

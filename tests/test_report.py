@@ -48,6 +48,7 @@ METADATA = {
 PROXY = {
     "samples": 500,
     "real_images": 1000,
+    "num_classes": 10,
     "classifier_accuracy_on_validation": 0.976,
     "samples_of_the_class_asked_for": 0.95,
     "proxy_fid_samples": 12.3,
@@ -259,6 +260,31 @@ def test_a_proxy_is_called_one():
     assert "97.6% right" in table and "95.0% of the class asked for" in table
     assert "held" not in table
     assert table in page_of(PRESETS["digits"], proxy=PROXY)
+
+
+@pytest.mark.parametrize(
+    "num_classes, accuracy, words",
+    [
+        (
+            3,
+            0.41,
+            "right about 41.0% of the real validation images, and guessing would be right "
+            "about 33.3%",
+        ),
+        (2, 0.75, "guessing would be right about 50.0%"),
+        (1000, 0.30, "guessing would be right about 0.1%"),
+        (1, 1.0, "With a single class there is nothing to tell apart"),
+        (2, 0.76, None),
+        (1000, 0.51, None),
+    ],
+)
+def test_a_classifier_that_knows_little_is_no_judge(num_classes, accuracy, words):
+    """It has less than half of the way from guessing to being always right behind it."""
+    table = evaluation_table(
+        {**PROXY, "num_classes": num_classes, "classifier_accuracy_on_validation": accuracy}
+    )
+    assert ("Take these numbers with care" in table) == (words is not None)
+    assert words is None or words in table
 
 
 def test_a_changed_checkout_is_mentioned():

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PROXY', 'DIGITS_CLASSIFIER', 'DIGITS_CLASSIFIER_SHA256', 'DIGITS_SHAPE', 'DIGITS_HASH', 'AXES', 'PROTOCOL', 'FORMATS',
-           'SHOWN', 'plot_training', 'evaluation_table', 'training_hash', 'digits_classifier', 'classifier_for',
-           'plot_nearest', 'sweep_points', 'Point', 'read_point', 'run_sweep', 'plot_line', 'plot_heat_map',
-           'plot_sweep', 'run_metadata', 'differences', 'imagenet_entries', 'as_text', 'metrics_section',
-           'sweep_section', 'configuration_section', 'metadata_section', 'report_page', 'plot_images', 'first_of_each',
-           'run_images', 'set_folder', 'read_set', 'stack_pictures', 'papermill_command', 'plot_agreement']
+           'SHOWN', 'plot_training', 'classifier_caution', 'evaluation_table', 'training_hash', 'digits_classifier',
+           'classifier_for', 'plot_nearest', 'sweep_points', 'Point', 'read_point', 'run_sweep', 'plot_line',
+           'plot_heat_map', 'plot_sweep', 'run_metadata', 'differences', 'imagenet_entries', 'as_text',
+           'metrics_section', 'sweep_section', 'configuration_section', 'metadata_section', 'report_page',
+           'plot_images', 'first_of_each', 'run_images', 'set_folder', 'read_set', 'stack_pictures',
+           'papermill_command', 'plot_agreement']
 
 # %% ../../nbs/51_report.ipynb #00222f70
 import hashlib
@@ -87,10 +88,22 @@ def plot_training(
 
 # %% ../../nbs/51_report.ipynb #0089b45b
 PROXY = (  # what `evaluate_samples` finds
-    'samples', 'real_images', 'classifier_accuracy_on_validation',
+    'samples', 'real_images', 'num_classes', 'classifier_accuracy_on_validation',
     'samples_of_the_class_asked_for', 'proxy_fid_samples', 'proxy_fid_reconstructions',
     'proxy_fid_real_against_real', 'psnr_of_validation_reconstructions',
     'median_distance_of_samples', 'median_distance_of_validation')
+
+
+def classifier_caution(n: Mapping[str, float]) -> str:
+    "A paragraph for a classifier that has learned less than half of what there is, or ''."
+    accuracy, guessing = n['classifier_accuracy_on_validation'], 1 / n['num_classes']
+    if accuracy > (1 + guessing) / 2:
+        return ''
+    why = (f"It is right about {accuracy:.1%} of the real validation images, and guessing would be "
+           f"right about {guessing:.1%}. More training images of each class would help it."
+           if n['num_classes'] > 1 else 'With a single class there is nothing to tell apart.')
+    return ('\n\n**Take these numbers with care.** The share of the class asked for and the proxy '
+            f'FID rest on what the classifier has learned, and here that is little. {why}')
 
 
 def evaluation_table(
@@ -119,7 +132,7 @@ def evaluation_table(
     ]
     note = (f"¹ Fréchet distance of a small classifier's features, against {n['real_images']:,} "
             "real images. Not comparable with any published FID.")
-    return markdown_table(['', 'measured'], rows) + f'\n\n{note}'
+    return markdown_table(['', 'measured'], rows) + f'\n\n{note}' + classifier_caution(n)
 
 # %% ../../nbs/51_report.ipynb #ruler002
 DIGITS_CLASSIFIER = PROJECT / 'data' / 'digits_classifier.safetensors'
