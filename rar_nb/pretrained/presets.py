@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'SAMPLING', 'TRACKERS', 'PARTS', 'PRESETS', 'GUESSED_GUIDANCE', 'PLAIN', 'WINDOWS', 'FINAL_ORDERS',
            'ABLATIONS', 'LATER', 'OLD_NAMES', 'DeviceConfig', 'RunConfig', 'chosen_values', 'override', 'get_preset',
-           'balance', 'steps_an_epoch', 'resolve', 'published', 'variant', 'published_crops', 'small',
-           'save_run_config', 'RunFile', 'load_run_config', 'Identity', 'read_identity', 'config_beside', 'model_of',
-           'sizes_of', 'check_sizes']
+           'balance', 'steps_an_epoch', 'steps_between_evaluations', 'resolve', 'published', 'variant',
+           'published_crops', 'small', 'save_run_config', 'RunFile', 'load_run_config', 'Identity', 'read_identity',
+           'config_beside', 'model_of', 'sizes_of', 'check_sizes']
 
 # %% ../../nbs/32_presets.ipynb #9375ae83
 import math
@@ -147,12 +147,16 @@ def override(
     known = own.union(*names.values())
     for name in values:
         require(name in known, 'parameter', name, "one of " + ", ".join(sorted(known)))
+    if run.train.steps_per_epoch and values.get('steps_per_epoch', 1) is None:
+        values.setdefault('eval_every', None)  # the run may be much shorter
     if 'epochs' in values:
         train = replace(run.train, epochs=values['epochs'], warmup_epochs=0)  # checks the value
         share = train.epochs / run.train.epochs
         for name in ('warmup_epochs', 'anneal_start', 'anneal_end'):
             most = train.epochs if name == 'warmup_epochs' else math.inf  # against rounding
             values.setdefault(name, min(most, share * getattr(run.train, name)))
+        if train.eval_every is not None:
+            values.setdefault('eval_every', max(1, round(min(1, share) * train.eval_every)))
     changed = {name: values[name] for name in own & set(values)}
     for part in PARTS:
         chosen = {name: values[name] for name in names[part] & set(values)}
@@ -196,6 +200,13 @@ def steps_an_epoch(train: TrainConfig, num_images: int) -> int:
     return steps
 
 
+def steps_between_evaluations(
+    train: TrainConfig,  # with steps an epoch
+) -> int:
+    "`eval_every`; where that is None, a tenth of the run, and at most 1,000 steps."
+    return train.eval_every or max(1, min(1000, train.total_steps // 10))
+
+
 @checked
 def resolve(
     run: RunConfig,
@@ -203,7 +214,7 @@ def resolve(
     num_classes: int,
     channels: int,  # 1 or 3
     image_size: int,  # pixels along a side
-) -> RunConfig:  # with steps an epoch, and ids that match tokenizer and data
+) -> RunConfig:  # with steps an epoch, `eval_every`, and ids that match tokenizer and data
     """Fill in what depends on the data, and make the generator's sizes agree with the tokenizer's.
 
     Raises `InvalidValue` if there are fewer images than a batch, or `epochs` is less than a step.
@@ -219,6 +230,7 @@ def resolve(
     model = replace(run.model, codebook_size=tokenizer.codebook_size,
                     num_tokens=tokenizer.num_tokens, num_classes=num_classes)
     train = replace(run.train, steps_per_epoch=steps_an_epoch(run.train, num_images))
+    train = replace(train, eval_every=steps_between_evaluations(train))
     num_samples = balance('num_samples', run.sample.num_samples, num_classes)
     sample = replace(run.sample, num_samples=num_samples)
     return replace(run, model=model, tokenizer=tokenizer, train=train, sample=sample)
@@ -308,7 +320,7 @@ def small(
         name, 'your_images', model=model, tokenizer=tokenizer,
         sample=SampleConfig(4.0, 1.0, 1.0, num_samples=10_000, sample_batch_size=100),
         train=TrainConfig(steps_per_epoch=None, batch_size=256, precision='auto',
-                          eval_every=1000, **train))
+                          eval_every=None, **train))
 
 
 PRESETS['small_64'] = small('small_64', 64, 256, 8, stride=4, width=32, epochs=400,
