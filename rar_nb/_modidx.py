@@ -1793,6 +1793,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rar_nb.support.require_int': ('support.html#require_int', 'rar_nb/support.py'),
                                 'rar_nb.support.require_key': ('support.html#require_key', 'rar_nb/support.py'),
                                 'rar_nb.support.require_number': ('support.html#require_number', 'rar_nb/support.py'),
+                                'rar_nb.support.require_one_of': ('support.html#require_one_of', 'rar_nb/support.py'),
                                 'rar_nb.support.show_tensor': ('support.html#show_tensor', 'rar_nb/support.py'),
                                 'rar_nb.support.usable_device': ('support.html#usable_device', 'rar_nb/support.py'),
                                 'rar_nb.support.usable_path': ('support.html#usable_path', 'rar_nb/support.py'),

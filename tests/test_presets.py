@@ -410,7 +410,11 @@ def test_none_is_a_value_only_in_changes():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: get_preset("rar_z"), "preset = 'rar_z' is not allowed: it must be one of digits"),
+        (
+            lambda: get_preset("smal_64"),
+            "preset = 'smal_64' is not allowed: did you mean 'small_64'[?] It must be one of",
+        ),
+        (lambda: get_preset("vit"), "preset = 'vit' is not allowed: it must be one of digits"),
         (lambda: get_preset("digits", hiden_size=3), "parameter = 'hiden_size'"),
         (lambda: get_preset("digits", epochs=-1), "epochs = -1"),
         (lambda: get_preset("digits", {"epochs": 3}, epochs=4), "epochs = 4 .*changes say 3"),

@@ -307,7 +307,10 @@ def test_train_keeps_an_earlier_run(run, tmp_path, no):
             "sweep = 'all' is not allowed: it must be a list of numbers; "
             "papermill takes one as -y '{sweep: [0, 2, 4]}'",
         ),
-        (dict(guidance=3), "parameter = 'guidance' is not allowed: it must be one of"),
+        (
+            dict(guidance=3),
+            "parameter = 'guidance' is not allowed: did you mean 'guidance_scale'? It must be",
+        ),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )

@@ -25,7 +25,8 @@ from typing_extensions import TypedDict
 from .checkpoints import find_weights, read_weights, with_weights
 from .vq_models import LLAMAGEN_VQ, MASKGIT_VQ
 from ..sampler import SampleConfig
-from ..support import InvalidValue, checked, config, read_json, require, write_json
+from ..support import (
+    InvalidValue, checked, config, read_json, require, require_one_of, write_json)
 from ..tokenizer import TOKENIZERS, TokenizerConfig
 from ..trainer import TrainConfig
 from ..transformer import RAR, ModelConfig
@@ -146,7 +147,7 @@ def override(
     own = {f.name for f in fields(run)} - set(PARTS)
     known = own.union(*names.values())
     for name in values:
-        require(name in known, 'parameter', name, "one of " + ", ".join(sorted(known)))
+        require_one_of('parameter', name, sorted(known))
     if run.train.steps_per_epoch and values.get('steps_per_epoch', 1) is None:
         values.setdefault('eval_every', None)  # the run may be much shorter
     if 'epochs' in values:
@@ -172,7 +173,7 @@ def get_preset(
     **values,  # as for `override`
 ) -> RunConfig:
     "The preset `name` with `changes` and `values`; `InvalidValue` as `override`, or if unknown."
-    require(name in PRESETS, 'preset', name, "one of " + ", ".join(PRESETS))
+    require_one_of('preset', name, PRESETS)
     return override(PRESETS[name], changes, **values)
 
 # %% ../../nbs/32_presets.ipynb #d1a0efc4
@@ -427,8 +428,7 @@ def model_of(
     if preset is None:
         preset = 'rar_b'
     if isinstance(preset, str):
-        require(preset in PRESETS, 'preset', preset,
-                "a `ModelConfig` or one of " + ", ".join(PRESETS))
+        require_one_of('preset', preset, PRESETS, ", or a `ModelConfig`")
         if filename is None and preset in MODELS:
             filename = f'{preset}.bin'
         sizes = PRESETS[preset].model
