@@ -1729,6 +1729,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rar_nb.support.allowed_by': ('support.html#allowed_by', 'rar_nb/support.py'),
                                 'rar_nb.support.as_checked': ('support.html#as_checked', 'rar_nb/support.py'),
                                 'rar_nb.support.as_declared': ('support.html#as_declared', 'rar_nb/support.py'),
+                                'rar_nb.support.cause_of': ('support.html#cause_of', 'rar_nb/support.py'),
                                 'rar_nb.support.check_classes': ('support.html#check_classes', 'rar_nb/support.py'),
                                 'rar_nb.support.check_codebook': ('support.html#check_codebook', 'rar_nb/support.py'),
                                 'rar_nb.support.check_compared': ('support.html#check_compared', 'rar_nb/support.py'),

@@ -6,18 +6,18 @@
 __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed', 'Workers', 'Processes', 'Samples', 'ValueRange',
            'UInt8Tensor', 'Images', 'UInt8Images', 'FloatTensor', 'FloatImages', 'Int64Tensor', 'Labels', 'Orders',
            'Permutations', 'Length', 'GridSize', 'Utilisation', 'Count', 'TRY_AGAIN', 'UNFINISHED', 'REMEDIES',
-           'OneLine', 'InvalidValue', 'Shown', 'show_tensor', 'require', 'require_int', 'require_one_of', 'require_key',
-           'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first', 'config', 'only',
-           'readable', 'numbers_within', 'is_permuted', 'is_kind', 'as_checked', 'checked', 'refuse_argument', 'plain',
-           'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing', 'usable_path', 'make_folder',
-           'write_beside', 'write_json', 'read_json', 'choose_precision', 'float32_products', 'check_sizes',
-           'check_model', 'check_fixed_sizes', 'check_convolutions', 'check_tensor', 'check_range', 'check_images',
-           'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data', 'usable_device', 'check_inputs',
-           'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data', 'check_classes', 'check_order',
-           'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_noise', 'check_eval', 'check_step',
-           'check_loss', 'check_pairs', 'check_known', 'check_codebook', 'check_distribution', 'check_pixels',
-           'check_finite_logits', 'check_image_sets', 'check_pictures', 'check_compared', 'check_image_labels',
-           'check_statistics', 'pixel_distances', 'import_torchvision']
+           'OneLine', 'InvalidValue', 'cause_of', 'Shown', 'show_tensor', 'require', 'require_int', 'require_one_of',
+           'require_key', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first',
+           'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'is_kind', 'as_checked', 'checked',
+           'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing',
+           'usable_path', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision',
+           'float32_products', 'check_sizes', 'check_model', 'check_fixed_sizes', 'check_convolutions', 'check_tensor',
+           'check_range', 'check_images', 'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data',
+           'usable_device', 'check_inputs', 'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data',
+           'check_classes', 'check_order', 'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_noise',
+           'check_eval', 'check_step', 'check_loss', 'check_pairs', 'check_known', 'check_codebook',
+           'check_distribution', 'check_pixels', 'check_finite_logits', 'check_image_sets', 'check_pictures',
+           'check_compared', 'check_image_labels', 'check_statistics', 'pixel_distances', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import difflib
@@ -58,6 +58,12 @@ class OneLine(Exception):
 
 class InvalidValue(OneLine, ValueError):
     "Input that is not allowed."
+
+
+def cause_of(error: BaseException) -> str:
+    "The first line of what an error, or else its cause, says; it is part of a sentence of ours."
+    said = str(error.__cause__ or '') or str(error) or type(error).__name__
+    return said.strip().splitlines()[0].rstrip('.')
 
 
 class Shown(reprlib.Repr):

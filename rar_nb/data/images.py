@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..support import (
-    PROJECT, Images, InvalidValue, checked, import_torchvision, require, require_int,
-    require_one_of, usable_path)
+    PROJECT, Images, InvalidValue, cause_of, checked, import_torchvision, require,
+    require_int, require_one_of, usable_path)
 
 DATA = PROJECT / 'data'  # bundled data, and torchvision's downloads
 
@@ -511,7 +511,8 @@ def open_torchvision(
     except Exception as error:  # torchvision's readers raise almost anything on damaged files
         remedy = ("check the network, or remove the part that is there, and try again"
                   if download else "set download=True to fetch it")
-        raise InvalidValue(f"data = {name!r} is not in {root} ({error}); {remedy}") from error
+        raise InvalidValue(f"data = {name!r} is not in {root} ({cause_of(error)}); "
+                           f"{remedy}") from None
     return ImageData(train, image_size), ImageData(test, image_size)
 
 
