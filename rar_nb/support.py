@@ -6,20 +6,21 @@
 __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed', 'Workers', 'Processes', 'Samples', 'ValueRange',
            'UInt8Tensor', 'Images', 'UInt8Images', 'FloatTensor', 'FloatImages', 'Int64Tensor', 'Labels', 'Orders',
            'Permutations', 'Length', 'GridSize', 'Utilisation', 'Count', 'TRY_AGAIN', 'UNFINISHED', 'REMEDIES',
-           'OneLine', 'InvalidValue', 'Shown', 'show_tensor', 'require', 'require_int', 'require_key', 'require_number',
-           'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first', 'config', 'only', 'readable',
-           'numbers_within', 'is_permuted', 'is_kind', 'as_checked', 'checked', 'refuse_argument', 'plain',
-           'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing', 'usable_path', 'make_folder',
-           'write_beside', 'write_json', 'read_json', 'choose_precision', 'float32_products', 'check_sizes',
-           'check_model', 'check_fixed_sizes', 'check_convolutions', 'check_tensor', 'check_range', 'check_images',
-           'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data', 'usable_device', 'check_inputs',
-           'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data', 'check_classes', 'check_order',
-           'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_noise', 'check_eval', 'check_step',
-           'check_loss', 'check_pairs', 'check_known', 'check_codebook', 'check_distribution', 'check_pixels',
-           'check_finite_logits', 'check_image_sets', 'check_pictures', 'check_compared', 'check_image_labels',
-           'check_statistics', 'pixel_distances', 'import_torchvision']
+           'OneLine', 'InvalidValue', 'cause_of', 'Shown', 'show_tensor', 'require', 'require_int', 'require_one_of',
+           'require_key', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first',
+           'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'is_kind', 'as_checked', 'checked',
+           'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing',
+           'usable_path', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision',
+           'float32_products', 'check_sizes', 'check_model', 'check_fixed_sizes', 'check_convolutions', 'check_tensor',
+           'check_range', 'check_images', 'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data',
+           'usable_device', 'check_inputs', 'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data',
+           'check_classes', 'check_order', 'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_noise',
+           'check_eval', 'check_step', 'check_loss', 'check_pairs', 'check_known', 'check_codebook',
+           'check_distribution', 'check_pixels', 'check_finite_logits', 'check_image_sets', 'check_pictures',
+           'check_compared', 'check_image_labels', 'check_statistics', 'pixel_distances', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
+import difflib
 import errno
 import functools
 import inspect
@@ -57,6 +58,12 @@ class OneLine(Exception):
 
 class InvalidValue(OneLine, ValueError):
     "Input that is not allowed."
+
+
+def cause_of(error: BaseException) -> str:
+    "The first line of what an error, or else its cause, says; it is part of a sentence of ours."
+    said = str(error.__cause__ or '') or str(error) or type(error).__name__
+    return said.strip().splitlines()[0].rstrip('.')
 
 
 class Shown(reprlib.Repr):
@@ -109,6 +116,22 @@ def require_int(name: str, value, low: int, high: int | None = None):
     require(in_range, name, value, limit)
 
 
+def require_one_of(
+    name: str,  # such as 'preset'
+    value,
+    known: Iterable[str],
+    more: str = '',  # what the message says after the names
+):
+    "Raise unless `value` is one of some names; the message first says which of them is like it."
+    known = list(known)
+    if isinstance(value, str) and value in known:
+        return
+    like = difflib.get_close_matches(value, known, 1) if isinstance(value, str) else []
+    hint = f"did you mean {like[0]!r}? It" if like else "it"
+    raise InvalidValue(f"{name} = {show(value)} is not allowed: {hint} must be one of "
+                       + ", ".join(known) + more)
+
+
 def require_key(
     name: str,  # such as 'anneal_schedule'
     value,
@@ -117,8 +140,8 @@ def require_key(
 ):
     "Raise unless `value` is a key of a registry; the message says how a new one is added."
     called = called or f"{name.replace(' ', '_').upper()}S"
-    require(isinstance(value, str) and value in registry, name, value, "one of "
-            + ", ".join(registry) + f"; a new one is registered first, {called}[{value!r}] = …")
+    require_one_of(name, value, registry,
+                   f"; a new one is registered first, {called}[{value!r}] = …")
 
 
 def require_number(name: str, value, low: float, high: float = math.inf, above: bool = False):
@@ -234,7 +257,7 @@ def config(cls: type[Configuration]) -> type[Configuration]:
     def __init__(self, *args, **kwargs):
         given = dict(zip(declared, args)) | kwargs
         for name in given:
-            require(name in declared, 'parameter', name, "one of " + ", ".join(sorted(declared)))
+            require_one_of('parameter', name, sorted(declared))
         read = {name: read_text(value, declared[name]) for name, value in given.items()}
         for name, value in read.items():
             choices = get_args(declared[name]) if get_origin(declared[name]) is Literal else ()
@@ -382,7 +405,8 @@ def reject_unknown(
     shell = {'In', 'Out', 'exit', 'quit', 'open', 'get_ipython', 'known'}  # not ours
     ours = sorted(name for name in known - shell if not name.startswith('_'))
     for name in sorted(given - known - shell):
-        require(name.startswith('_'), 'parameter', name, "one of " + ", ".join(ours))
+        if not name.startswith('_'):
+            require_one_of('parameter', name, ours)
 
 
 def check_parameters(

@@ -49,7 +49,7 @@ class TrainConfig:
     class_dropout: Annotated[float, Field(ge=0, le=1)] = 0.1  # share trained as the null class
     precision: Literal['bf16', 'no', 'auto'] = 'bf16'  # autocast, float32, what is fast
     log_every: PositiveInt = 10  # steps between two lines of metrics
-    eval_every: PositiveInt = 5000  # steps between two validation losses and samples
+    eval_every: PositiveInt | None = 5000  # steps between two validation losses; None: a tenth
 
     def __post_init__(self):
         check_pairs(self, warmup_epochs='epochs', anneal_start='anneal_end',

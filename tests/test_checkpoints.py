@@ -470,6 +470,23 @@ except ValueError as e: print(e)
     )
 
 
+def test_what_the_hub_says_is_one_line(monkeypatch):
+    """It is what lies behind the hub's own error, and the only exception that is shown."""
+
+    def no_network(*_):
+        try:
+            raise OSError("[Errno -2] Name or service not known\nand so on")
+        except OSError as error:
+            raise RuntimeError("An error happened. Please try again.") from error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", no_network)
+    with pytest.raises(ValueError) as error:
+        find_weights("owner/name", "w.bin")
+    said = "that name ([Errno -2] Name or service not known). Check the name"
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert error.value.__cause__ is None and error.value.__suppress_context__
+
+
 def test_a_hub_id_is_asked_for_only_where_nothing_is_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()

@@ -345,6 +345,9 @@ def test_no_network_is_one_clear_error(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(fidelity, "URL_INCEPTION_V3", "http://127.0.0.1:9/" + INCEPTION_FILE)
     refuses("give its path as inception", find_inception, "download")
+    with pytest.raises(ValueError) as error:
+        find_inception("download")
+    assert error.value.__cause__ is None and error.value.__suppress_context__
     random_inception(
         tmp_path / "checkpoints" / INCEPTION_FILE
     )  # what is there is not fetched again

@@ -1040,6 +1040,16 @@ def test_cifar10_files(tmp_path, monkeypatch):
         open_data("cifar10", root=tmp_path)
 
 
+def test_a_data_set_that_cannot_be_fetched(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no network in this test\nand so on")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", no_network)
+    with pytest.raises(InvalidValue, match=r"\(no network in this test\); check the net") as error:
+        open_data("mnist", root=tmp_path, download=True)
+    assert error.value.__cause__ is None and error.value.__suppress_context__
+
+
 def test_damaged_files_of_a_named_data_set(tmp_path, monkeypatch):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

@@ -109,9 +109,11 @@ def test_every_parameter_has_a_type(notebook):
 
 @pytest.mark.parametrize("notebook", WITH_PARAMETERS)
 def test_misspelled_parameters(notebook):
-    with pytest.raises(
-        ValueError, match="parameter = 'ovewrite' is not allowed: it must be one of"
-    ):
+    """The right name comes first, if there is one, and then the names of all."""
+    known = set(parameters_of(notebook)["__annotations__"])
+    hint = "did you mean 'overwrite'[?] It" if "overwrite" in known else "it"
+    message = f"parameter = 'ovewrite' is not allowed: {hint} must be one of {sorted(known)[0]}"
+    with pytest.raises(ValueError, match=message):
         read(notebook, "ovewrite", True)
 
 

@@ -374,6 +374,33 @@ def test_shares_of_an_overridden_run():
     assert PRESETS["digits"].train.epochs == 7  # presets are frozen
 
 
+@pytest.mark.parametrize(
+    "preset, num_images, changes, every",
+    [
+        ("small_64", 640, dict(batch_size=64, epochs=6), 6),  # of 60 steps
+        ("small_64", 640, dict(batch_size=64, epochs=0.5), 1),  # of 5
+        ("small_64", 10_000, {}, 1000),  # of 15,600
+        ("small_64", 640, dict(batch_size=64, epochs=6, eval_every=1000), 1000),  # as was asked
+        ("rar_b", 1_281_167, dict(epochs=4), 50),  # of 2,500, as many times as in the whole of it
+        ("rar_b", 10_000, dict(batch_size=256, steps_per_epoch=None, epochs=40), 156),  # of 1,560
+        ("rar_b", 1_281_167, {}, 5000),  # of 250,000
+        ("digits", 4500, {}, 70),
+        ("digits", 4500, dict(epochs=1), 10),  # of 70
+        ("digits", 4500, dict(epochs=14), 70),
+        ("digits", 4500, dict(epochs=1, eval_every=70), 70),
+    ],
+)
+def test_how_often_a_run_is_measured(preset, num_images, changes, every):
+    """At least ten times, unless something else is asked for. The configuration says how often."""
+    run = get_preset(preset, changes)
+    size = run.tokenizer.image_size
+    resolved = resolve(run, num_images, 10, run.tokenizer.channels, size).train
+    assert resolved.eval_every == every
+    if "eval_every" not in changes and preset != "digits":
+        assert resolved.total_steps // every >= min(10, resolved.total_steps)
+    assert get_preset(preset, changes | {"eval_every": None}).train.eval_every is None
+
+
 def test_none_is_a_value_only_in_changes():
     run = get_preset("rar_b", steps_per_epoch=None)
     assert run.train.steps_per_epoch == 625
@@ -383,7 +410,11 @@ def test_none_is_a_value_only_in_changes():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: get_preset("rar_z"), "preset = 'rar_z' is not allowed: it must be one of digits"),
+        (
+            lambda: get_preset("smal_64"),
+            "preset = 'smal_64' is not allowed: did you mean 'small_64'[?] It must be one of",
+        ),
+        (lambda: get_preset("vit"), "preset = 'vit' is not allowed: it must be one of digits"),
         (lambda: get_preset("digits", hiden_size=3), "parameter = 'hiden_size'"),
         (lambda: get_preset("digits", epochs=-1), "epochs = -1"),
         (lambda: get_preset("digits", {"epochs": 3}, epochs=4), "epochs = 4 .*changes say 3"),

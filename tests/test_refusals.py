@@ -13,11 +13,17 @@ from tests.test_runs import SMALL
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(preset="rar_z"), "preset = 'rar_z' is not allowed: it must be one of"),
-        (dict(epoch=3), "parameter = 'epoch' is not allowed: it must be one of"),
+        (
+            dict(preset="rar_z"),
+            "preset = 'rar_z' is not allowed: did you mean 'rar_s'? It must be one of",
+        ),
+        (
+            dict(epoch=3),
+            "parameter = 'epoch' is not allowed: did you mean 'epochs'? It must be one of",
+        ),
         (
             dict(changes={"num_layer": 3}),
-            "parameter = 'num_layer' is not allowed: it must be one of",
+            "parameter = 'num_layer' is not allowed: did you mean 'num_layers'? It must be one of",
         ),
         (dict(epochs=0), "epochs = 0 is not allowed: it must be a number above 0"),
         (dict(batch_size="many"), "batch_size = 'many' is not allowed: it must be a whole number"),
@@ -40,7 +46,10 @@ from tests.test_runs import SMALL
             dict(preset="digits", init_from=str(BUNDLED), changes={"adaln": False}),
             "adaln = False is not allowed: it must be True, as in",
         ),
-        (dict(tokenizer_from="/no/such/run"), "/no/such/run/config.json"),
+        (
+            dict(tokenizer_from="/no/such/run"),
+            "tokenizer_from = '/no/such/run' is not allowed: it must be the folder of a run",
+        ),
         (
             dict(tokens="/no/such/tokens"),
             "tokenizer_from = None is not allowed: it must be given with tokens",

@@ -19,6 +19,7 @@ from rar_nb.reports.report import (
     differences,
     evaluation_table,
     imagenet_entries,
+    losses_at_turns,
     plot_agreement,
     plot_images,
     plot_nearest,
@@ -35,6 +36,7 @@ from rar_nb.reports.report import (
 from rar_nb.sampler import SampleConfig
 from rar_nb.style import markdown_code, markdown_table, markdown_text, one_line, save_png, use_style
 from rar_nb.support import InvalidValue
+from rar_nb.trainer import TrainConfig
 
 OFFICIAL = "6726825d" + "0" * 56  # a hash that begins as that of Inception's published weights
 REFERENCE = "/data/VIRTUAL_imagenet256_labeled.npz"
@@ -319,6 +321,38 @@ def test_the_curves_bear_the_name_of_the_final_order(final_order, labels):
     rows = [{"step": 40, "random_loss": 2.0, "raster_loss": 1.5}]
     lines = plot_training(rows, final_order).axes[0].lines[1:]  # the first one is the training's
     assert {line.get_label(): line.get_ydata()[0] for line in lines} == labels
+
+
+END = "100, about when training ends"
+
+
+@pytest.mark.parametrize(
+    "every, anneal, final_order, said",
+    [
+        (20, (50, 75), "raster", ["40, about when r begins", "80, about when r reaches", END]),
+        (100, (50, 75), "raster", ["not measured near step 50, when", "near step 75, when", END]),
+        (10, (0, 0), "raster", [END]),  # never random, so no turn
+        (10, (0, 40), "z_curve", ["40, about when r reaches 0", END]),
+        (10, (50, 50), "raster", ["50, about when r begins", "50, about when r reaches", END]),
+        (10, (5, 75), "raster", ["not measured near step 5, when", "80, about", END]),
+        (10, (50, 300), "raster", ["50, about when r begins", END]),  # it never reaches 0
+        (10, (50, 75), "random", [END]),
+    ],
+    ids=str,
+)
+def test_losses_are_those_near_the_turns_of_r(every, anneal, final_order, said):
+    """In a run of 100 steps, and never that of the untrained model."""
+    rows = [{"step": step, "raster_loss": step / 1000} for step in range(0, 101, every)]
+    train = TrainConfig(100, 0, *anneal, steps_per_epoch=1)
+    rows.append({"step": 7, "loss": 9})
+    first, *lines = losses_at_turns(rows, train, final_order).splitlines()
+    assert first == f"Validation loss in {final_order} order, in nats per token:"
+    assert len(lines) == len(said) and all(words in line for words, line in zip(said, lines))
+    for line in lines:
+        if "about" in line:
+            loss, step = line.split(",")[0].split(" at step ")
+            assert float(loss) == int(step) / 1000 > 0
+    assert losses_at_turns(rows[-1:], train) == ""
 
 
 def test_copies_lie_at_distance_zero():

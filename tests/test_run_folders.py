@@ -425,6 +425,17 @@ def test_all_differences_are_named_and_some_are_allowed(tmp_path, capsys):
     assert load_run_config(tmp_path / "config.json") == slower
 
 
+def test_changes_are_noted_at_the_step_that_the_run_goes_on_from(tmp_path):
+    """The newest checkpoint is damaged, so the run goes on from the one before it."""
+    run = get_preset("tiny", steps_per_epoch=5)
+    save_run_config(run, tmp_path / "config.json")
+    for step in (10, 20):
+        write_checkpoint(tmp_path / "checkpoints", step, {"w": torch.ones(3)}, {})
+    (tmp_path / "checkpoints" / "step_000020.safetensors").write_bytes(b"x")
+    go_on(tmp_path, override(run, learning_rate=1e-3))
+    assert json.loads((tmp_path / "changes.jsonl").read_text())["step"] == 10
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.safetensors"])
 def test_one_flipped_bit_in_a_finished_run_is_noticed(tmp_path, name):
     run = get_preset("tiny", steps_per_epoch=5)

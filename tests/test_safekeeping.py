@@ -18,6 +18,7 @@ from rar_nb.runs.safekeeping import (
     StopRequest,
     check_finite,
     hold,
+    last_step,
     markers,
     newest_checkpoint,
     read_marker,
@@ -208,6 +209,17 @@ def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path, capsys, damage, messa
         newest_checkpoint(tmp_path)
     with pytest.raises(InvalidValue, match=message):
         read_marker(tmp_path / "step_000001.json").check()
+
+
+def test_the_last_step_is_of_an_intact_checkpoint(tmp_path):
+    assert last_step(tmp_path) == 0
+    save(tmp_path, 20)
+    save(tmp_path, 30)
+    assert last_step(tmp_path) == 30
+    flip(tmp_path / "step_000030.safetensors", -1)
+    assert last_step(tmp_path) == 20
+    flip(tmp_path / "step_000020.json", 3)
+    assert last_step(tmp_path) == 0
 
 
 def test_a_renamed_marker_is_another_checkpoints(tmp_path):

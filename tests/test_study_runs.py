@@ -45,7 +45,7 @@ from rar_nb.runs.study import (
     split_images,
     write_tuned,
 )
-from rar_nb.support import InvalidValue, Stopped, write_json
+from rar_nb.support import PROJECT, InvalidValue, Stopped, write_json
 from rar_nb.trainer import random_ratio_at, validation_loss
 from rar_nb.transformer import RAR
 from tests.forks import program, python
@@ -400,11 +400,18 @@ def test_a_run_by_papermill_leaves_one_file(place):
     assert raw["machine"]["threads"] == 1 and raw["factors"]["dropout"] == 0.1
     assert raw["config"]["model"]["final_order"] == "z_curve"
     assert (place.results / "samples" / "annealed_to_z_curve.png").exists()
+    said = f"New numbers, now stored in {place.results}, made with: {raw['command']}"
+    assert said in out.read_text(encoding="utf-8")
     # the same command repeats the numbers without training, and an undisturbed run agrees
     assert run_cell("annealed_to_z_curve", 0, place, TINY) == raw
     place.raw("annealed_to_z_curve", 0).rename(place.results / "moved.json")
     again = run_cell("annealed_to_z_curve", 0, place, TINY, progress=False)  # measures only
     assert numbers(again) == numbers(raw)
+
+
+def test_the_notebook_says_that_its_numbers_are_stored():
+    page = (PROJECT / "nbs" / "study_run.ipynb").read_text(encoding="utf-8")
+    assert "\"Stored numbers from results/study, made with: papermill nbs/study_run.ipynb " in page
 
 
 def test_a_tuning_run_sweeps_guidance(place):

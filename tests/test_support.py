@@ -26,6 +26,7 @@ from rar_nb.support import (
     require,
     require_int,
     require_number,
+    require_one_of,
     usable_path,
     write_beside,
     write_json,
@@ -224,6 +225,29 @@ def test_no_message_is_longer_than_a_few_lines(value):
     with pytest.raises(InvalidValue) as error:
         require(False, "x", value, "short")
     assert len(str(error.value)) < 2000 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        ("smal", "it must be one of"),
+        ("spiral", "did you mean 'spiral_in'? It must be one of"),
+        ("rastr", "did you mean 'raster'? It must be one of"),
+        ("x" * 10**6, "it must be one of"),
+        ("", "it must be one of"),
+        (["raster"], "it must be one of"),
+        (None, "it must be one of"),
+        (torch.zeros(3), "it must be one of"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_the_name_that_was_meant_comes_first(value, said):
+    known = dict(raster=1, spiral_in=2)
+    for name in known:
+        require_one_of("order", name, known)
+    with pytest.raises(InvalidValue) as error:
+        require_one_of("order", value, known, ", or yours")
+    assert str(error.value).endswith(f" is not allowed: {said} raster, spiral_in, or yours")
 
 
 # Functions that check their arguments

@@ -37,7 +37,13 @@ from rar_nb.runs.run_folders import (
     read_metrics,
     resolve_tokens,
 )
-from rar_nb.runs.safekeeping import SIGNALS, check_finite, markers, newest_checkpoint
+from rar_nb.runs.safekeeping import (
+    SIGNALS,
+    check_finite,
+    markers,
+    newest_checkpoint,
+    write_checkpoint,
+)
 from rar_nb.runs.training import shared_validation_loss, train_run, train_tokenizer_in
 from rar_nb.sampler import image_noise, sample_tokens
 from rar_nb.support import PROJECT, InvalidValue, Stopped, write_json
@@ -435,6 +441,16 @@ def test_a_full_memory_is_one_message(tokens, tmp_path, error):
     with pytest.raises(InvalidValue, match="memory is full .*lower device_batch_size.*is intact"):
         train_run(run, RAR(run.model), data, folder=tmp_path, on_eval=fail, cpu=True)
     assert newest_checkpoint(tmp_path / "checkpoints").step == 4
+
+
+def test_a_damaged_checkpoint_is_not_said_to_be_the_last_one(tmp_path):
+    """The run went on from step 10, before the damaged one, and its gradients then failed."""
+    for step in (10, 20):
+        write_checkpoint(tmp_path, step, {"w": torch.ones(3)}, {})
+    assert "everything is saved" in training.how_to_go_on(tmp_path, 20, 50, "SIGTERM")
+    (tmp_path / "step_000020.safetensors").write_bytes(b"x")
+    said = training.how_to_go_on(tmp_path, 15, 50, "SIGTERM")
+    assert "the checkpoint of step 10 is the last one" in said
 
 
 def interrupt_at(when):

@@ -128,6 +128,7 @@ def test_a_demonstration_takes_values_of_ones_own():
         (dict(image_size=10**12), "image_size = 1000000000000"),
         (dict(image_size=30), "image_size = 30 .*multiple of the tokenizer's stride"),
         (dict(preset="rar_z"), "preset = 'rar_z'"),
+        (dict(folder="/no/such"), "folder = '/no/such' is not allowed: it must be an existing fol"),
     ],
 )
 def test_parameters_are_checked_before_the_folder_is_opened(given, message):

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..support import (
-    PROJECT, Images, InvalidValue, checked, import_torchvision, require, require_int, usable_path)
+    PROJECT, Images, InvalidValue, cause_of, checked, import_torchvision, require,
+    require_int, require_one_of, usable_path)
 
 DATA = PROJECT / 'data'  # bundled data, and torchvision's downloads
 
@@ -480,7 +481,10 @@ def open_folder(
     Validation images come from val, valid or validation, or else from test, or else from a tenth
     of each class, as `split_validation` takes it. Raises `InvalidValue` that says what was found
     for any other arrangement."""
-    train_folder, validation_folder = split_folders(usable_path(folder, 'folder'))
+    place = usable_path(folder, 'folder')
+    require(os.path.isdir(place), 'folder', str(folder),
+            "an existing folder with one subfolder a class")
+    train_folder, validation_folder = split_folders(place)
     train = ImageFolder(train_folder)
     if validation_folder is None:
         return split_validation(ImageData(train, image_size, channels=3))
@@ -507,7 +511,8 @@ def open_torchvision(
     except Exception as error:  # torchvision's readers raise almost anything on damaged files
         remedy = ("check the network, or remove the part that is there, and try again"
                   if download else "set download=True to fetch it")
-        raise InvalidValue(f"data = {name!r} is not in {root} ({error}); {remedy}") from error
+        raise InvalidValue(f"data = {name!r} is not in {root} ({cause_of(error)}); "
+                           f"{remedy}") from None
     return ImageData(train, image_size), ImageData(test, image_size)
 
 
@@ -524,9 +529,9 @@ def open_data(
     if data in TORCHVISION:
         return open_torchvision(data, image_size, root, download)
     folder = usable_path(data, 'data')
-    names = "'digits', " + ', '.join(map(repr, TORCHVISION))
-    require(os.path.isdir(folder), 'data', str(data),
-            f"{names} or an existing folder with one subfolder a class")
+    if not os.path.isdir(folder):
+        require_one_of('data', str(data), ('digits', *TORCHVISION),
+                       ", or an existing folder with one subfolder a class")
     return open_folder(folder, image_size)
 
 # %% ../../nbs/20_images.ipynb #imgchk02

@@ -28,7 +28,7 @@ from ..pretrained.presets import PRESETS, RunConfig, load_run_config, override
 from ..runs.run_folders import read_metrics
 from ..style import COLORS
 from ..support import (
-    Length, Orders, Seed, checked, require, require_int, require_key, require_number)
+    Length, Orders, Seed, checked, require_int, require_key, require_number, require_one_of)
 from ..tokenizer import grid_side
 from ..trainer import learning_rate_at, random_ratio_at, step_generator
 
@@ -217,7 +217,7 @@ class Annealing(LivePanel):
         known: dict[str, Mapping] = dict(setting=self.runs, schedule=ANNEAL_SCHEDULES,
                                          final_order=SCAN_ORDERS)
         if name in known:
-            require(value in known[name], name, value, "one of " + ", ".join(known[name]))
+            require_one_of(name, value, known[name])
         elif name == 'batch_size':
             require_int(name, value, 1, IMAGES)
         else:

@@ -181,8 +181,9 @@ def npm_pack(package: str, folder: Path) -> Path:
         ['npm', 'pack', package, '--json', '--prefer-offline', '--pack-destination', str(folder)],
         capture_output=True, text=True)
     if done.returncode:
+        said = ' '.join(done.stderr.split())[-300:]
         raise InvalidValue(f"npm can't fetch {package}: connect to its registry and try again "
-                           f"[{done.stderr.strip()[-300:]}]")
+                           f"[{said}]")
     return folder / json.loads(done.stdout)[0]['filename']
 
 

@@ -32,7 +32,7 @@ from ..sampler import SampleConfig, final_orders, image_noise, sample_tokens
 from ..style import COLORS
 from ..support import (
     GridSize, Labels, Length, Orders, Seed, check_eval, check_path, checked, make_folder, require,
-    require_int, require_number, write_beside)
+    require_int, require_number, require_one_of, write_beside)
 from ..transformer import RAR
 
 # %% ../../nbs/14_inpainting.ipynb #6b9c6e5b
@@ -64,7 +64,7 @@ def fill_order(
     seed: Seed = 0,  # of the random order
 ) -> torch.Tensor:  # int64 [1, L], raster indices by step
     "First the known cells in raster order, then those of the hole."
-    require(how in HOW, 'how', how, "one of " + ", ".join(HOW))
+    require_one_of('how', how, HOW)
     check_hole(hole, grid_size**2)
     cells = sorted(set(hole))
     known = [i for i in range(grid_size**2) if i not in cells]
@@ -315,7 +315,7 @@ class Inpainting(KernelPanel):
         if name == 'hole':
             check_path(value, self.settings['grid_size'], 'hole')
         elif name == 'how':
-            require(value in HOW, name, value, "one of " + ", ".join(HOW))
+            require_one_of(name, value, HOW)
         elif name == 'guidance_scale':
             require_number(name, value, 0)
         else:
@@ -327,7 +327,7 @@ class Inpainting(KernelPanel):
         "The class and pixels of a digit, class probabilities, or tokens, pixels and loss."
         kinds: dict[str, Callable] = dict(
             digit=self.show_digit, classes=self.guess_class, fill=self.fill)
-        require(kind in kinds, 'kind', kind, "one of " + ", ".join(kinds))
+        require_one_of('kind', kind, kinds)
         return list(kinds[kind](**request))
 
     def show_digit(self, digit: int) -> tuple[int, torch.Tensor]:

@@ -24,7 +24,8 @@ from ..orders import (SCAN_ORDERS, alternate, inverse, raster, sample_orders, sc
 from .widgets import LivePanel, draw_cells, module_text, new_figure
 from ..style import COLORS
 from ..support import (
-    Count, GridSize, Permutations, Seed, check_path, checked, require, require_int)
+    Count, GridSize, Permutations, Seed, check_path, checked, require, require_int,
+    require_one_of)
 
 SmallGrid = Annotated[int, Field(ge=1, le=64)]  # whose cells can be told apart in a picture
 
@@ -41,7 +42,7 @@ def named_order(
     seed: Seed = 0,  # decides 'random'; the others don't depend on it
 ) -> tuple[int, ...]:  # raster indices by step
     "A scan order, or a random one."
-    require(name in order_names(), 'scan order', name, "one of " + ", ".join(order_names()))
+    require_one_of('scan order', name, order_names())
     if name != 'random':
         return tuple(scan_order(name, grid_size)[0].tolist())
     generator = torch.Generator().manual_seed(seed)
@@ -220,7 +221,7 @@ class ScanOrders(LivePanel):
         cells=None,  # raster indices of your own order, by step
     ):
         names = [*order_names(), 'yours']
-        require(order in names, 'order', order, "one of " + ", ".join(names))
+        require_one_of('order', order, names)
         own = {} if cells is None else {str(grid_size): check_path(cells, grid_size)}
         super().__init__(
             names=list(SCAN_ORDERS), registered=registered_orders(), order=order,
@@ -233,7 +234,7 @@ class ScanOrders(LivePanel):
         highest = dict(grid_size=SIZES.stop - 1, step=2**20, seed=2**32 - 1)
         if name == 'order':
             names = [*order_names(), 'yours']
-            require(value in names, name, value, "one of " + ", ".join(names))
+            require_one_of(name, value, names)
         elif name == 'cells':
             for side, cells in value.items():
                 require(side in map(str, SIZES), 'grid size in cells', side,

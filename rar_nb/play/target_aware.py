@@ -24,7 +24,8 @@ from .scan_orders import named_order
 from .widgets import LivePanel, color_of, draw_cells, module_text
 from ..sampler import final_orders
 from ..support import (
-    Length, Orders, check_order, checked, read_json, require, require_int, require_key, write_json)
+    Length, Orders, check_order, checked, read_json, require, require_int, require_key,
+    require_one_of, write_json)
 from ..transformer import RAR, ModelConfig, rar_loss
 
 # %% ../../nbs/12_target_aware.ipynb #ce8ad9f3
@@ -158,7 +159,7 @@ class TargetAware(LivePanel):
         "`InvalidValue` for what the panel can't show."
         name, value = proposal['trait'].name, proposal['value']
         if name == 'road':
-            require(value in self.roads, name, value, "one of " + ", ".join(self.roads))
+            require_one_of(name, value, self.roads)
         else:
             require_int(name, value, 0, 8)
         return value

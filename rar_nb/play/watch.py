@@ -45,7 +45,7 @@ from rar_nb.sampler import (
 from ..style import COLORS
 from ..support import (
     Length, Seed, UInt8Tensor, check_codebook, check_eval, check_path, checked, require,
-    require_int, require_number, usable_path)
+    require_int, require_number, require_one_of, usable_path)
 from ..tokenizer import Tokenizer, grid_side, to_uint8
 from ..transformer import RAR, Conditioning
 
@@ -117,7 +117,7 @@ def cached_model(
     folder: str | Path = str(BUNDLED),  # of the run
 ) -> RAR:  # in eval mode
     "A generator of a run, kept for the next call."
-    require(name in MODELS, 'model', name, "one of " + ", ".join(MODELS))
+    require_one_of('model', name, MODELS)
     return load_weights(RAR(cached_run(folder)[0].model), Path(folder) / MODELS[name]).eval()
 
 # %% ../../nbs/13_watch.ipynb #79512159
@@ -565,7 +565,7 @@ class Watch(KernelPanel):
         folder = str(usable_path(run_dir, 'run_dir'))
         known = sorted(self.trait_names(sync=True))
         for name in state:
-            require(name in known, 'state', name, "one of " + ", ".join(known))
+            require_one_of('state', name, known)
         self.folders = dict(list_runs())  # by name
         same = [name for name, other in self.folders.items() if Path(other).absolute()
                 == Path(folder).absolute()]
@@ -616,9 +616,9 @@ class Watch(KernelPanel):
         if count is not None:
             require_int(name, value, -1 if name == 'head' else 0, run[count] - 1)
         elif name == 'run':
-            require(value in self.folders, 'run', value, "one of " + ", ".join(self.folders))
+            require_one_of('run', value, self.folders)
         elif name in ('generator', 'compare') and (value or name == 'generator'):
-            require(value in run['models'], 'model', value, "one of " + ", ".join(run['models']))
+            require_one_of('model', value, run['models'])
         elif name == 'hole':
             check_path(value, run['grid_size'], 'hole')
         elif name == 'base' and value:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..style import COLORS
-from ..support import require
+from ..support import require, require_one_of
 
 # %% ../../nbs/15_widgets.ipynb #1a4e4651
 JS = importlib.resources.files('rar_nb.play') / 'js'
@@ -35,7 +35,7 @@ def module_text(
 ) -> str:
     "A JavaScript module with the modules that it imports written into it."
     names = sorted(path.name[:-3] for path in JS.iterdir() if path.name.endswith('.js'))
-    require(name in names, 'JavaScript module', name, "one of " + ", ".join(names))
+    require_one_of('JavaScript module', name, names)
     text = (JS / f'{name}.js').read_text(encoding='utf-8')
     return IMPORT.sub(lambda found: f'const {{{found[1]}}} = {module_object(found[2])};', text)
 

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..support import InvalidValue, checked, require, write_beside
+from ..support import InvalidValue, cause_of, checked, require, write_beside
 
 Module = TypeVar('Module', bound=nn.Module)
 
@@ -307,8 +307,9 @@ def load_weights(
     return module
 
 # %% ../../nbs/30_checkpoints.ipynb #b29eeb96
-HUB_ADVICE = ("Check name and network; accept the terms and log in (`hf auth login`) if it is "
-              "gated; or download it by hand and give its path as source")
+HUB_ADVICE = ("Check the name and the network; accept the terms and log in (`hf auth login`) if it "
+              "is gated; or download it by hand and give its path as source. Without a network, "
+              "HF_HUB_OFFLINE=1 saves the time of further tries")
 
 
 def in_folder(
@@ -345,9 +346,9 @@ def find_weights(
     try:
         return Path(hf_hub_download(str(source), filename))
     except Exception as error:  # of many libraries; each means that the file isn't here
-        reason = str(error).splitlines()[0]
         raise InvalidValue(f"{source!r} is no file or folder here, and {filename} can't be had "
-                         f"from the hub repository of that name: {reason} {HUB_ADVICE}") from error
+                           f"from the hub repository of that name ({cause_of(error)}). "
+                           f"{HUB_ADVICE}") from None
 
 # %% ../../nbs/30_checkpoints.ipynb #a9530d3a
 class WithoutInit(TorchFunctionMode):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MODELS', 'SAMPLING', 'TRACKERS', 'PARTS', 'PRESETS', 'GUESSED_GUIDANCE', 'PLAIN', 'WINDOWS', 'FINAL_ORDERS',
            'ABLATIONS', 'LATER', 'OLD_NAMES', 'DeviceConfig', 'RunConfig', 'chosen_values', 'override', 'get_preset',
-           'balance', 'steps_an_epoch', 'resolve', 'published', 'variant', 'published_crops', 'small',
-           'save_run_config', 'RunFile', 'load_run_config', 'Identity', 'read_identity', 'config_beside', 'model_of',
-           'sizes_of', 'check_sizes']
+           'balance', 'steps_an_epoch', 'steps_between_evaluations', 'resolve', 'published', 'variant',
+           'published_crops', 'small', 'save_run_config', 'RunFile', 'load_run_config', 'Identity', 'read_identity',
+           'config_beside', 'model_of', 'sizes_of', 'check_sizes']
 
 # %% ../../nbs/32_presets.ipynb #9375ae83
 import math
@@ -25,7 +25,8 @@ from typing_extensions import TypedDict
 from .checkpoints import find_weights, read_weights, with_weights
 from .vq_models import LLAMAGEN_VQ, MASKGIT_VQ
 from ..sampler import SampleConfig
-from ..support import InvalidValue, checked, config, read_json, require, write_json
+from ..support import (
+    InvalidValue, checked, config, read_json, require, require_one_of, write_json)
 from ..tokenizer import TOKENIZERS, TokenizerConfig
 from ..trainer import TrainConfig
 from ..transformer import RAR, ModelConfig
@@ -146,13 +147,17 @@ def override(
     own = {f.name for f in fields(run)} - set(PARTS)
     known = own.union(*names.values())
     for name in values:
-        require(name in known, 'parameter', name, "one of " + ", ".join(sorted(known)))
+        require_one_of('parameter', name, sorted(known))
+    if run.train.steps_per_epoch and values.get('steps_per_epoch', 1) is None:
+        values.setdefault('eval_every', None)  # the run may be much shorter
     if 'epochs' in values:
         train = replace(run.train, epochs=values['epochs'], warmup_epochs=0)  # checks the value
         share = train.epochs / run.train.epochs
         for name in ('warmup_epochs', 'anneal_start', 'anneal_end'):
             most = train.epochs if name == 'warmup_epochs' else math.inf  # against rounding
             values.setdefault(name, min(most, share * getattr(run.train, name)))
+        if train.eval_every is not None:
+            values.setdefault('eval_every', max(1, round(min(1, share) * train.eval_every)))
     changed = {name: values[name] for name in own & set(values)}
     for part in PARTS:
         chosen = {name: values[name] for name in names[part] & set(values)}
@@ -168,7 +173,7 @@ def get_preset(
     **values,  # as for `override`
 ) -> RunConfig:
     "The preset `name` with `changes` and `values`; `InvalidValue` as `override`, or if unknown."
-    require(name in PRESETS, 'preset', name, "one of " + ", ".join(PRESETS))
+    require_one_of('preset', name, PRESETS)
     return override(PRESETS[name], changes, **values)
 
 # %% ../../nbs/32_presets.ipynb #d1a0efc4
@@ -196,6 +201,13 @@ def steps_an_epoch(train: TrainConfig, num_images: int) -> int:
     return steps
 
 
+def steps_between_evaluations(
+    train: TrainConfig,  # with steps an epoch
+) -> int:
+    "`eval_every`; where that is None, a tenth of the run, and at most 1,000 steps."
+    return train.eval_every or max(1, min(1000, train.total_steps // 10))
+
+
 @checked
 def resolve(
     run: RunConfig,
@@ -203,7 +215,7 @@ def resolve(
     num_classes: int,
     channels: int,  # 1 or 3
     image_size: int,  # pixels along a side
-) -> RunConfig:  # with steps an epoch, and ids that match tokenizer and data
+) -> RunConfig:  # with steps an epoch, `eval_every`, and ids that match tokenizer and data
     """Fill in what depends on the data, and make the generator's sizes agree with the tokenizer's.
 
     Raises `InvalidValue` if there are fewer images than a batch, or `epochs` is less than a step.
@@ -219,6 +231,7 @@ def resolve(
     model = replace(run.model, codebook_size=tokenizer.codebook_size,
                     num_tokens=tokenizer.num_tokens, num_classes=num_classes)
     train = replace(run.train, steps_per_epoch=steps_an_epoch(run.train, num_images))
+    train = replace(train, eval_every=steps_between_evaluations(train))
     num_samples = balance('num_samples', run.sample.num_samples, num_classes)
     sample = replace(run.sample, num_samples=num_samples)
     return replace(run, model=model, tokenizer=tokenizer, train=train, sample=sample)
@@ -308,7 +321,7 @@ def small(
         name, 'your_images', model=model, tokenizer=tokenizer,
         sample=SampleConfig(4.0, 1.0, 1.0, num_samples=10_000, sample_batch_size=100),
         train=TrainConfig(steps_per_epoch=None, batch_size=256, precision='auto',
-                          eval_every=1000, **train))
+                          eval_every=None, **train))
 
 
 PRESETS['small_64'] = small('small_64', 64, 256, 8, stride=4, width=32, epochs=400,
@@ -415,8 +428,7 @@ def model_of(
     if preset is None:
         preset = 'rar_b'
     if isinstance(preset, str):
-        require(preset in PRESETS, 'preset', preset,
-                "a `ModelConfig` or one of " + ", ".join(PRESETS))
+        require_one_of('preset', preset, PRESETS, ", or a `ModelConfig`")
         if filename is None and preset in MODELS:
             filename = f'{preset}.bin'
         sizes = PRESETS[preset].model

@@ -32,8 +32,8 @@ from ..data.images import (
 from ..data.tokens import content_hash, sha256
 from ..pretrained.checkpoints import check_weights, file_kind, read_weights
 from ..support import (
-    InvalidValue, Workers, check_statistics, checked, float32_products, import_torchvision,
-    require, require_int, usable_path, write_beside)
+    InvalidValue, Workers, cause_of, check_statistics, checked, float32_products,
+    import_torchvision, require, require_int, usable_path, write_beside)
 
 import_torchvision()  # before torch-fidelity, which imports it
 from torch_fidelity.feature_extractor_inceptionv3 import (
@@ -153,8 +153,8 @@ def download_inception() -> Path:
                                            hash_prefix=INCEPTION_FILE[-12:-4])
     except Exception as error:  # networks fail in many ways
         raise InvalidValue(f"{INCEPTION_FILE} can't be downloaded from {URL_INCEPTION_V3} "
-                           f"({error}); fetch it where there is a network, and give its path as "
-                           "inception") from error
+                           f"({cause_of(error)}); fetch it where there is a network, and give its "
+                           "path as inception") from None
     return path
 
 

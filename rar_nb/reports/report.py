@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROXY', 'DIGITS_CLASSIFIER', 'DIGITS_CLASSIFIER_SHA256', 'DIGITS_SHAPE', 'DIGITS_HASH', 'AXES', 'PROTOCOL', 'FORMATS',
-           'SHOWN', 'plot_training', 'classifier_caution', 'evaluation_table', 'training_hash', 'digits_classifier',
-           'classifier_for', 'plot_nearest', 'sweep_points', 'Point', 'read_point', 'run_sweep', 'plot_line',
-           'plot_heat_map', 'plot_sweep', 'run_metadata', 'differences', 'imagenet_entries', 'as_text',
+           'SHOWN', 'plot_training', 'losses_at_turns', 'classifier_caution', 'evaluation_table', 'training_hash',
+           'digits_classifier', 'classifier_for', 'plot_nearest', 'sweep_points', 'Point', 'read_point', 'run_sweep',
+           'plot_line', 'plot_heat_map', 'plot_sweep', 'run_metadata', 'differences', 'imagenet_entries', 'as_text',
            'metrics_section', 'sweep_section', 'configuration_section', 'metadata_section', 'report_page',
            'plot_images', 'first_of_each', 'run_images', 'set_folder', 'read_set', 'stack_pictures',
            'papermill_command', 'plot_agreement']
@@ -54,6 +54,7 @@ from ..support import (
     PROJECT, InvalidValue, check_classes, check_image_labels, check_image_sets, checked, read_json,
     require, require_int, usable_path, write_json)
 from ..tokenizer import stack_images
+from ..trainer import TrainConfig
 
 # %% ../../nbs/51_report.ipynb #005f60ee
 @checked
@@ -85,6 +86,34 @@ def plot_training(
     top.legend(loc='lower left')  # losses begin high, so curves are seldom there
     bottom.set(ylabel='r', xlabel='step', ylim=(-0.05, 1.05))
     return fig
+
+
+def losses_at_turns(
+    rows: list[dict],  # metrics of a run, as of `read_metrics`
+    train: TrainConfig,  # of the run, after `resolve`
+    final_order: str = 'raster',  # of the run's model
+) -> str:  # lines; empty if no validation loss was measured
+    """Validation losses in the final order where r begins to fall, where it is 0, and at the end.
+
+    A measurement stands for a moment that is at most a tenth of the run away."""
+    final = dict(zip(*curve(rows, 'raster_loss')))
+    if not final:
+        return ''
+    start, end, total = (train.steps(epochs) for epochs in
+                         (train.anneal_start, train.anneal_end, train.epochs))
+    reach = math.ceil(total / 10)
+    moments = {'r begins to fall': (start, range(max(1, start - reach), start + 1)),
+               'r reaches 0': (end, range(end, end + reach + 1))} if final_order != 'random' else {}
+    lines = [f'Validation loss in {final_order} order, in nats per token:']
+    for when, (step, near) in moments.items():
+        if not 0 < step <= total:  # before the first step, or never
+            continue
+        measured = min(set(near) & set(final), key=lambda s: abs(s - step), default=None)
+        lines.append(f'  {final[measured]:.3f} at step {measured:,}, about when {when}' if measured
+                     else f'  not measured near step {step:,}, when {when}')
+    if total in final:
+        lines.append(f'  {final[total]:.3f} at step {total:,}, about when training ends')
+    return '\n'.join(lines)
 
 # %% ../../nbs/51_report.ipynb #0089b45b
 PROXY = (  # what `evaluate_samples` finds

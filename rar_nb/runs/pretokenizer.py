@@ -74,6 +74,7 @@ from rar_nb.support import (
     program,
     read_json,
     require,
+    require_one_of,
     usable_path,
     write_json,
     writing,
@@ -134,7 +135,7 @@ class PretokenizeConfig:
     cpu: bool = False  # stay on the CPU even if there is a GPU
 
     def __post_init__(self):
-        require(self.crops in CROPS, 'crops', self.crops, "one of " + ", ".join(CROPS))
+        require_one_of('crops', self.crops, CROPS)
         require(self.weights is None or self.tokenizer in PUBLISHED, 'weights', self.weights,
                 "left out for the tokenizer of a run's folder")
 
@@ -169,8 +170,9 @@ def chosen_sizes(
         sizes = PUBLISHED[config.tokenizer].fixed_sizes
         return config.image_size or 256, sizes['stride'], sizes['channels']
     file = usable_path(config.tokenizer, 'tokenizer') / 'config.json'
-    require(os.path.isfile(file), 'tokenizer', config.tokenizer,
-            f"one of {', '.join(PUBLISHED)}, or the folder of a finished run")
+    if not os.path.isfile(file):
+        require_one_of('tokenizer', config.tokenizer, PUBLISHED,
+                       ", or the folder of a finished run")
     trained = load_run_config(file).tokenizer
     return config.image_size or trained.image_size, trained.stride, trained.channels
 

@@ -61,6 +61,7 @@ from rar_nb.support import (
     make_folder,
     read_json,
     require,
+    require_one_of,
     usable_path,
     write_beside,
     write_json,
@@ -163,7 +164,7 @@ def check_trackers(names: list[str]):
     available = dict(tensorboard=is_tensorboard_available, wandb=is_wandb_available,
                      trackio=is_trackio_available)
     for name in names:
-        require(name in available, 'trackers', name, "one of " + ", ".join(available))
+        require_one_of('trackers', name, available)
         require(available[name](), 'trackers', name,
                 f"installed; run `pip install {name}`, or leave it out")
 

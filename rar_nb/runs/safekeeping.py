@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNALS', 'CHECKPOINT_NAME', 'owner_file', 'describe_owner', 'hold', 'hold_all', 'remove_unfinished', 'StopRequest',
-           'Checkpoint', 'step_of', 'Marker', 'marker_hash', 'read_marker', 'markers', 'last_step', 'damage',
+           'Checkpoint', 'step_of', 'Marker', 'marker_hash', 'read_marker', 'markers', 'damage', 'last_step',
            'newest_checkpoint', 'check_finite', 'remove_marked', 'write_checkpoint', 'remove_checkpoints']
 
 # %% ../../nbs/41_safekeeping.ipynb #safe0002
@@ -196,11 +196,6 @@ def markers(folder: Path | str) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
-def last_step(folder: Path | str) -> int:
-    "The step of the newest marker, 0 if there is none; nothing is read, so it may be damaged."
-    return max(map(step_of, markers(folder)), default=0)
-
-
 def damage(marker: Path) -> str:
     "What is wrong with a checkpoint; empty if nothing is."
     try:
@@ -208,6 +203,11 @@ def damage(marker: Path) -> str:
     except InvalidValue as error:
         return str(error)
     return ''
+
+
+def last_step(folder: Path | str) -> int:
+    "The step of the newest intact checkpoint, 0 if there is none."
+    return next((step_of(marker) for marker in markers(folder) if not damage(marker)), 0)
 
 
 def newest_checkpoint(folder: Path | str) -> Checkpoint | None:

@@ -53,10 +53,10 @@ from .safekeeping import StopRequest, hold
 from .training import train_run, versions
 from ..sampler import balanced_classes, sample_images
 from ..style import image_grid, save_png
-from rar_nb.support import (
+from ..support import (
     PROJECT, Seed, Stopped, checked, choose_precision, config, import_torchvision, make_folder,
-    program, read_json, require, require_key, usable_device, usable_path, write_beside,
-    write_json)
+    program, read_json, require, require_key, require_one_of, usable_device, usable_path,
+    write_beside, write_json)
 from ..tokenizer import Tokenizer, make_tokenizer, stack_images, train_tokenizer
 from ..transformer import RAR
 
@@ -1019,7 +1019,7 @@ def names_in(text: str | None, known, what: str) -> list[str]:
         return list(known)
     names = text.split(',')
     for name in names:
-        require(name in known, what, name, "one of " + ", ".join(known))
+        require_one_of(what, name, known)
     return [name for name in known if name in names]
 
 

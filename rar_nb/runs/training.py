@@ -43,6 +43,7 @@ from rar_nb.pretrained.presets import (
     override,
     read_identity,
     save_run_config,
+    steps_between_evaluations,
 )
 from rar_nb.runs.devices import (
     PARENT,
@@ -202,6 +203,7 @@ class TrainingLoop:
     ) -> int:  # steps done
         "Train from the step that was loaded until the end of the run, or until it must stop."
         config, total = self.run.train, self.run.train.total_steps
+        every = steps_between_evaluations(config)
         for step in range(self.start, total):
             if self.must_stop(step, stop, deadline):
                 self.write_checkpoint(step)
@@ -210,7 +212,7 @@ class TrainingLoop:
                 self.write_checkpoint(step)
             if step == config.steps(config.anneal_start) > 0 and self.is_sound():
                 self.write_weights('before_annealing')
-            if step % config.eval_every == 0:
+            if step % every == 0:
                 self.evaluate(step)
             self.step(step)
             if (step + 1) % config.log_every == 0 or step + 1 == total:
@@ -677,6 +679,7 @@ def plan_run(
         asked = get_preset(preset, dict(data=saved.data) | changes)
         require_same_run(flat_config(saved), flat_config(resolve_tokens(asked, data)), folder)
     run = override(saved, changes)
+    run = override(run, eval_every=steps_between_evaluations(run.train))
     has_run(folder, run)  # prints what changes
     return run
 

@@ -8,7 +8,7 @@ from tests.broken.cases import Wrong
 POSITIVE_INTS = set(
     "model.codebook_size model.num_tokens model.num_classes model.hidden_size model.num_layers"
     " model.num_heads model.mlp_size tokenizer.image_size tokenizer.stride tokenizer.codebook_dim"
-    " tokenizer.width tokenizer.vq_batch_size train.batch_size train.log_every train.eval_every"
+    " tokenizer.width tokenizer.vq_batch_size train.batch_size train.log_every"
     " sample.num_samples sample.sample_batch_size".split()
 )
 OTHER_INTS = {  # at least
@@ -18,7 +18,7 @@ OTHER_INTS = {  # at least
     "devices.checkpoint_every": 0,
     "devices.keep_every": 0,
 }
-OPTIONAL_INTS = {"train.steps_per_epoch", "devices.device_batch_size"}
+OPTIONAL_INTS = {"train.steps_per_epoch", "train.eval_every", "devices.device_batch_size"}
 POSITIVE = set(
     "tokenizer.vq_learning_rate train.epochs train.learning_rate train.max_grad_norm"
     " sample.guidance_power sample.temperature".split()
