@@ -1124,6 +1124,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rar_nb.runs.cost.step_seconds': ('cost.html#step_seconds', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.table_seconds': ('cost.html#table_seconds', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.tokenizer_flops': ('cost.html#tokenizer_flops', 'rar_nb/runs/cost.py'),
+                                  'rar_nb.runs.cost.tokenizer_seconds': ('cost.html#tokenizer_seconds', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.train_flops': ('cost.html#train_flops', 'rar_nb/runs/cost.py'),
                                   'rar_nb.runs.cost.trained_images_per_second': ( 'cost.html#trained_images_per_second',
                                                                                   'rar_nb/runs/cost.py'),
