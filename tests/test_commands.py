@@ -297,7 +297,7 @@ def test_your_images(tmp_path, monkeypatch):
     )
     runs = []
 
-    def forked(notebook, out, parameters, progress_bar, stdout_file, stderr_file):
+    def forked(notebook, out, parameters, progress_bar, stdout_file, stderr_file, log_output):
         runs.append(Path(notebook).stem)
         accept(runs[-1], parameters)
         execute(runs[-1], Path(out), **parameters)

@@ -37,6 +37,7 @@ from rar_nb.runs.cost import (
     sampling_bytes,
     sampling_seconds,
     tokenizer_flops,
+    tokenizer_seconds,
     train_flops,
     trained_images_per_second,
     training_bytes,
@@ -556,6 +557,27 @@ def test_report():
     assert c["training_dollars"] == pytest.approx(8 * 2.0 * c["training_seconds"] / 3600)
     assert c["per_device_batch"] * c["accumulation"] * 8 >= 2048
     assert "too much" in cost_report(PRESETS["rar_xxl"], known_device("NVIDIA L4"))
+
+
+def test_the_tokenizer_has_its_row_if_it_is_trained():
+    """Its operations are those that torch counts in a step, both ways."""
+    run = resolve(get_preset("digits"), 4500, 10, 1, 28)
+    config = run.tokenizer
+    tokenizer, images = make_tokenizer(config), torch.rand(config.vq_batch_size, 1, 28, 28)
+    with FlopCounterMode(display=False) as counted:
+        decoded, commitment = tokenizer(images)
+        (decoded.mean() + commitment).backward()
+    flops = tokenizer_seconds(run, H100, 1.0) * cost.peak(H100, config.vq_precision)
+    # The first layer needs no gradient of the images, nor the search among the codes any.
+    assert 0.9 < counted.get_total_flops() * config.vq_steps / flops <= 1
+    rows = {row[0]: row[1:] for row in cells_of(cost_report(run, H100, trains_tokenizer=True))}
+    seconds = tokenizer_seconds(run, H100)
+    assert rows["**training the tokenizer**"] == ["estimate", f"**{duration(seconds)}**"]
+    assert "the tokenizer" not in cost_report(run, H100)
+    found = costs(run, H100, 2, price=3.0, trains_tokenizer=True)
+    assert found["tokenizer_dollars"] == pytest.approx(2 * 3.0 * seconds / 3600)
+    with pytest.raises(InvalidValue, match="kind = 'maskgit_vq' .* a tokenizer that is trained"):
+        cost_report(RAR_B, H100, trains_tokenizer=True)
 
 
 def test_prices_stand_in_their_own_rows():

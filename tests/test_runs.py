@@ -3,6 +3,7 @@
 import json
 import re
 
+import nbformat
 import pytest
 import torch
 from papermill.exceptions import PapermillExecutionError
@@ -95,6 +96,18 @@ def test_same_parameters_same_run(run, images, tmp_path):
     assert sorted(p.name for p in (tmp_path / "again").glob("[!.]*")) == sorted(names)
     before, after = (read_identity(folder) for folder in (run, tmp_path / "again"))
     assert before == after and before["classes"] == [str(c) for c in range(10)]
+
+
+def test_the_tokenizer_is_announced_and_obeys_the_time_limit(images, tmp_path):
+    """Its row among the costs, how to go on (once), and a checkpoint when the time is up."""
+    small = dict(kind="conv_vq", codebook_size=8, width=8, vq_steps=3, vq_batch_size=4)
+    given = dict(run_dir=str(tmp_path / "run"), data=images, changes=small, max_minutes=0)
+    with pytest.raises(PapermillExecutionError, match="stopped after 1 of 3 steps .the time is up"):
+        execute("train", tmp_path / "out.ipynb", **given, **SMALL)
+    assert newest_checkpoint(tmp_path / "run" / "tokenizer_checkpoints").step == 1
+    said = printed(nbformat.read(tmp_path / "out.ipynb", 4))
+    assert "| **training the tokenizer** | estimate | **" in said
+    assert said.count("resume") == said.count("the same command with -p resume True goes on\n") == 1
 
 
 def test_tokens_in_place_of_images_on_two_devices(run, images, tmp_path):

@@ -557,6 +557,27 @@ def test_a_tokenizer_that_was_saved_after_its_last_step(tmp_path):
         train_tokenizer_in(tmp_path, other, data, progress=False)
 
 
+def test_a_tokenizer_obeys_its_time_limit(tmp_path):
+    """Stopped after each step, and resumed each time, it is the one that was trained at once."""
+    data = ImageData(Digits())
+    config = TokenizerConfig(codebook_size=16, width=8, vq_steps=4, vq_batch_size=4)
+    torch.manual_seed(0)
+    whole = make_tokenizer(config)
+    pieces = make_tokenizer(config)
+    pieces.load_state_dict(whole.state_dict())
+    expected = train_tokenizer_in(tmp_path / "a", whole, data, progress=False)
+    train = partial(train_tokenizer_in, tmp_path / "b", pieces, data, progress=False)
+    for done in (1, 2, 3):
+        message = rf"stopped after {done} of 4 steps \(the time is up\); everything is saved in .*"
+        with pytest.raises(Stopped, match=message + "with resume"):
+            train(max_minutes=0)
+        assert newest_checkpoint(tmp_path / "b" / "tokenizer_checkpoints").step == done
+    assert train(max_minutes=0) == expected  # there is nothing to stop after the last step
+    assert all(map(torch.equal, whole.state_dict().values(), pieces.state_dict().values()))
+    with pytest.raises(InvalidValue, match="max_minutes = -1.0 .* a number of at least 0"):
+        train(max_minutes=-1)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

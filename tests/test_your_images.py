@@ -1,6 +1,7 @@
 """your_images: what it passes to the notebooks that it runs, for folders of every kind."""
 
 import json
+import logging
 import re
 from types import SimpleNamespace
 
@@ -47,6 +48,7 @@ def run(until, **given):
 
     def note(path, out, values, progress_bar, **_):
         ran[path.stem] = values
+        assert out == notebook["run_dir"] / path.name and out.parent.is_dir()  # it stays
         folder = notebook["run_dir"]
         folder.mkdir(parents=True, exist_ok=True)
         if "max_minutes" not in values:
@@ -89,6 +91,45 @@ def test_odd_names(tmp_path):
         run_dir=str(tmp_path / "a run"), changes={"batch_size": 8},
     )  # fmt: skip
     assert sorted(notebook["names"]) == sorted(ODD) and ran["train"]["data"] == folder
+
+
+def test_a_small_folder_gets_smaller_batches(tmp_path, capsys):
+    """The largest power of two, and that is said; a size that was asked for is passed on."""
+    folder = make_folder(tmp_path / "images", ["a", "b", "c"], 18)
+    given = dict(folder=folder, preset="small_64")
+    for number, (chosen, expected) in enumerate(
+        [({}, 32), (dict(batch_size=16), 16), (dict(batch_size=128), 128),
+         (dict(changes={"batch_size": 64}), None), (dict(preset="tiny", image_size=28), None)]
+    ):  # fmt: skip
+        place = str(tmp_path / f"run{number}")
+        _, ran = run("run_notebook('train'", run_dir=place, **given | chosen)
+        assert ran["train"].get("batch_size") == expected
+        said = ["batch_size: 32 in place of 256, as there are 51 training images"]
+        found = re.findall("batch_size.*", capsys.readouterr().out)
+        assert found == ([] if chosen else said)
+
+
+def test_an_earlier_run_keeps_its_notebooks(tmp_path):
+    """What train would refuse is refused before papermill writes there."""
+    folder = make_folder(tmp_path / "images", ["a", "b"], 40)
+    given = dict(folder=folder, preset="tiny", image_size=28, run_dir=str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(InvalidValue, match="without a run in it.*overwrite=True.*resume=True"):
+        run("run_notebook('train'", **given)
+    for words in (dict(overwrite=True), dict(resume=True)):
+        assert "train" in run("run_notebook('train'", **given, **words)[1]
+
+
+def test_the_tables_of_train_are_shown(tmp_path, capsys):
+    """Papermill writes to its log what a notebook shows, and what it prints once more."""
+    folder = make_folder(tmp_path / "images", ["a", "b"], 40)
+    given = dict(folder=folder, preset="tiny", image_size=28, run_dir=str(tmp_path / "run"))
+    run("run_notebook('train'", **given)
+    capsys.readouterr()
+    for text in ("<Figure size 760x320 with 1 Axes>", "|  | tiny |\n| --- |", "printed already"):
+        logging.getLogger("papermill").info(text)
+    assert capsys.readouterr() == ("|  | tiny |\n| --- |\n", "")
 
 
 ADVICE = dict(

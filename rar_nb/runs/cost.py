@@ -7,7 +7,7 @@ __all__ = ['OVERHEAD', 'DEVICES', 'MAKERS', 'UTILISATION', 'block_parameters', '
            'block_flops', 'forward_flops', 'train_flops', 'sample_flops', 'tokenizer_flops', 'kept_by_torch',
            'kept_by_kernels', 'block_bytes', 'activation_bytes', 'adaln_outputs', 'matrices', 'training_bytes',
            'sampling_bytes', 'Device', 'data_sheet', 'known_device', 'best_rate', 'product_rate', 'read_rate',
-           'measure_device', 'find_device', 'amount', 'in_bf16', 'peak', 'training_seconds',
+           'measure_device', 'find_device', 'amount', 'in_bf16', 'peak', 'training_seconds', 'tokenizer_seconds',
            'trained_images_per_second', 'step_seconds', 'table_seconds', 'sampling_seconds', 'uses_gpu_blocks',
            'largest_batch', 'micro_steps', 'dollars', 'costs', 'sampling_costs', 'duration', 'gibibytes',
            'report_lines', 'how_known', 'as_text', 'cost_report', 'assumptions']
@@ -33,7 +33,7 @@ from .gpu_blocks import WIDEST
 from ..style import markdown_table
 from ..support import (
     Utilisation, checked, config, float32_products, require, usable_device)
-from ..tokenizer import TokenizerConfig, make_tokenizer
+from ..tokenizer import TOKENIZERS, TokenizerConfig, TrainableTokenizer, make_tokenizer
 from ..transformer import ModelConfig
 
 # %% ../../nbs/47_cost.ipynb #00573a0c
@@ -465,6 +465,20 @@ def training_seconds(
 
 
 @checked
+def tokenizer_seconds(
+    run: RunConfig,  # resolved
+    device: Device,
+    utilisation: Utilisation = UTILISATION,
+) -> float:
+    "Estimate of the time to train the tokenizer on one device; `InvalidValue` if it doesn't learn."
+    config = run.tokenizer
+    learns = issubclass(TOKENIZERS[config.kind], TrainableTokenizer)
+    require(learns, 'kind', config.kind, "a tokenizer that is trained, or leave its training out")
+    flops = 3 * sum(tokenizer_flops(config)) * config.vq_batch_size * config.vq_steps
+    return flops / (utilisation * peak(device, config.vq_precision))
+
+
+@checked
 def trained_images_per_second(
     run: RunConfig,
     device: Device,
@@ -581,12 +595,14 @@ def costs(
     price: NonNegativeFloat | None = None,  # dollars per hour of one device
     checkpointing: bool = False,
     sharded: bool = False,  # FSDP
+    trains_tokenizer: bool = False,  # the run trains its tokenizer, too
 ) -> dict[str, float | None]:  # by name; times in seconds, sizes in bytes
     "All numbers of `cost_report`; `InvalidValue` for arguments out of range, and as `micro_steps`."
     device = device or find_device()
     batch = per_device_batch or largest_batch(run, device, devices, checkpointing, sharded)
     training = training_seconds(run, device, devices, batch, utilisation, checkpointing)
     sampling = sampling_costs(run, device, devices, utilisation)
+    tokenizer = tokenizer_seconds(run, device, utilisation) if trains_tokenizer else 0.0
     needed = training_bytes(run.model, batch, in_bf16(run.train.precision, device),
                             checkpointing, devices, sharded, uses_gpu_blocks(run, device, sharded))
     per_image = train_flops(run.model, batch, checkpointing) / batch
@@ -599,6 +615,8 @@ def costs(
         'accumulation': micro_steps(run, devices, batch),
         'training_bytes': sum(needed.values()),
         'memory': device.memory,
+        'tokenizer_seconds': tokenizer,
+        'tokenizer_dollars': dollars(price, devices, tokenizer),  # others wait for the one
         'training_seconds': training,
         'training_dollars': dollars(price, devices, training),
         **sampling,
@@ -642,6 +660,10 @@ def report_lines(
     def price(name):
         return '' if cost[name] is None else f'{cost[name]:,.2f}'
 
+    tokenizer = {
+        '**training the tokenizer**': f"**{duration(cost['tokenizer_seconds'])}**",
+        'price of training the tokenizer in dollars': price('tokenizer_dollars'),
+    } if cost['tokenizer_seconds'] else {}
     return {
         'parameters': f"{cost['parameters'] / 1e6:,.1f} M",
         'FLOPs to train on an image': amount(cost['train_flops']),
@@ -650,6 +672,7 @@ def report_lines(
         'images on a device × micro-steps':
             f"{cost['per_device_batch']} × {cost['accumulation']}",
         'memory per device, training': gibibytes(cost['training_bytes'], cost['memory']),
+        **tokenizer,
         '**training**': f"**{duration(cost['training_seconds'])}**",
         'price of training in dollars': price('training_dollars'),
         'FLOPs to sample an image': amount(cost['sample_flops']),

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_SKIPPED', 'shared_validation_loss', 'read_numbers', 'TrainingLoop', 'versions', 'tidy_up', 'start_run',
-           'find_checkpoint', 'same_split', 'how_to_go_on', 'is_finished', 'finished_run', 'train_run', 'enough_memory',
-           'run_loop', 'random_state', 'set_random_state', 'save_tokenizer_state', 'load_tokenizer_state',
-           'train_tokenizer_in', 'read_changes', 'plan_run', 'check_start', 'begin_run', 'picture_maker',
-           'require_same_tokenizer', 'new_model', 'train_in', 'work', 'main']
+           'find_checkpoint', 'same_split', 'how_to_go_on', 'time_limit', 'is_late', 'is_finished', 'finished_run',
+           'train_run', 'enough_memory', 'run_loop', 'random_state', 'set_random_state', 'save_tokenizer_state',
+           'load_tokenizer_state', 'remaining_batches', 'train_tokenizer_in', 'read_changes', 'plan_run', 'check_start',
+           'begin_run', 'picture_maker', 'require_same_tokenizer', 'new_model', 'train_in', 'work', 'main']
 
 # %% ../../nbs/43_training.ipynb #ebb02f2d
 import argparse
@@ -289,13 +289,12 @@ class TrainingLoop:
     def must_stop(self, step: int, stop: StopRequest, deadline: float | None) -> bool:
         "Whether a signal has come or `deadline` has passed in any process: if one stops, all stop."
         is_asked = stop.signal is not None
-        is_late = deadline is not None and time.perf_counter() > deadline
         alone = self.accelerator.num_processes == 1
         if alone and is_asked:
             return True
         if step % self.run.train.log_every != 0:  # asking the others takes time
             return False
-        if is_asked or is_late:
+        if is_asked or is_late(deadline):
             self.accelerator.set_trigger()
         return self.accelerator.check_trigger()
 
@@ -445,6 +444,19 @@ def how_to_go_on(
             "Repeat the command with resume (-p resume True, or --resume) to go on.")
 
 
+def time_limit(max_minutes: float | None) -> float | None:
+    "The `time.perf_counter()` after which a training that starts now must stop; None: never."
+    if max_minutes is None:
+        return None
+    require_number('max_minutes', max_minutes, 0)
+    return time.perf_counter() + 60 * max_minutes
+
+
+def is_late(deadline: float | None) -> bool:
+    "Whether `deadline`, which `time_limit` has set, has passed."
+    return deadline is not None and time.perf_counter() > deadline
+
+
 def is_finished(folder: Path, resume: bool) -> bool:
     "Whether the run has its result; raises `InvalidValue` if going on would need `resume`."
     model = folder / 'model.safetensors'
@@ -481,13 +493,10 @@ def train_run(
     Raises `Stopped` after a signal, with a checkpoint, and `InvalidValue` if anything does not fit,
     if the folder is in use or, without `resume`, has results of a run, or if the gradients are not
     finite for ten steps in a row."""
-    began = time.perf_counter()
     needs_folder = resume or max_minutes is not None
     require(folder is not None or not needs_folder, 'folder', folder,
             "given, so that the run can be resumed from it")
-    if max_minutes is not None:
-        require_number('max_minutes', max_minutes, 0)
-    deadline = None if max_minutes is None else began + 60 * max_minutes
+    deadline = time_limit(max_minutes)
     if folder is None:
         return run_loop(run, model, data, validation, None, on_eval, False, deadline, progress, cpu)
     folder = usable_path(folder, 'folder')
@@ -602,6 +611,16 @@ def load_tokenizer_state(checkpoint: Checkpoint, tokenizer, optimizer, schedule)
     return tensors['losses'].tolist()
 
 # %% ../../nbs/43_training.ipynb #vqrun002
+def remaining_batches(tokenizer, data, seed, device, workers, autocast, newest: Checkpoint | None):
+    "The batches after those of a checkpoint; without one, a first of them starts the codebook."
+    torch.manual_seed(seed)
+    first = newest.step + 1 if newest else 0
+    batches = image_batches(tokenizer, data, seed, device, workers, first)
+    if newest is None:
+        start_codebook(tokenizer, next(batches), autocast)
+    return batches
+
+
 @checked
 def train_tokenizer_in(
     folder: Path | str,  # the run's; the checkpoints lie in tokenizer_checkpoints
@@ -612,26 +631,25 @@ def train_tokenizer_in(
     progress: bool = True,
     workers: int = 0,
     every: float = 60,  # seconds between two checkpoints
+    max_minutes: float | None = None,  # stop with a checkpoint after so many minutes
 ) -> list[float]:  # reconstruction error of every step
-    "`train_tokenizer`, resumed from its newest checkpoint if there is one. `Stopped` at a signal."
+    """`train_tokenizer`, resumed from its newest checkpoint if there is one.
+
+    Raises `Stopped`, with a checkpoint, after a signal or when the time is up."""
     place, device = usable_path(folder, 'folder') / 'tokenizer_checkpoints', usable_device(device)
-    config, losses = tokenizer.config, []
+    config, losses, deadline = tokenizer.config, [], time_limit(max_minutes)
     check_image_data(config, data)
     remove_unfinished(place)
     newest = newest_checkpoint(place)
-    start = newest.step + 1 if newest else 0
-    torch.manual_seed(seed)
-    batches = image_batches(tokenizer, data, seed, device, workers, start)
     bf16 = choose_precision(config.vq_precision, device) == 'bf16'
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     tokenizer.to(device).train()
-    if newest is None:
-        start_codebook(tokenizer, next(batches), autocast)
+    batches = remaining_batches(tokenizer, data, seed, device, workers, autocast, newest)
     optimizer, schedule = vq_optimizer(tokenizer, config)
     bar = tqdm(total=config.vq_steps, desc='tokenizer', mininterval=1, disable=not progress)
     saved = time.monotonic()
     with StopRequest() as stop, bar:
-        for step, images in enumerate(batches, max(0, start - 1)):
+        for step, images in enumerate(batches, newest.step if newest else 0):
             if newest is not None and not losses:  # only now: reading a batch uses random numbers
                 losses = load_tokenizer_state(newest, tokenizer, optimizer, schedule)
                 bar.update(len(losses))
@@ -639,10 +657,11 @@ def train_tokenizer_in(
             check_loss(losses[-1], step, "lower vq_learning_rate")
             bar.update()
             bar.set_postfix(mse=f'{sum(losses[-50:]) / len(losses[-50:]):.4f}', refresh=False)
-            if stop.signal or time.monotonic() > saved + every:
+            must_stop = stop.signal or is_late(deadline)
+            if must_stop or time.monotonic() > saved + every:
                 save_tokenizer_state(place, tokenizer, optimizer, schedule, losses)
                 saved = time.monotonic()
-            if stop.signal and len(losses) < config.vq_steps:
+            if must_stop and len(losses) < config.vq_steps:
                 raise Stopped(how_to_go_on(place, len(losses), config.vq_steps, stop.signal))
         if newest is not None and not losses:  # it is of the last step, so there was no batch
             losses = load_tokenizer_state(newest, tokenizer, optimizer, schedule)
