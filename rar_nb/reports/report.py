@@ -684,9 +684,10 @@ def plot_agreement(
     require(fits, 'shares', shares.shape, f"[{len(classes)}], one for each class")
     lowest = np.nanmin(shares) if np.isfinite(shares).any() else 0  # NaN: no samples of a class
     fig, ax = plt.subplots(figsize=(9.5, 3))
-    ax.bar(range(len(shares)), shares, color=COLORS['model'])
+    size = 8 if len(shares) <= 20 else 3
+    ax.plot(range(len(shares)), shares, 'o', ms=size, color=COLORS['model'], clip_on=False)
     ax.set(title='How often the classifier recognises the class that was asked for',
-           xlabel='class', ylabel='share of its samples', ylim=(max(0, lowest - 0.05), 1))
+           xlabel='class', ylabel='share of its samples', ylim=(max(0, lowest - 0.05), 1.01))
     if len(classes) <= 20:
         ax.set_xticks(range(len(classes)), [*map(figure_text, classes)],
                       rotation=30 if sum(map(len, classes)) > 80 else 0)
