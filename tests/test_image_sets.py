@@ -12,7 +12,7 @@ import time
 import zipfile
 from dataclasses import fields, replace
 from inspect import signature
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -66,6 +66,15 @@ def make_model(seed=0, num_tokens=16, codebook_size=8, final_order="raster"):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
     return model.eval()
+
+
+def test_images_of_others_are_told_by_folder_name_and_number():
+    folder = r"C:\sets\one"
+    theirs = [r"C:\sets\one\000002.png", r"C:\sets\one\cat.png", r"C:\sets\one\a\000001.png"]
+    ours = [r"C:\sets\one\000000.png", r"C:\sets\one\000001.png"]
+    assert image_sets.foreign_images(theirs + ours, PureWindowsPath(folder), 2) == theirs
+    theirs, ours = ([path[2:].replace("\\", "/") for path in paths] for paths in (theirs, ours))
+    assert image_sets.foreign_images(theirs + ours, PurePosixPath("/sets/one"), 2) == theirs
 
 
 @pytest.fixture(scope="module")

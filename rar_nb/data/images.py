@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..support import (
-    PROJECT, Images, InvalidValue, cause_of, checked, import_torchvision, require,
-    require_int, require_one_of, usable_path)
+    PROJECT, Images, InvalidValue, cause_of, checked, cores, import_torchvision,
+    require, require_int, require_one_of, usable_path)
 
 DATA = PROJECT / 'data'  # bundled data, and torchvision's downloads
 
@@ -565,7 +565,7 @@ def check_readable(
 ):
     "Open every image once. Raises `InvalidValue` that names the first images that can't be used."
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(data) > 1000 else 0
+        workers = cores() if len(data) > 1000 else 0
     require_int('workers', workers, 0)
     loader = DataLoader(Readable(data), batch_size=16, num_workers=workers, collate_fn=failures)
     found = [failure for batch in tqdm(loader, desc='check, 16 images', mininterval=1,
