@@ -10,6 +10,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'rar_nb.compiled.load_by': ('compiled.html#load_by', 'rar_nb/compiled.py'),
                                  'rar_nb.compiled.load_source': ('compiled.html#load_source', 'rar_nb/compiled.py'),
                                  'rar_nb.compiled.processor': ('compiled.html#processor', 'rar_nb/compiled.py'),
+                                 'rar_nb.compiled.temporary_folder': ('compiled.html#temporary_folder', 'rar_nb/compiled.py'),
                                  'rar_nb.compiled.try_compilers': ('compiled.html#try_compilers', 'rar_nb/compiled.py')},
             'rar_nb.data.images': { 'rar_nb.data.images.Digits': ('images.html#digits', 'rar_nb/data/images.py'),
                                     'rar_nb.data.images.Digits.__getitem__': ('images.html#digits.__getitem__', 'rar_nb/data/images.py'),

@@ -187,6 +187,15 @@ def test_threads_of_a_child_soon_sleep_while_they_wait(tmp_path, monkeypatch, ow
     assert (tmp_path / "log").read_text() == f"{own or 1000}\n"
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_the_output_of_a_child_is_read_as_it_is_written(tmp_path, monkeypatch, encoding):
+    """Also where terminals have another encoding than UTF-8."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    code = "print('error: 2 × 3 → 6'); exit(1)"
+    with pytest.raises(RuntimeError, match="error: 2 × 3 → 6$"):
+        run_child([sys.executable, "-X", "utf8", "-c", code], tmp_path / "log", lambda: None, 0.05)
+
+
 def test_the_command_line():
     command = launch_command(
         "rar_nb.runs.image_sets",

@@ -59,6 +59,7 @@ def run_child(
     log, paths = Path(log), [str(PROJECT), os.environ.get('PYTHONPATH')]
     environment = SHORT_WAITS | os.environ | {
         PARENT: str(os.getpid()),  # so that the child ends if this process is killed
+        'PYTHONIOENCODING': 'utf-8',  # as its log is read
         'PYTHONPATH': os.pathsep.join(path for path in paths if path),
     }
     with log.open('w', encoding='utf-8') as out:
