@@ -11,14 +11,14 @@ __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed'
            'raise_first', 'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'is_kind', 'as_checked',
            'checked', 'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush',
            'writing', 'usable_path', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision',
-           'float32_products', 'cores', 'check_sizes', 'check_model', 'check_fixed_sizes', 'check_convolutions',
-           'check_tensor', 'check_range', 'check_images', 'check_tokens', 'check_same_shape', 'check_indices',
-           'check_image_data', 'usable_device', 'check_inputs', 'check_labels', 'check_logits', 'check_length',
-           'check_share', 'check_data', 'check_classes', 'check_order', 'check_path', 'check_rows', 'check_tables',
-           'check_orders', 'check_noise', 'check_eval', 'check_step', 'check_loss', 'check_pairs', 'check_known',
-           'check_codebook', 'check_distribution', 'check_pixels', 'check_finite_logits', 'check_image_sets',
-           'check_pictures', 'check_compared', 'check_image_labels', 'check_statistics', 'pixel_distances',
-           'import_torchvision']
+           'float32_products', 'cores', 'usable_workers', 'check_sizes', 'check_model', 'check_fixed_sizes',
+           'check_convolutions', 'check_tensor', 'check_range', 'check_images', 'check_tokens', 'check_same_shape',
+           'check_indices', 'check_image_data', 'usable_device', 'check_inputs', 'check_labels', 'check_logits',
+           'check_length', 'check_share', 'check_data', 'check_classes', 'check_order', 'check_path', 'check_rows',
+           'check_tables', 'check_orders', 'check_noise', 'check_eval', 'check_step', 'check_loss', 'check_pairs',
+           'check_known', 'check_codebook', 'check_distribution', 'check_pixels', 'check_finite_logits',
+           'check_image_sets', 'check_pictures', 'check_compared', 'check_image_labels', 'check_statistics',
+           'pixel_distances', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import difflib
@@ -27,6 +27,7 @@ import functools
 import inspect
 import json
 import math
+import multiprocessing
 import operator
 import os
 import reprlib
@@ -622,6 +623,25 @@ def cores() -> int:
             quota, period = map(int, words.split())
             most = min(most, quota // period) if quota > 0 else most
     return max(1, most)
+
+
+def usable_workers(
+    asked: int | None,  # processes that read images; None: the usual number
+    usual: int,
+) -> int:
+    """Processes that read images; without shared memory none, or `InvalidValue` if asked for some.
+
+    Some containers have no /dev/shm, or one in which nothing can be written."""
+    workers = usual if asked is None else asked
+    if workers == 0:
+        return 0
+    try:
+        multiprocessing.Lock()  # as every such process needs
+    except OSError as error:
+        require(asked is None, 'workers', asked,
+                f"0, as processes of this machine can't share memory ({error.strerror})")
+        return 0
+    return workers
 
 # %% ../nbs/09_support.ipynb #chktens1
 def check_sizes(config):

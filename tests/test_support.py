@@ -1,5 +1,6 @@
 """Errors of one line, files that appear whole or not at all, programs, precision."""
 
+import _multiprocessing
 import errno
 import fcntl
 import functools
@@ -33,6 +34,7 @@ from rar_nb.support import (
     require_number,
     require_one_of,
     usable_path,
+    usable_workers,
     write_beside,
     write_json,
 )
@@ -154,6 +156,21 @@ def test_cores_are_those_that_a_process_may_use(machine, monkeypatch):
     assert cores() == 64
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores() == 1
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.ENOSYS, errno.ENOENT])
+def test_nothing_is_read_by_processes_that_cannot_share_memory(monkeypatch, error):
+    """/dev/shm is missing, full, or can only be read."""
+    assert [usable_workers(asked, 4) for asked in (None, 0, 2)] == [4, 0, 2]
+
+    def refuse(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(_multiprocessing, "SemLock", refuse)
+    assert [usable_workers(asked, 4) for asked in (None, 0)] == [0, 0]
+    message = rf"workers = 2 .* 0, as processes .* can't share memory \({os.strerror(error)}\)"
+    with pytest.raises(InvalidValue, match=message):
+        usable_workers(2, 4)
 
 
 PROGRAM = """

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from ..support import (
     PROJECT, Images, InvalidValue, cause_of, checked, cores, import_torchvision,
-    require, require_int, require_one_of, usable_path)
+    require, require_int, require_one_of, usable_path, usable_workers)
 
 DATA = PROJECT / 'data'  # bundled data, and torchvision's downloads
 
@@ -564,9 +564,9 @@ def check_readable(
     progress: bool = False,  # show a bar
 ):
     "Open every image once. Raises `InvalidValue` that names the first images that can't be used."
-    if workers is None:
-        workers = cores() if len(data) > 1000 else 0
-    require_int('workers', workers, 0)
+    if workers is not None:
+        require_int('workers', workers, 0)
+    workers = usable_workers(workers, cores() if len(data) > 1000 else 0)
     loader = DataLoader(Readable(data), batch_size=16, num_workers=workers, collate_fn=failures)
     found = [failure for batch in tqdm(loader, desc='check, 16 images', mininterval=1,
                                        disable=not progress) for failure in batch]

@@ -47,6 +47,7 @@ from ..pretrained.checkpoints import (
     load_pretrained, load_weights, read_weights, save_weights)
 from ..pretrained.presets import (
     RunConfig, get_preset, load_run_config, save_run_config)
+from .launch import notebook_path
 from .run_folders import (
     RUNS, Metrics, changed_fields, commit, curve, flat_config, processor, read_metrics)
 from .safekeeping import StopRequest, hold
@@ -922,7 +923,7 @@ class Job:
         self.name, self.seed, self.raw = name, seed, place.raw(name, seed)
         folder = make_folder(place.folder(name, seed))
         words: list[Any] = [
-            sys.executable, '-m', 'papermill', PROJECT / 'nbs' / 'study_run.ipynb',
+            sys.executable, '-m', 'papermill', notebook_path('study_run'),
             folder / 'study_run.ipynb', '--no-progress-bar',
             *parameters_of(name, seed, scale, device),
             '-p', 'results', place.results.absolute(), '-p', 'work', place.work.absolute()]

@@ -106,6 +106,7 @@ from rar_nb.support import (
     require_number,
     usable_device,
     usable_path,
+    usable_workers,
 )
 from rar_nb.tokenizer import (
     TrainableTokenizer,
@@ -621,7 +622,7 @@ def train_tokenizer_in(
     newest = newest_checkpoint(place)
     start = newest.step + 1 if newest else 0
     torch.manual_seed(seed)
-    batches = image_batches(tokenizer, data, seed, device, workers, start)
+    batches = image_batches(tokenizer, data, seed, device, usable_workers(workers, 0), start)
     bf16 = choose_precision(config.vq_precision, device) == 'bf16'
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     tokenizer.to(device).train()
