@@ -115,8 +115,14 @@ WIDE = ('-mprefer-vector-width=512',)
 
 
 def cache_folder() -> Path:
-    "Where compiled kernels are kept: `$XDG_CACHE_HOME/rar_nb`, or else `~/.cache/rar_nb`."
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rar_nb'
+    """Where compiled kernels are kept: `$XDG_CACHE_HOME/rar_nb`, or else `~/.cache/rar_nb`.
+
+    Raises `OSError` with the remedy for a user without a home, as in some containers."""
+    try:
+        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rar_nb'
+    except RuntimeError as error:
+        raise OSError("there is no home folder (the variable XDG_CACHE_HOME names a place for "
+                      "compiled kernels)") from error
 
 
 def compiler() -> str | None:

@@ -6,6 +6,7 @@ import errno
 import math
 import multiprocessing
 import os
+import pathlib
 import shutil
 import subprocess
 import tempfile
@@ -399,9 +400,16 @@ def test_what_is_wrong_with_a_compiler_or_with_the_cache_is_said(fresh, monkeypa
         compiled.compile_source("", tmp_path / "cache")
     monkeypatch.undo()
 
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
     def refuse(*_, **__):
         raise OSError(errno.EROFS, "Read-only file system")
 
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", no_home)
+    with pytest.raises(OSError, match=r"no home folder \(the variable XDG_CACHE_HOME names"):
+        compiled.cache_folder()
     monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
     message = r"cache \(Read-only file system; the variable XDG_CACHE_HOME names another place"
     with pytest.raises(OSError, match=message):

@@ -12,6 +12,7 @@ __all__ = ['DATA', 'DIGITS', 'DIGITS_SHA256', 'FORMATS', 'MAX_PIXELS', 'GREY_MOD
            'one_behind']
 
 # %% ../../nbs/20_images.ipynb #f2eac919
+import errno
 import hashlib
 import io
 import json
@@ -511,6 +512,8 @@ def open_torchvision(
     except Exception as error:  # torchvision's readers raise almost anything on damaged files
         remedy = ("check the network, or remove the part that is there, and try again"
                   if download else "set download=True to fetch it")
+        if getattr(error, 'errno', None) in (errno.EACCES, errno.EROFS):
+            remedy = "let somebody who may write there fetch it, or name a folder of images"
         raise InvalidValue(f"data = {name!r} is not in {root} ({cause_of(error)}); "
                            f"{remedy}") from None
     return ImageData(train, image_size), ImageData(test, image_size)
