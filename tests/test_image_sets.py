@@ -77,6 +77,27 @@ def test_images_of_others_are_told_by_folder_name_and_number():
     assert image_sets.foreign_images(theirs + ours, PurePosixPath("/sets/one"), 2) == theirs
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux says what is open")
+@pytest.mark.parametrize("theirs", [False, True])
+def test_a_set_can_be_removed_where_no_open_file_can(tmp_path, monkeypatch, theirs):
+    """As on Windows."""
+    folder, unlink = tmp_path / "set", Path.unlink
+    folder.mkdir()
+    for name in ("000000.png", "generate.json", ".set-0.lock", ".request.lock"):
+        (folder / name).touch()
+    if theirs:
+        (folder / "theirs.txt").touch()
+
+    def refuse(path, **how):
+        if any(os.path.realpath(handle) == str(path) for handle in Path("/proc/self/fd").iterdir()):
+            raise PermissionError(errno.EACCES, "The file is being used")
+        unlink(path, **how)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    remove_set(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "theirs.txt"] * theirs
+
+
 @pytest.fixture(scope="module")
 def model():
     return make_model()

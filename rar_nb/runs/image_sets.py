@@ -328,10 +328,21 @@ def remove_set(folder: Path | str):
             f"one that `generate` made, with a {REQUEST}")
     ours = re.compile(f'{SET_FILES}|{UNFINISHED}|{LOCKS}')
     locks = [file for file in folder.glob('.*.lock') if re.fullmatch(LOCKS, file.name)]
+    left = []  # locks; Windows removes no file that is open
     with hold_all(locks):
         files = [file for file in folder.iterdir() if ours.fullmatch(file.name)]
+        remove_files((f for f in files if f not in locks and f.name != REQUEST), folder.parent)
+        for lock in locks:
+            try:
+                lock.unlink()
+            except PermissionError:
+                left.append(lock)
         # The request goes last, so that a removal that was interrupted can be repeated.
-        remove_files(sorted(files, key=lambda file: file.name == REQUEST), folder.parent)
+        remove_files([folder / REQUEST], folder.parent)
+    for lock in left:
+        lock.unlink(missing_ok=True)
+    if left and not any(folder.iterdir()):
+        folder.rmdir()
 
 # %% ../../nbs/46_image_sets.ipynb #02307e10
 def check_run(run_dir: Path | str) -> Path:
