@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NUMBERS', 'NAMES', 'HEAD', 'VECTORS', 'FLAGS', 'WIDE', 'FAILURES', 'cache_folder', 'compiler', 'all_compilers',
-           'processor', 'compile_by', 'try_compilers', 'compile_source', 'load_by', 'load_source', 'call']
+           'processor', 'temporary_folder', 'compile_by', 'try_compilers', 'compile_source', 'load_by', 'load_source',
+           'call']
 
 # %% ../nbs/34_compiled.ipynb #comp0003
 import ctypes
@@ -114,8 +115,14 @@ WIDE = ('-mprefer-vector-width=512',)
 
 
 def cache_folder() -> Path:
-    "Where compiled kernels are kept: `$XDG_CACHE_HOME/rar_nb`, or else `~/.cache/rar_nb`."
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rar_nb'
+    """Where compiled kernels are kept: `$XDG_CACHE_HOME/rar_nb`, or else `~/.cache/rar_nb`.
+
+    Raises `OSError` with the remedy for a user without a home, as in some containers."""
+    try:
+        return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rar_nb'
+    except RuntimeError as error:
+        raise OSError("there is no home folder (the variable XDG_CACHE_HOME names a place for "
+                      "compiled kernels)") from error
 
 
 def compiler() -> str | None:
@@ -138,6 +145,18 @@ def processor() -> str:
     return next((line for line in lines if line.startswith(('flags', 'Features'))), '')
 
 # %% ../nbs/34_compiled.ipynb #comp0008
+def temporary_folder(
+    folder: Path,  # made if it isn't there
+) -> tempfile.TemporaryDirectory:
+    "A folder inside `folder`. Raises `OSError` with the remedy if nothing can be written there."
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=folder)
+    except OSError as error:
+        raise OSError(f"nothing can be written to {folder} ({error.strerror}; the variable "
+                      "XDG_CACHE_HOME names another place for compiled kernels)") from error
+
+
 def compile_by(
     program: str,  # a compiler
     source: str,  # as for `compile_source`, as are the others
@@ -147,7 +166,10 @@ def compile_by(
     "`compile_source`, by a certain compiler."
     # What it prints is no more than shown, so it may be in another encoding than ours.
     run = partial(subprocess.run, capture_output=True, encoding='utf-8', errors='replace')
-    version = run([program, '--version'], check=True)
+    version = run([program, '--version'])
+    if version.returncode != 0:  # as on a Mac whose compiler was not installed yet
+        raise OSError(f"{program} --version ended with exit status {version.returncode}: "
+                      f"{version.stderr[-300:]}")
     defined, known = [f'-D{name}={value}' for name, value in constants.items()], processor()
     flags = FLAGS + WIDE if 'avx512f' in known else FLAGS
     command = [program, *flags, *defined, '-x', 'c++', '-', '-o']
@@ -155,8 +177,7 @@ def compile_by(
     path = folder / f'kernels-{hashlib.sha256(identity.encode()).hexdigest()[:20]}.so'
     if path.exists():
         return path
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with temporary_folder(folder) as temporary:
         new = Path(temporary) / path.name
         done = run([*command, str(new)], input=source)
         if done.returncode != 0:

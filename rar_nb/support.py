@@ -6,18 +6,19 @@
 __all__ = ['Configuration', 'Function', 'show', 'ALLOWED', 'Probability', 'Seed', 'Workers', 'Processes', 'Samples', 'ValueRange',
            'UInt8Tensor', 'Images', 'UInt8Images', 'FloatTensor', 'FloatImages', 'Int64Tensor', 'Labels', 'Orders',
            'Permutations', 'Length', 'GridSize', 'Utilisation', 'Count', 'TRY_AGAIN', 'UNFINISHED', 'REMEDIES',
-           'OneLine', 'InvalidValue', 'cause_of', 'Shown', 'show_tensor', 'require', 'require_int', 'require_one_of',
-           'require_key', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared', 'raise_first',
-           'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'is_kind', 'as_checked', 'checked',
-           'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush', 'writing',
-           'usable_path', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision',
-           'float32_products', 'check_sizes', 'check_model', 'check_fixed_sizes', 'check_convolutions', 'check_tensor',
-           'check_range', 'check_images', 'check_tokens', 'check_same_shape', 'check_indices', 'check_image_data',
-           'usable_device', 'check_inputs', 'check_labels', 'check_logits', 'check_length', 'check_share', 'check_data',
-           'check_classes', 'check_order', 'check_path', 'check_rows', 'check_tables', 'check_orders', 'check_noise',
-           'check_eval', 'check_step', 'check_loss', 'check_pairs', 'check_known', 'check_codebook',
-           'check_distribution', 'check_pixels', 'check_finite_logits', 'check_image_sets', 'check_pictures',
-           'check_compared', 'check_image_labels', 'check_statistics', 'pixel_distances', 'import_torchvision']
+           'CGROUP', 'QUOTAS', 'OneLine', 'InvalidValue', 'cause_of', 'Shown', 'show_tensor', 'require', 'require_int',
+           'require_one_of', 'require_key', 'require_number', 'kinds_of', 'read_text', 'allowed_by', 'as_declared',
+           'raise_first', 'config', 'only', 'readable', 'numbers_within', 'is_permuted', 'is_kind', 'as_checked',
+           'checked', 'refuse_argument', 'plain', 'reject_unknown', 'check_parameters', 'Stopped', 'program', 'flush',
+           'writing', 'usable_path', 'make_folder', 'write_beside', 'write_json', 'read_json', 'choose_precision',
+           'float32_products', 'cores', 'usable_workers', 'check_sizes', 'check_model', 'check_fixed_sizes',
+           'check_convolutions', 'check_tensor', 'check_range', 'check_images', 'check_tokens', 'check_same_shape',
+           'check_indices', 'check_image_data', 'usable_device', 'check_inputs', 'check_labels', 'check_logits',
+           'check_length', 'check_share', 'check_data', 'check_classes', 'check_order', 'check_path', 'check_rows',
+           'check_tables', 'check_orders', 'check_noise', 'check_eval', 'check_step', 'check_loss', 'check_pairs',
+           'check_known', 'check_codebook', 'check_distribution', 'check_pixels', 'check_finite_logits',
+           'check_image_sets', 'check_pictures', 'check_compared', 'check_image_labels', 'check_statistics',
+           'pixel_distances', 'import_torchvision']
 
 # %% ../nbs/09_support.ipynb #3220c8f6
 import difflib
@@ -26,6 +27,7 @@ import functools
 import inspect
 import json
 import math
+import multiprocessing
 import operator
 import os
 import reprlib
@@ -190,6 +192,7 @@ ALLOWED = {  # pydantic's name of an error: what is allowed instead
     'int_type': "a whole number",
     'float_type': "a number",
     'string_type': "text (papermill passes digits as text with -r instead of -p)",
+    'string_unicode': "text that UTF-8 can hold; rename the folder, or set LC_ALL=C.UTF-8",
     'list_type': "a list of numbers; papermill takes one as -y '{sweep: [0, 2, 4]}'",
     'dict_type': "fields by name; papermill takes them as -y '{changes: {num_layers: 4}}'",
     'finite_number': "a finite number",
@@ -436,6 +439,8 @@ def program(
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        if is_cli() and hasattr(sys.stdout, 'reconfigure'):
+            sys.stdout.reconfigure(errors='backslashreplace')  # not every terminal knows a ×
         try:
             return main(*args, **kwargs)
         except InvalidValue as error:
@@ -457,7 +462,8 @@ UNFINISHED = r'\.[^/]+-[a-z0-9_]{8}\.part'  # pattern of names that a killed pro
 
 def flush(path: Path | str):
     "Wait until what was written to a file or folder has reached the disk."
-    handle = os.open(path, os.O_RDONLY)
+    # Windows flushes only what may be written to; a folder can't be opened like that anywhere.
+    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
@@ -474,6 +480,8 @@ REMEDIES = {  # error of the system when something can't be written: the remedy
     errno.ENOTDIR: "name another place, as part of this path is a file",
     errno.EISDIR: "name another place, as a folder of that name is in the way",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOLCK: "name a folder on a disk of this machine, as that file system has no locks",
+    errno.EOPNOTSUPP: "name a folder on a disk of this machine, as that file system can't do this",
 }
 
 
@@ -599,6 +607,41 @@ def float32_products(
     finally:
         for backend, precision in zip(backends, before):
             backend.fp32_precision = precision
+
+# %% ../nbs/09_support.ipynb #cores002
+CGROUP = Path('/sys/fs/cgroup')  # where Linux says what a container may use
+QUOTAS = ('cpu.max',), ('cpu/cpu.cfs_quota_us', 'cpu/cpu.cfs_period_us')  # version 2, version 1
+
+
+def cores() -> int:
+    "Processor cores that this process may use: fewer in a container, or where `taskset` says so."
+    known = hasattr(os, 'sched_getaffinity')  # not on macOS and Windows
+    most = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    for files in QUOTAS:
+        with suppress(OSError, ValueError):  # such a file is missing, or there is no limit: 'max'
+            words = ' '.join((CGROUP / file).read_text(encoding='utf-8') for file in files)
+            quota, period = map(int, words.split())
+            most = min(most, quota // period) if quota > 0 else most
+    return max(1, most)
+
+
+def usable_workers(
+    asked: int | None,  # processes that read images; None: the usual number
+    usual: int,
+) -> int:
+    """Processes that read images; without shared memory none, or `InvalidValue` if asked for some.
+
+    Some containers have no /dev/shm, or one in which nothing can be written."""
+    workers = usual if asked is None else asked
+    if workers == 0:
+        return 0
+    try:
+        multiprocessing.Lock()  # as every such process needs
+    except OSError as error:
+        require(asked is None, 'workers', asked,
+                f"0, as processes of this machine can't share memory ({error.strerror})")
+        return 0
+    return workers
 
 # %% ../nbs/09_support.ipynb #chktens1
 def check_sizes(config):

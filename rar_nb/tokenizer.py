@@ -21,11 +21,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from rar_nb.support import (
+from .support import (
     FloatImages, Seed, UInt8Images, UInt8Tensor, ValueRange, Workers, check_convolutions,
     check_fixed_sizes, check_image_data, check_images, check_indices, check_loss, check_same_shape,
     check_sizes, check_tokens, checked, choose_precision, config, require, require_key,
-    usable_device)
+    usable_device, usable_workers)
 
 # %% ../nbs/01_tokenizer.ipynb #e312d832
 @checked
@@ -418,7 +418,7 @@ def train_tokenizer(
     config, device = tokenizer.config, usable_device(device)
     check_image_data(config, data)
     torch.manual_seed(seed)
-    batches = image_batches(tokenizer, data, seed, device, workers)
+    batches = image_batches(tokenizer, data, seed, device, usable_workers(workers, 0))
     bf16 = choose_precision(config.vq_precision, device) == 'bf16'
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=bf16)
     tokenizer.to(device).train()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -303,6 +304,21 @@ def test_a_step_waits_for_nothing():
             assert all(device.startswith(case["device"]) for device, _ in step["results"])
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("norm", [1.0, float("nan"), float("inf")])
+def test_an_apple_gpu_is_kept_from_steps_with_a_bad_norm(device, norm, monkeypatch):
+    """Its AdamW takes no notice of `found_inf`, which keeps the others' from them."""
+    made, steps = torch.full, []
+    monkeypatch.setattr(torch, "full", lambda *args, device, **more: made(*args, **more))
+    adamw = SimpleNamespace(param_groups=[{}])
+    optimizer = SimpleNamespace(optimizer=adamw, step=lambda: steps.append(adamw.found_inf.item()))
+    given = torch.tensor(norm)
+    given = SimpleNamespace(device=torch.device(device), isfinite=given.isfinite)
+    update(optimizer, given, learning_rate=0.1)
+    bad = not math.isfinite(norm)
+    assert steps == ([] if bad and device == "mps" else [float(bad)])
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_with_a_bad_norm_changes_nothing(bad):
     accelerator, model = make_accelerator("no", cpu=True), grown_model()
@@ -474,6 +490,7 @@ def test_threads_leave_busy_cores_alone(most, idle, monkeypatch, capsys, set_thr
     clock = iter([100.0, 100.0 + 0.3 * idle])
     monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(idle=next(clock)))
     monkeypatch.setattr(devices.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(devices, "cores", lambda: 64)
     set_threads(most)
     with pytest.raises(KeyError), free_threads():
         used = torch.get_num_threads()
@@ -481,6 +498,16 @@ def test_threads_leave_busy_cores_alone(most, idle, monkeypatch, capsys, set_thr
     assert used == {0.0: 1, 0.9: 1, 1.4: 1, 2.2: min(2, most), 64.0: most}[idle]
     assert torch.get_num_threads() == most, "as before"
     assert (f"{used} of {most} threads" in capsys.readouterr().out) == (used < most)
+
+
+def test_a_container_gets_no_more_threads_than_cores(monkeypatch, capsys, set_threads):
+    """Its machine, which it sees, has more of them, and they are idle."""
+    monkeypatch.setattr(devices, "free_cores", lambda: 60.0)
+    monkeypatch.setattr(devices, "cores", lambda: 2)
+    set_threads(4)
+    with free_threads():
+        assert torch.get_num_threads() == 2
+    assert "2 of 4 threads" in capsys.readouterr().out
 
 
 def test_only_who_computes_alone_watches_the_machine(monkeypatch, set_threads):

@@ -30,6 +30,7 @@ from rar_nb.reports.expected import (
     why_not_comparable,
     widened,
 )
+from rar_nb.runs import launch
 from rar_nb.runs.run_folders import read_metrics
 from rar_nb.support import PROJECT, InvalidValue, Stopped, write_json
 
@@ -222,6 +223,13 @@ def test_missing_runs_are_done(tmp_path, run, monkeypatch):
     assert [words[words.index("seed") + 1] for words in called] == ["2", "3", "4"]
     assert ["resume" in words for words in called] == [True, False, False]
     assert not (tmp_path / "tiny.json").exists()
+
+
+def test_no_run_is_begun_where_only_the_library_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "PROJECT", tmp_path)
+    with pytest.raises(InvalidValue, match="a wheel brings none"):
+        main(preset="tiny", seeds="1,2,3", runs=str(tmp_path / "runs"), out=str(tmp_path))
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("seeds", ["1,2", "1,1,2", "1,two,3", ""])

@@ -12,7 +12,7 @@ import time
 import zipfile
 from dataclasses import fields, replace
 from inspect import signature
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -66,6 +66,36 @@ def make_model(seed=0, num_tokens=16, codebook_size=8, final_order="raster"):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.2)
     return model.eval()
+
+
+def test_images_of_others_are_told_by_folder_name_and_number():
+    folder = r"C:\sets\one"
+    theirs = [r"C:\sets\one\000002.png", r"C:\sets\one\cat.png", r"C:\sets\one\a\000001.png"]
+    ours = [r"C:\sets\one\000000.png", r"C:\sets\one\000001.png"]
+    assert image_sets.foreign_images(theirs + ours, PureWindowsPath(folder), 2) == theirs
+    theirs, ours = ([path[2:].replace("\\", "/") for path in paths] for paths in (theirs, ours))
+    assert image_sets.foreign_images(theirs + ours, PurePosixPath("/sets/one"), 2) == theirs
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux says what is open")
+@pytest.mark.parametrize("theirs", [False, True])
+def test_a_set_can_be_removed_where_no_open_file_can(tmp_path, monkeypatch, theirs):
+    """As on Windows."""
+    folder, unlink = tmp_path / "set", Path.unlink
+    folder.mkdir()
+    for name in ("000000.png", "generate.json", ".set-0.lock", ".request.lock"):
+        (folder / name).touch()
+    if theirs:
+        (folder / "theirs.txt").touch()
+
+    def refuse(path, **how):
+        if any(os.path.realpath(handle) == str(path) for handle in Path("/proc/self/fd").iterdir()):
+            raise PermissionError(errno.EACCES, "The file is being used")
+        unlink(path, **how)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    remove_set(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "theirs.txt"] * theirs
 
 
 @pytest.fixture(scope="module")

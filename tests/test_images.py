@@ -1,5 +1,6 @@
 """Images in, whatever they come from: modes, files, crops, folders and torchvision's formats."""
 
+import errno
 import hashlib
 import io
 import json
@@ -1048,6 +1049,16 @@ def test_a_data_set_that_cannot_be_fetched(tmp_path, monkeypatch):
     with pytest.raises(InvalidValue, match=r"\(no network in this test\); check the net") as error:
         open_data("mnist", root=tmp_path, download=True)
     assert error.value.__cause__ is None and error.value.__suppress_context__
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_data_set_for_which_there_is_no_place(tmp_path, monkeypatch, code):
+    def unwritable(*_, **__):
+        raise OSError(code, os.strerror(code), "MNIST")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", unwritable)
+    with pytest.raises(InvalidValue, match=f"{os.strerror(code)}: 'MNIST'.*somebody who may write"):
+        open_data("mnist", root=tmp_path, download=True)
 
 
 def test_damaged_files_of_a_named_data_set(tmp_path, monkeypatch):

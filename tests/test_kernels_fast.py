@@ -2,11 +2,14 @@
 where they cannot be had."""
 
 import ctypes
+import errno
 import math
 import multiprocessing
 import os
+import pathlib
 import shutil
 import subprocess
+import tempfile
 import warnings
 from functools import partial
 from pathlib import Path
@@ -388,6 +391,29 @@ def test_another_compiler_is_tried_where_one_fails(fresh, text, monkeypatch, tmp
         found, what = load_kernels(8)
     assert found is not None and what.startswith("compiled: ")
     assert tokens_are_the_textbooks()
+
+
+def test_what_is_wrong_with_a_compiler_or_with_the_cache_is_said(fresh, monkeypatch, tmp_path):
+    """A Mac without its developer tools has a c++ that only says so; a home may be read only."""
+    only(monkeypatch, script(tmp_path, "echo xcode-select: no developer tools >&2; exit 1"))
+    with pytest.raises(OSError, match="exit status 1: xcode-select: no developer tools"):
+        compiled.compile_source("", tmp_path / "cache")
+    monkeypatch.undo()
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", no_home)
+    with pytest.raises(OSError, match=r"no home folder \(the variable XDG_CACHE_HOME names"):
+        compiled.cache_folder()
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    message = r"cache \(Read-only file system; the variable XDG_CACHE_HOME names another place"
+    with pytest.raises(OSError, match=message):
+        compiled.compile_source("", tmp_path / "cache")
 
 
 def test_a_compiler_may_speak_another_language(fresh, monkeypatch, tmp_path):

@@ -12,9 +12,10 @@ import pytest
 import rar_nb.runs.launch as launch
 from rar_nb.pretrained.presets import get_preset, save_run_config
 from rar_nb.runs.devices import PARENT
-from rar_nb.runs.launch import follow, launch_command, run_child
+from rar_nb.runs.launch import follow, launch_command, notebook_path, run_child
 from rar_nb.runs.run_folders import open_tokens, read_metrics, resolve_tokens
 from rar_nb.runs.safekeeping import newest_checkpoint
+from rar_nb.support import InvalidValue
 from tests.forks import FORKS, POPEN, fork, program
 from tests.tools.runs import save_made_up_tokens
 
@@ -185,6 +186,22 @@ def test_threads_of_a_child_soon_sleep_while_they_wait(tmp_path, monkeypatch, ow
     code = "import os; print(os.environ['GOMP_SPINCOUNT'])"
     run_child([sys.executable, "-c", code], tmp_path / "log", lambda: None, 0.05)
     assert (tmp_path / "log").read_text() == f"{own or 1000}\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_the_output_of_a_child_is_read_as_it_is_written(tmp_path, monkeypatch, encoding):
+    """Also where terminals have another encoding than UTF-8."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    code = "print('error: 2 × 3 → 6'); exit(1)"
+    with pytest.raises(RuntimeError, match="error: 2 × 3 → 6$"):
+        run_child([sys.executable, "-X", "utf8", "-c", code], tmp_path / "log", lambda: None, 0.05)
+
+
+def test_a_wheel_has_no_run_notebooks(tmp_path, monkeypatch):
+    assert notebook_path("train").is_file()
+    monkeypatch.setattr(launch, "PROJECT", tmp_path)
+    with pytest.raises(InvalidValue, match=r"notebook = .*train\.ipynb.* `pip install -e \.`"):
+        notebook_path("train")
 
 
 def test_the_command_line():

@@ -523,6 +523,29 @@ def test_a_request_keeps_a_folder_to_one_content(tmp_path):
         ask(seed=1)
 
 
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_copy_in_another_repository_does_not_take_its_commit(tmp_path, monkeypatch, ignored):
+    """A wheel in the environment of somebody's project, or a copy without its history."""
+    command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / ".gitignore").write_text(".venv/\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "theirs"]):
+        subprocess.run([*command, *words], check=True)
+    copy = tmp_path / (".venv" if ignored else "copy")
+    (copy / "rar_nb").mkdir(parents=True)
+    (copy / "rar_nb" / "__init__.py").touch()
+    monkeypatch.setattr(run_folders, "PROJECT", copy)
+    monkeypatch.delenv("RAR_NB_COMMIT", raising=False)
+    assert (git_commit(), commit()) == (("", False), "unknown")
+
+
+def test_git_may_speak_another_language(tmp_path, monkeypatch):
+    """Bytes that are no UTF-8, such as the name of a file."""
+    (tmp_path / "git").write_text("#!/bin/sh\nprintf ' M f\\374r\\n'\n")
+    (tmp_path / "git").chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert run_folders.git("status") == "M f\ufffdr"
+
+
 def test_the_commit_is_gits(tmp_path, monkeypatch):
     def git(*arguments):
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]

@@ -1,6 +1,7 @@
 """Locks end with their process, signals are noted, and checkpoints prove themselves."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -63,6 +64,42 @@ def test_a_held_folder_is_refused_until_its_holder_is_gone(tmp_path, other_job):
         owner = json.loads((tmp_path / ".run.owner.json").read_text())
         assert owner["process"] == os.getpid()
     assert not (tmp_path / ".run.owner.json").exists()
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_network_drive_without_locks(tmp_path, monkeypatch, error):
+    def flock(handle, how):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    message = rf"\.run\.lock can't be written \({os.strerror(error)}\): name a folder on a disk of"
+    with pytest.raises(InvalidValue, match=message), hold(tmp_path):
+        pytest.fail("entered")
+
+
+def test_a_disk_that_can_only_be_read(tmp_path, monkeypatch):
+    def flock(handle, how):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InvalidValue, match="name a place where you may write"), hold(tmp_path):
+        pytest.fail("entered")
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_a_lock_that_came_with_its_folder_to_a_drive_without_locks(tmp_path, monkeypatch):
+    """There, the file itself is the lock."""
+    (tmp_path / ".run.lock").touch()
+
+    def flock(handle, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(InvalidValue, match=r"the file \.run\.lock was left"), hold(tmp_path):
+        pytest.fail("entered")
+    (tmp_path / ".run.lock").unlink()
+    with hold(tmp_path):
+        pass
 
 
 def test_a_process_may_take_its_lock_again(tmp_path):

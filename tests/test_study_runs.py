@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
 
 from rar_nb.data.images import open_data
 from rar_nb.data.tokens import TokenData
@@ -276,6 +278,35 @@ def test_the_mean_over_cells_is_the_loss_in_the_order_of_sampling(final_order):
     before = TokenData(data.tokens[:5], data.labels[:5])
     ours = 6 * loss_by_cell(model, only) - 5 * loss_by_cell(model, before)
     torch.testing.assert_close(ours.float(), one, atol=1e-4, rtol=0)
+
+
+class Apple(TorchFunctionMode):
+    """Of what lies on Apple's GPU nothing becomes float64; what `cpu` copies, does."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu:
+            self.host = args[0].clone()
+            return self.host
+        if function is torch.Tensor.double and args[0].numel() and args[0].any():
+            assert args[0] is self.host, "the MPS framework doesn't support float64"
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_loss_of_each_cell_can_be_measured_on_an_apple_gpu():
+    model = RAR(get_preset("tiny").model).eval()
+    data = TokenData(torch.randint(8, (5, 1, 49)), torch.randint(10, (5,)))
+    with Apple():
+        assert loss_by_cell(model, data).isfinite().all()
+
+
+def test_a_job_can_be_killed_where_there_is_no_sigkill(tmp_path, monkeypatch):
+    """As on Windows."""
+    sent, job = [], object.__new__(study.Job)
+    job.send = lambda number, to_papermill: sent.append((number, to_papermill))
+    job.process = SimpleNamespace(wait=lambda: None)
+    monkeypatch.delattr(signal, "SIGKILL")
+    job.kill()
+    assert sent == [(signal.SIGTERM, True)]
 
 
 def test_the_best_weights_survive(tmp_path):

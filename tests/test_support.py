@@ -1,7 +1,11 @@
 """Errors of one line, files that appear whole or not at all, programs, precision."""
 
+import _multiprocessing
+import errno
+import fcntl
 import functools
 import inspect
+import io
 import json
 import math
 import os
@@ -15,11 +19,13 @@ import pytest
 import torch
 from pydantic import PositiveInt
 
+import rar_nb.support as support
 from rar_nb.support import (
     UNFINISHED,
     InvalidValue,
     checked,
     choose_precision,
+    cores,
     float32_products,
     make_folder,
     program,
@@ -28,6 +34,7 @@ from rar_nb.support import (
     require_number,
     require_one_of,
     usable_path,
+    usable_workers,
     write_beside,
     write_json,
 )
@@ -88,6 +95,84 @@ def test_a_folder_that_cannot_be_flushed_is_no_error(tmp_path, monkeypatch):
     assert (tmp_path / "x").read_text() == "content"
 
 
+def test_a_file_is_flushed_where_only_open_for_writing_it_can_be(tmp_path, monkeypatch):
+    """As on Windows, which opens no folder either."""
+    fsync, opened = os.fsync, os.open
+
+    def refuse_read_only(handle):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        fsync(handle)
+
+    def refuse_folders(path, *how, **more):
+        if os.path.isdir(path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(os, "fsync", refuse_read_only)
+    monkeypatch.setattr(os, "open", refuse_folders)
+    write_json([1], tmp_path / "x")
+    assert json.loads((tmp_path / "x").read_text()) == [1]
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """One with 64 cores; `machine(files)` says what its container may use."""
+
+    def write(files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+
+    monkeypatch.setattr(support, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    return write
+
+
+@pytest.mark.parametrize(
+    "files, found",
+    [
+        ({}, 64),
+        ({"cpu.max": "max 100000\n"}, 64),
+        ({"cpu.max": "400000 100000\n"}, 4),
+        ({"cpu.max": "150000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "damaged"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "300000\n"}, 64),
+    ],
+)
+def test_a_container_has_fewer_cores_than_its_machine(machine, files, found):
+    machine(files)
+    assert cores() == found
+
+
+def test_cores_are_those_that_a_process_may_use(machine, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    assert cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert cores() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.ENOSYS, errno.ENOENT])
+def test_nothing_is_read_by_processes_that_cannot_share_memory(monkeypatch, error):
+    """/dev/shm is missing, full, or can only be read."""
+    assert [usable_workers(asked, 4) for asked in (None, 0, 2)] == [4, 0, 2]
+
+    def refuse(*_, **__):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(_multiprocessing, "SemLock", refuse)
+    assert [usable_workers(asked, 4) for asked in (None, 0)] == [0, 0]
+    message = rf"workers = 2 .* 0, as processes .* can't share memory \({os.strerror(error)}\)"
+    with pytest.raises(InvalidValue, match=message):
+        usable_workers(2, 4)
+
+
 PROGRAM = """
 from fastcore.script import call_parse
 from rar_nb.support import program, require
@@ -116,6 +201,17 @@ def test_a_program_ends_with_one_line(tmp_path, speed, status, out, err):
         [sys.executable, tmp_path / "go.py", "--speed", str(speed)], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (status, out, err)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_program_prints_on_every_terminal(monkeypatch, encoding):
+    """Also what that terminal has no letter for, such as half a letter in the name of a file."""
+    monkeypatch.setattr("fastcore.script.is_cli", lambda: True)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    said = "2 × 3 → \udcff"
+    program(print)(said)
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue() == f"{said}\n".encode(encoding, "backslashreplace")
 
 
 def test_python_code_gets_the_exception():

@@ -12,6 +12,7 @@ __all__ = ['DATA', 'DIGITS', 'DIGITS_SHA256', 'FORMATS', 'MAX_PIXELS', 'GREY_MOD
            'one_behind']
 
 # %% ../../nbs/20_images.ipynb #f2eac919
+import errno
 import hashlib
 import io
 import json
@@ -31,8 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..support import (
-    PROJECT, Images, InvalidValue, cause_of, checked, import_torchvision, require,
-    require_int, require_one_of, usable_path)
+    PROJECT, Images, InvalidValue, cause_of, checked, cores, import_torchvision,
+    require, require_int, require_one_of, usable_path, usable_workers)
 
 DATA = PROJECT / 'data'  # bundled data, and torchvision's downloads
 
@@ -511,6 +512,8 @@ def open_torchvision(
     except Exception as error:  # torchvision's readers raise almost anything on damaged files
         remedy = ("check the network, or remove the part that is there, and try again"
                   if download else "set download=True to fetch it")
+        if getattr(error, 'errno', None) in (errno.EACCES, errno.EROFS):
+            remedy = "let somebody who may write there fetch it, or name a folder of images"
         raise InvalidValue(f"data = {name!r} is not in {root} ({cause_of(error)}); "
                            f"{remedy}") from None
     return ImageData(train, image_size), ImageData(test, image_size)
@@ -564,9 +567,9 @@ def check_readable(
     progress: bool = False,  # show a bar
 ):
     "Open every image once. Raises `InvalidValue` that names the first images that can't be used."
-    if workers is None:
-        workers = (os.cpu_count() or 1) if len(data) > 1000 else 0
-    require_int('workers', workers, 0)
+    if workers is not None:
+        require_int('workers', workers, 0)
+    workers = usable_workers(workers, cores() if len(data) > 1000 else 0)
     loader = DataLoader(Readable(data), batch_size=16, num_workers=workers, collate_fn=failures)
     found = [failure for batch in tqdm(loader, desc='check, 16 images', mininterval=1,
                                        disable=not progress) for failure in batch]

@@ -179,7 +179,7 @@ def npm_pack(package: str, folder: Path) -> Path:
             f"installed, to fetch {package} (apt-get install npm)")
     done = subprocess.run(
         ['npm', 'pack', package, '--json', '--prefer-offline', '--pack-destination', str(folder)],
-        capture_output=True, text=True)
+        capture_output=True, encoding='utf-8', errors='replace')
     if done.returncode:
         said = ' '.join(done.stderr.split())[-300:]
         raise InvalidValue(f"npm can't fetch {package}: connect to its registry and try again "

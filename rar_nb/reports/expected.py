@@ -23,6 +23,7 @@ from typing_extensions import TypedDict
 
 from ..pretrained.presets import PRESETS, RunConfig, load_run_config
 from .report import run_metadata
+from ..runs.launch import notebook_path
 from ..runs.run_folders import RUNS, curve, flat_config, processor, read_metrics
 from ..style import COLORS
 from rar_nb.support import (
@@ -231,7 +232,7 @@ def plot_expected(
 # %% ../../nbs/55_expected.ipynb #ex-run
 def train_command(preset: str, seed: int, folder: Path, data: str | None) -> list[str]:
     "How to do one run, or what is left of it."
-    words = [sys.executable, '-m', 'papermill', str(PROJECT / 'nbs' / 'train.ipynb'),
+    words = [sys.executable, '-m', 'papermill', str(notebook_path('train')),
              str(folder / 'train.ipynb'), '--no-progress-bar', '-p', 'preset', preset,
              '-p', 'seed', str(seed), '-p', 'run_dir', str(folder)]
     if data is not None:
@@ -284,9 +285,10 @@ def main(
         one = folder.absolute() / str(seed)
         if (one / 'model.safetensors').exists():
             continue
+        command = train_command(preset, seed, one, data)
         make_folder(one)
         print(f'training {preset} with seed {seed} in {one}', flush=True)
-        done = subprocess.run(train_command(preset, seed, one, data))
+        done = subprocess.run(command)
         if done.returncode != 0:
             raise Stopped(f"the run with seed {seed} has not finished; its notebook is "
                           f"{one / 'train.ipynb'}. Repeat the command to go on")

@@ -32,8 +32,9 @@ from ..data.images import (
 from ..data.tokens import content_hash, sha256
 from ..pretrained.checkpoints import check_weights, file_kind, read_weights
 from ..support import (
-    InvalidValue, Workers, cause_of, check_statistics, checked, float32_products,
-    import_torchvision, require, require_int, usable_path, write_beside)
+    InvalidValue, Workers, cause_of, check_statistics, checked, cores,
+    float32_products, import_torchvision, require, require_int, usable_path,
+    usable_workers, write_beside)
 
 import_torchvision()  # before torch-fidelity, which imports it
 from torch_fidelity.feature_extractor_inceptionv3 import (
@@ -326,8 +327,7 @@ def look(
     "Features of all images. The device has its next batch before the features are fetched."
     device = torch.device(device)
     cuda = device.type == 'cuda'
-    if workers is None:
-        workers = min(16, os.cpu_count() or 1) if cuda else 0
+    workers = usable_workers(workers, min(16, cores()) if cuda else 0)
     loader = DataLoader(Seen(images), batch_size, collate_fn=batch_of, num_workers=workers,
                         pin_memory=cuda)
 

@@ -40,7 +40,7 @@ from ..orders import raster_order
 from ..pretrained.presets import DeviceConfig, RunConfig
 from .gpu_blocks import use_gpu_blocks
 from .quick_blocks import quick_methods, use_quick_blocks
-from ..support import InvalidValue, checked, choose_precision, require
+from ..support import InvalidValue, checked, choose_precision, cores, require
 from ..trainer import learning_rate_at, make_batch, make_optimizer, seed_dropout
 from ..transformer import RAR, rar_loss
 
@@ -329,9 +329,9 @@ def free_threads(
     "Within, torch uses no more threads than there are free cores, and at least one."
     most = threads = torch.get_num_threads()
     if alone and most > 1:  # one thread needs no watching
-        threads = max(1, min(most, round(free_cores())))
+        threads = max(1, min(most, cores(), round(free_cores())))
     if threads < most:
-        print(f"{threads} of {most} threads, as other programs use this machine")
+        print(f"{threads} of {most} threads, as no more cores are free")
     torch.set_num_threads(threads)
     try:
         yield
@@ -417,8 +417,10 @@ def update(
     norm: torch.Tensor,  # float32 [], of the gradients
     learning_rate: float,
 ):
-    "Let AdamW take a step, or do nothing if `norm` is not finite; nobody waits to find out which."
+    "Let AdamW take a step, or do nothing if `norm` isn't finite; only an Apple GPU is waited for."
     adamw, device = cast(torch.optim.AdamW, optimizer.optimizer), norm.device
+    if device.type == 'mps' and not norm.isfinite():
+        return  # Apple's kernel takes no notice of `found_inf`
     dtype = torch.float64 if device.type == 'cpu' else torch.float32  # what its kernels read
     for group in adamw.param_groups:
         group['lr'] = torch.full((), learning_rate, device=device, dtype=dtype)

@@ -76,6 +76,7 @@ from rar_nb.support import (
     require,
     require_one_of,
     usable_path,
+    usable_workers,
     write_json,
     writing,
 )
@@ -418,10 +419,8 @@ def open_loader(
     cuda: bool,  # whether the tokenizer is on an NVIDIA GPU
 ) -> DataLoader:
     "Reads the batches in their order."
-    if workers is None:
-        workers = 8 if cuda else 0
     return DataLoader(Readable(data), batch_sampler=batches, collate_fn=gather, pin_memory=cuda,
-                      num_workers=workers)
+                      num_workers=usable_workers(workers, 8 if cuda else 0))
 
 
 def write_shards(

@@ -635,7 +635,8 @@ def git(*arguments: str) -> str | None:
     "Output of a git command in this checkout; None if there is no git or no repository."
     command = ['git', '-C', str(PROJECT), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, encoding='utf-8', errors='replace',
+                              timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -649,7 +650,8 @@ def git_commit() -> tuple[str, bool]:  # hexadecimal, or ''; whether files diffe
         told = os.environ['RAR_NB_COMMIT']
         return told.removesuffix('+'), told.endswith('+')
     found = git('rev-parse', 'HEAD')
-    if found is None:
+    # A copy in an environment, or without its history, may lie in a repository of something else.
+    if found is None or not git('ls-files'):
         return '', False
     return found, bool(git('status', '--porcelain', '--untracked-files=no'))
 

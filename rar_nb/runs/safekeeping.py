@@ -39,6 +39,7 @@ from rar_nb.support import (
     usable_path,
     write_beside,
     write_json,
+    writing,
 )
 
 # %% ../../nbs/41_safekeeping.ipynb #safe0005
@@ -53,7 +54,8 @@ def describe_owner(folder: Path | str, name: str) -> str:
         owner = json.loads(owner_file(folder, name).read_text(encoding='utf-8'))
         return f"process {owner['process']} on {owner['host']} since {owner['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process, which has just started"
+        return (f"another process, which has just started (if there is none, the file .{name}.lock "
+                "was left behind: remove it)")
 
 
 @contextmanager
@@ -65,9 +67,11 @@ def hold(
     "Keep other jobs out of `folder` inside the block; `InvalidValue` names the job that is in it."
     folder = make_folder(usable_path(folder, 'folder'))
     # One object for each file in this process: the process that holds a lock may take it again.
-    lock = FileLock((folder / f'.{name}.lock').resolve(), thread_local=False, is_singleton=True)
+    path = (folder / f'.{name}.lock').resolve()
+    lock = FileLock(path, thread_local=False, is_singleton=True)
     try:
-        lock.acquire(timeout=patience)
+        with writing(path):  # not every network drive has locks
+            lock.acquire(timeout=patience)
     except Timeout:
         raise InvalidValue(f"{folder} is in use by {describe_owner(folder, name)}: wait until it "
                            "ends, stop it, or name another folder") from None

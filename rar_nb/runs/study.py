@@ -47,6 +47,7 @@ from ..pretrained.checkpoints import (
     load_pretrained, load_weights, read_weights, save_weights)
 from ..pretrained.presets import (
     RunConfig, get_preset, load_run_config, save_run_config)
+from .launch import notebook_path
 from .run_folders import (
     RUNS, Metrics, changed_fields, commit, curve, flat_config, processor, read_metrics)
 from .safekeeping import StopRequest, hold
@@ -454,7 +455,7 @@ def loss_by_cell(
         logits = model(tokens, model.config.condition_id(labels), order)
         targets = permute(tokens, order)
         losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), targets, reduction='none')
-        total += unpermute(losses, order).double().sum(0).cpu()
+        total += unpermute(losses, order).cpu().double().sum(0)  # mps has no float64
     return total / len(data)
 
 # %% ../../nbs/49_study_runs.ipynb #strun026
@@ -922,7 +923,7 @@ class Job:
         self.name, self.seed, self.raw = name, seed, place.raw(name, seed)
         folder = make_folder(place.folder(name, seed))
         words: list[Any] = [
-            sys.executable, '-m', 'papermill', PROJECT / 'nbs' / 'study_run.ipynb',
+            sys.executable, '-m', 'papermill', notebook_path('study_run'),
             folder / 'study_run.ipynb', '--no-progress-bar',
             *parameters_of(name, seed, scale, device),
             '-p', 'results', place.results.absolute(), '-p', 'work', place.work.absolute()]
@@ -930,7 +931,8 @@ class Job:
         with self.log.open('w', encoding='utf-8') as log:
             self.process = subprocess.Popen(
                 [str(word) for word in words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                env=os.environ | dict(OMP_NUM_THREADS='1'), start_new_session=True)
+                env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONIOENCODING='utf-8'),
+                start_new_session=True)
 
     def ended(self) -> bool:
         "Whether the process has ended."
@@ -952,7 +954,7 @@ class Job:
 
     def kill(self):
         "End it at once: its last checkpoint stays."
-        self.send(signal.SIGKILL, to_papermill=True)
+        self.send(getattr(signal, 'SIGKILL', signal.SIGTERM), to_papermill=True)  # as on Windows
         self.process.wait()
 
     def why(self) -> str:

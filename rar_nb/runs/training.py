@@ -106,6 +106,7 @@ from rar_nb.support import (
     require_number,
     usable_device,
     usable_path,
+    usable_workers,
 )
 from rar_nb.tokenizer import (
     TrainableTokenizer,
@@ -615,7 +616,7 @@ def remaining_batches(tokenizer, data, seed, device, workers, autocast, newest: 
     "The batches after those of a checkpoint; without one, a first of them starts the codebook."
     torch.manual_seed(seed)
     first = newest.step + 1 if newest else 0
-    batches = image_batches(tokenizer, data, seed, device, workers, first)
+    batches = image_batches(tokenizer, data, seed, device, usable_workers(workers, 0), first)
     if newest is None:
         start_codebook(tokenizer, next(batches), autocast)
     return batches
