@@ -65,6 +65,19 @@ def test_a_held_folder_is_refused_until_its_holder_is_gone(tmp_path, other_job):
     assert not (tmp_path / ".run.owner.json").exists()
 
 
+def test_a_run_in_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
+    """Its lock is there, so that it is the lock, and not the folder, that can't be opened."""
+    (tmp_path / ".run.lock").touch()
+
+    def read_only(self):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(safekeeping.FileLock, "_acquire", read_only)
+    with pytest.raises(InvalidValue, match="can't be written .Read-only.*name a place where"):
+        with hold(tmp_path):
+            pytest.fail("entered")
+
+
 def test_a_process_may_take_its_lock_again(tmp_path):
     with hold(tmp_path):
         with hold(tmp_path):

@@ -39,6 +39,7 @@ from rar_nb.support import (
     usable_path,
     write_beside,
     write_json,
+    writing,
 )
 
 # %% ../../nbs/41_safekeeping.ipynb #safe0005
@@ -67,7 +68,8 @@ def hold(
     # One object for each file in this process: the process that holds a lock may take it again.
     lock = FileLock((folder / f'.{name}.lock').resolve(), thread_local=False, is_singleton=True)
     try:
-        lock.acquire(timeout=patience)
+        with writing(folder):
+            lock.acquire(timeout=patience)
     except Timeout:
         raise InvalidValue(f"{folder} is in use by {describe_owner(folder, name)}: wait until it "
                            "ends, stop it, or name another folder") from None
