@@ -73,9 +73,9 @@ def test_a_run_in_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(safekeeping.FileLock, "_acquire", read_only)
-    with pytest.raises(InvalidValue, match="can't be written .Read-only.*name a place where"):
-        with hold(tmp_path):
-            pytest.fail("entered")
+    message = "can't be written .Read-only.*name a place where"
+    with pytest.raises(InvalidValue, match=message), hold(tmp_path):
+        pytest.fail("entered")
 
 
 def test_a_process_may_take_its_lock_again(tmp_path):
