@@ -239,6 +239,38 @@ def test_the_page_says_all_that_is_needed():
     assert "proxy" not in page and "a.png" not in page
 
 
+def test_the_page_says_how_many_images_and_which_weights():
+    weights = {"SHA-256 of the generator": "a" * 64}
+    page = report_page(
+        PRESETS["digits"],
+        METADATA | {"weights": weights},
+        60.0,
+        "papermill …",
+        "Some images",
+        metrics={"num_samples": 50_000, "num_real": 10_000, "FID": 1.8},
+        against="with_images.npz",
+        proxy=PROXY,
+        rows=[{"guidance_scale": 2.0, "FID": 6.8, "picture": "a.png"}],
+        judge="one that was trained here, on 270 training images",
+        sweep_samples=200,
+    )
+    for text in (
+        "in 1.0 minutes, without what an earlier call had finished.",
+        "against with_images.npz. Real images compared with: 10,000.",
+        "The classifier is one that was trained here, on 270 training images.",
+        "Each point was measured with 200 images of its own",
+        f"| SHA-256 of the generator | {'a' * 64} |",
+    ):
+        assert text in page, text
+
+
+def test_the_table_says_how_the_real_images_were_divided():
+    table = evaluation_table(PROXY | {"samples": 25, "real_images": 300})
+    assert "of real against real, 25 against the other 275." in table
+    table = evaluation_table(PROXY | {"samples": 500, "real_images": 300})
+    assert "of real against real, 150 against the other 150." in table
+
+
 def test_the_page_is_named_after_the_data():
     run = get_preset("small_64", data="/photos/my cats")
     assert page_of(run).startswith("# Evaluation: my cats\n")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import rar_nb.runs.run_folders as run_folders
+from rar_nb.data.tokens import content_hash
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import (
     LATER,
@@ -33,6 +34,7 @@ from rar_nb.runs.run_folders import (
     load_latest,
     new_run_folder,
     open_run,
+    open_tokenizer,
     open_tokens,
     read_metrics,
     remove_files,
@@ -483,6 +485,48 @@ def test_tokens_are_verified_before_a_run(tmp_path, what):
         message = "SHA-256"
     with pytest.raises(ValueError, match=message):
         verify_tokens(tmp_path, *open_tokens(tmp_path / "tokens"))
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "classes"])
+def test_validation_tokens_are_of_the_same_kind(tmp_path, what):
+    """All sizes are the same, so nothing else would notice."""
+    save_made_up_tokens(tmp_path / "made", 64)
+    for part, data in zip(("train", "val"), open_tokens(tmp_path / "made")):
+        other = part == "val" and what == "tokenizer"
+        data.save(tmp_path / part, 8, 10, "grey", ("b" if other else "a") * 64)
+        names = [f"class {c}" for c in range(10)]
+        if part == "val" and what == "classes":
+            names[3:5] = names[4], names[3]
+        write_json(dict(classes=names, images=64), tmp_path / part / "pretokenize.json")
+    message = {
+        "tokenizer": "tokenizer of .*val = 'bbbbbbbbbbbb' .*that of .*train, aaaaaaaaaaaa",
+        "classes": "class 3 in .*val = 'class 4' .*'class 3', as in .*train",
+    }[what]
+    with pytest.raises(InvalidValue, match=message):
+        open_tokens(tmp_path)
+
+
+def test_a_run_knows_the_names_of_the_classes_of_its_tokens(tmp_path):
+    save_made_up_tokens(tmp_path / "tokens", 64)
+    names = [f"class {c}" for c in range(10)]
+    write_json(dict(classes=names), tmp_path / "tokens" / "train" / "pretokenize.json")
+    verify_tokens(tmp_path, *open_tokens(tmp_path / "tokens"))
+    assert read_identity(tmp_path)["classes"] == names
+
+
+def test_a_tokenizer_that_was_put_beside_a_generator(tmp_path):
+    """rar-train makes a run without one, from tokens; nobody has sealed what is put there."""
+    save_run_config(get_preset("tiny", kind="conv_vq"), tmp_path / "config.json")
+    torch.manual_seed(0)
+    own, other = (make_tokenizer(get_preset("tiny", kind="conv_vq").tokenizer) for _ in "ab")
+    keep_identity(tmp_path, tokens="a" * 64, tokenizer=content_hash(own.state_dict()))
+    with pytest.raises(InvalidValue, match="its tokenizer.safetensors; .*--tokenizer_from RUN"):
+        open_tokenizer(tmp_path)
+    save_weights(other, tmp_path / "tokenizer.safetensors")
+    with pytest.raises(InvalidValue, match="of the tokenizer whose tokens the run has learned"):
+        open_tokenizer(tmp_path)
+    save_weights(own, tmp_path / "tokenizer.safetensors")
+    assert open_tokenizer(tmp_path)[0].kind == "conv_vq"
 
 
 def test_tokens_of_another_run_are_not_taken_for_this_ones(tmp_path):

@@ -72,6 +72,7 @@ def test_a_checkpoint_with_inception(place):
     )
     found = json.loads((place / "out" / "evaluation.json").read_text())
     assert found["sample"]["sample_precision"] == "bf16"
+    assert all(len(digest) == 64 for digest in found["weights"].values())
     assert found["samples"] == 10 and set(found["metrics"]) == {
         "num_samples",
         "num_real",
@@ -87,6 +88,8 @@ def test_a_checkpoint_with_inception(place):
         f"| FID | {found['metrics']['FID']:.2f} |" in page
         and "**Not the published protocol**" in page
         and "tiny is no recipe of the paper" in page
+        and "in bf16, seed 1" in page
+        and "Real images compared with: 10." in page
     )
     assert (
         "proxy" not in page
@@ -133,6 +136,10 @@ def test_a_sweep_goes_on_and_two_processes_draw_the_same(place):
         (place / "run" / "evaluation" / "sweep").glob("images-*")
     )  # only numbers and a strip a point stay
     page = (place / "run" / "report.md").read_text()
+    assert (
+        "in float32, seed 1" in page
+        and "The classifier is one that was trained here, on 110 training images." in page
+    )
     assert "evaluation/sweep.png" in page and "Not comparable with any published FID" in page
     for name in ("samples.png", "sweep.png", "guidance.png"):
         assert (place / "run" / "evaluation" / name).is_file()

@@ -27,15 +27,18 @@ from rar_nb.pretrained.presets import (
     load_run_config,
     override,
     read_identity,
+    save_run_config,
 )
 from rar_nb.runs.devices import make_accelerator
 from rar_nb.runs.launch import follow, launch_command
 from rar_nb.runs.run_folders import (
     curve,
     keep_identity,
+    open_run,
     open_tokens,
     read_metrics,
     resolve_tokens,
+    save_tokenizer,
 )
 from rar_nb.runs.safekeeping import (
     SIGNALS,
@@ -603,6 +606,34 @@ def test_a_mistake_leaves_no_trace(tokens, one, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
     with pytest.raises(Stopped):
         rar_train(*words)
+
+
+def test_the_tokenizer_comes_with_the_tokens(tmp_path, capsys):
+    """A run from tokens alone can't be sampled; its tokenizer may come later, too."""
+    made, other = (tmp_path / name for name in ("made", "other"))
+    for seed, folder in enumerate((made, other)):
+        torch.manual_seed(seed)
+        run = get_preset("tiny", kind="conv_vq", width=8, image_size=28)
+        save_run_config(run, folder / "config.json")
+        save_tokenizer(make_tokenizer(run.tokenizer), folder)
+    save_made_up_tokens(tmp_path / "first", 64)
+    for part in ("train", "val"):
+        data = TokenData.open(tmp_path / "first" / part)
+        data.save(tmp_path / "t" / part, 8, 10, "conv_vq", read_identity(made)["tokenizer"])
+    begin = ["--run_dir", str(tmp_path / "run"), "--tokens", str(tmp_path / "t"), "--cpu"]
+    begin += ["--preset", "tiny", "--changes", '{"epochs": 1}']
+    with pytest.raises(InvalidValue, match="tokenizer_from = .*the tokenizer that made these"):
+        rar_train(*begin, "--tokenizer_from", str(other))
+    assert not (tmp_path / "run").exists()
+    rar_train(*begin, "--tokenizer_from", str(made))
+    assert load_run_config(tmp_path / "run" / "config.json").tokenizer.width == 8
+    assert open_run(tmp_path / "run")[1].codebook_size == 8
+    assert (tmp_path / "run" / "samples" / "step_000000.png").is_file()
+    begin[1] = str(tmp_path / "bare")
+    rar_train(*begin)
+    assert "gets no tokenizer" in capsys.readouterr().out
+    rar_train(*begin[:5], "--resume", "--tokenizer_from", str(made))
+    assert open_run(tmp_path / "bare")[1].codebook_size == 8
 
 
 def launched(module, **options):

@@ -159,8 +159,10 @@ def evaluation_table(
         ['nearest training image, from a real validation image',
          f"median distance {n['median_distance_of_validation']:.3f}"],
     ]
+    half = min(n['samples'], n['real_images'] // 2)  # as `evaluate_samples` divides them
     note = (f"¹ Fréchet distance of a small classifier's features, against {n['real_images']:,} "
-            "real images. Not comparable with any published FID.")
+            f"real images; in the row of real against real, {half:,} against the other "
+            f"{n['real_images'] - half:,}. Not comparable with any published FID.")
     return markdown_table(['', 'measured'], rows) + f'\n\n{note}' + classifier_caution(n)
 
 # %% ../../nbs/51_report.ipynb #ruler002
@@ -478,18 +480,29 @@ def metrics_section(
     if notes:
         protocol = ("**Not the published protocol**, so do not compare it with published "
                     f"numbers: {'; '.join(map(markdown_text, notes))}.")
+    real = ''
+    if 'num_real' in metrics:
+        real = f" Real images compared with: {metrics['num_real']:,}."
     return ['## Fidelity', markdown_table(['metric', 'measured'], rows),
             f"By torch-fidelity, from {metrics['num_samples']:,} images against "
-            f"{markdown_text(against)}.",
+            f"{markdown_text(against)}.{real}",
             protocol]
 
 
-def sweep_section(rows: list[dict]) -> list[str]:
+def sweep_section(
+    rows: list[dict],
+    samples: int | None,  # of each point; None: not said
+) -> list[str]:
     "All points of a sweep."
     names = [name for name in rows[0] if name != 'picture']
     table = markdown_table([markdown_text(name.replace('_', ' ')) for name in names],
                            [[as_text(row[name]) for name in names] for row in rows])
-    return ['## All points of the sweep', table]
+    parts = ['## All points of the sweep', table]
+    if samples is not None:
+        parts.insert(1, f"Each point was measured with {samples:,} images of its own, from the "
+                        "same random numbers. Few images make distances too large, by about as "
+                        "much for each point.")
+    return parts
 
 
 def configuration_section(run: RunConfig) -> list[str]:
@@ -505,7 +518,7 @@ def metadata_section(metadata: dict, command: str) -> list[str]:
     commit = metadata['commit'] or 'unknown, as this is not a git checkout'
     changed = ' and changed files' if metadata['changed'] else ''
     rows = [['commit', commit + changed], *metadata['versions'].items(),
-            ['device', metadata['device']]]
+            ['device', metadata['device']], *metadata.get('weights', {}).items()]
     rows = [[markdown_text(word) for word in row] for row in rows]
     return ['## Made with', markdown_table(['', ''], rows), f'    {one_line(command)}']
 
@@ -530,20 +543,23 @@ def report_page(
     proxy: Mapping[str, float] | None = None,  # of `evaluate_samples`
     rows: Sequence[dict] = (),  # of `run_sweep`
     pictures: Mapping[str, str] | None = None,  # title: path as seen from the page
+    judge: str = '',  # which classifier gave the proxy's numbers, in words
+    sweep_samples: int | None = None,  # images of each point of the sweep
 ) -> str:  # Markdown
     "All of an evaluation on one page."
     parts = [f'# Evaluation: {markdown_text(Path(run.data).name)}',
              f"{markdown_text(images)}. The preset is {markdown_text(run.preset)}. Measured on "
              f"{metadata['date']} with {markdown_text(metadata['device'])}, "
-             f"in {seconds / 60:.1f} minutes."]
+             f"in {seconds / 60:.1f} minutes, without what an earlier call had finished."]
     if metrics is not None:
         parts += metrics_section(metrics, against, notes, run.preset)
     if proxy is not None:
-        parts += ['## A proxy', evaluation_table(proxy)]
+        parts += ['## A proxy', *([f"The classifier is {markdown_text(judge)}."] if judge else []),
+                  evaluation_table(proxy)]
     for title, path in (pictures or {}).items():
         parts += [f'## {title}', f'![{SHOWN.get(title, title)}]({path})']
     if rows:
-        parts += sweep_section(list(rows))
+        parts += sweep_section(list(rows), sweep_samples)
     parts += configuration_section(run) + metadata_section(metadata, command)
     return '\n\n'.join(parts) + '\n'
 

@@ -8,8 +8,9 @@ __all__ = ['RUNS', 'TOKENIZER_FILE', 'FULL', 'SET_FILES', 'IMAGE_SETS', 'RUN_FOL
            'optimizer_moments', 'save_checkpoint', 'load_moments', 'load_checkpoint', 'is_evaluation', 'run_files',
            'remove_files', 'lies_in', 'new_run_folder', 'remove_run', 'difference', 'keep_identity', 'seal',
            'check_seal', 'save_tokenizer', 'changed_fields', 'in_full', 'require_same_run', 'has_run', 'go_on',
-           'open_tokenizer', 'open_run', 'load_latest', 'open_tokens', 'save_tokens', 'check_tokens', 'verify_tokens',
-           'resolve_tokens', 'keep_request', 'git', 'git_commit', 'commit', 'processor']
+           'open_tokenizer', 'open_run', 'load_latest', 'TokenClasses', 'class_names_of', 'open_tokens', 'save_tokens',
+           'check_tokens', 'verify_tokens', 'resolve_tokens', 'keep_request', 'git', 'git_commit', 'commit',
+           'processor']
 
 # %% ../../nbs/42_run_folders.ipynb #5b0a3166
 import json
@@ -27,6 +28,7 @@ from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available, is_trackio_available, is_wandb_available
 from pydantic import NonNegativeInt
 from safetensors.torch import save_file
+from typing_extensions import TypedDict
 
 from ..data.tokens import TOKEN_FILES, TOKEN_INDEX, TokenData, content_hash, sha256
 from rar_nb.pretrained.checkpoints import (
@@ -503,11 +505,22 @@ def go_on(folder: Path | str, run: RunConfig):
 # %% ../../nbs/42_run_folders.ipynb #db580a7e
 @checked
 def open_tokenizer(folder: Path | str) -> tuple[TokenizerConfig, Tokenizer]:
-    "Configuration and tokenizer, in eval mode, of a run; raises `ValueError` if files are missing."
+    """Configuration and tokenizer, in eval mode, of a run.
+
+    Raises `ValueError` if files are missing, or if another tokenizer made the run's tokens."""
     folder = usable_path(folder, 'folder')
     config = load_run_config(folder / 'config.json').tokenizer
-    check_seal(folder / TOKENIZER_FILE)
-    return config, load_pretrained(lambda: make_tokenizer(config), folder, TOKENIZER_FILE)
+    path, known = folder / TOKENIZER_FILE, read_identity(folder)
+    require(path.is_file() or 'tokens' not in known, 'run_dir', str(folder),
+            f"a run with its {TOKENIZER_FILE}; rar-train --resume --tokenizer_from RUN, with the "
+            "same tokens, puts the one of RUN there")
+    check_seal(path)
+    tokenizer = load_pretrained(lambda: make_tokenizer(config), folder, TOKENIZER_FILE)
+    if 'tokenizer' in known and TOKENIZER_FILE not in known.get('files', {}):
+        found = content_hash(tokenizer.state_dict())
+        require(found == known['tokenizer'], f'hash of {path}', found[:12],
+                f"{known['tokenizer'][:12]}, of the tokenizer whose tokens the run has learned")
+    return config, tokenizer
 
 
 @checked
@@ -540,17 +553,43 @@ def load_latest(
     return load_weights(model, newest.tensors).eval()
 
 # %% ../../nbs/42_run_folders.ipynb #4545d583
+class TokenClasses(TypedDict, total=False):
+    "What a run takes from the pretokenizer's request."
+
+    classes: list[str]
+
+
+def class_names_of(data: TokenData) -> list[str] | None:  # None: not known
+    "Names of the classes of pretokenized images, in the order of the labels."
+    path = None if data.folder is None else data.folder / 'pretokenize.json'
+    if path is None or not path.is_file():
+        return None
+    return read_json(path, TokenClasses, "copy it again, or remove it").get('classes')
+
+
 @checked
 def open_tokens(
     folder: Path | str,  # a folder of tokens, or one with the folders train and val
 ) -> tuple[TokenData, TokenData | None]:  # for training, for validation
-    "Open the tokens of a run; raises `ValueError` as `TokenData.open` does."
+    """Open the tokens of a run; raises `ValueError` as `TokenData.open` does.
+
+    Also if the tokens for validation are of another tokenizer, or of other classes."""
     folder = usable_path(folder, 'folder')
     if not (folder / 'train').is_dir():
         return TokenData.open(folder), None
-    has_validation = (folder / 'val').is_dir()
-    validation = TokenData.open(folder / 'val') if has_validation else None
-    return TokenData.open(folder / 'train'), validation
+    training = TokenData.open(folder / 'train')
+    if not (folder / 'val').is_dir():
+        return training, None
+    validation = TokenData.open(folder / 'val')
+    ours, theirs = (data.index['tokenizer_sha256'] for data in (training, validation))
+    require('' in (ours, theirs) or ours == theirs, f'tokenizer of {folder / "val"}', theirs[:12],
+            f"that of {folder / 'train'}, {ours[:12]}, as the same numbers would mean other "
+            "things; tokenize the validation images with it, too")
+    names, others = class_names_of(training) or [], class_names_of(validation) or []
+    for number, (name, other) in enumerate(zip(names, others)):
+        require(name == other, f'class {number} in {folder / "val"}', other,
+                f"{name!r}, as in {folder / 'train'}; tokenize images of the same classes")
+    return training, validation
 
 
 @checked
@@ -597,7 +636,7 @@ def verify_tokens(
     "Read all tokens and compare them with their checksums and with what the run began with."
     for data in filter(None, (training, validation)):
         data.verify()
-    keep_identity(folder, tokens=training.sha256,
+    keep_identity(folder, tokens=training.sha256, classes=class_names_of(training),
                   validation_tokens=None if validation is None else validation.sha256,
                   tokenizer=training.index.get('tokenizer_sha256') or None)
 

@@ -6,8 +6,9 @@
 __all__ = ['MOST_SKIPPED', 'shared_validation_loss', 'read_numbers', 'TrainingLoop', 'versions', 'tidy_up', 'start_run',
            'find_checkpoint', 'same_split', 'how_to_go_on', 'time_limit', 'is_late', 'is_finished', 'finished_run',
            'train_run', 'enough_memory', 'run_loop', 'random_state', 'set_random_state', 'save_tokenizer_state',
-           'load_tokenizer_state', 'remaining_batches', 'train_tokenizer_in', 'read_changes', 'plan_run', 'check_start',
-           'begin_run', 'picture_maker', 'require_same_tokenizer', 'new_model', 'train_in', 'work', 'main']
+           'load_tokenizer_state', 'remaining_batches', 'train_tokenizer_in', 'read_changes', 'made_by', 'plan_run',
+           'check_start', 'begin_run', 'picture_maker', 'require_same_tokenizer', 'new_model', 'train_in', 'work',
+           'main']
 
 # %% ../../nbs/43_training.ipynb #ebb02f2d
 import argparse
@@ -19,7 +20,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from torch.utils.data import Dataset
 from torch.distributed.elastic.multiprocessing.errors import record
 from tqdm import tqdm
 
-from ..data.tokens import TokenData
+from ..data.tokens import TokenData, content_hash
 from ..pretrained.checkpoints import with_prefix
 from ..pretrained.fine_tuning import find_start, start_from
 from rar_nb.pretrained.presets import (
@@ -45,6 +46,7 @@ from rar_nb.pretrained.presets import (
     save_run_config,
     steps_between_evaluations,
 )
+from ..pretrained.vq_models import PUBLISHED
 from rar_nb.runs.devices import (
     PARENT,
     Batches,
@@ -77,6 +79,7 @@ from rar_nb.runs.run_folders import (
     resolve_tokens,
     save_checkpoint,
     save_model,
+    save_tokenizer,
     seal,
     verify_tokens,
 )
@@ -109,6 +112,7 @@ from rar_nb.support import (
     usable_workers,
 )
 from rar_nb.tokenizer import (
+    Tokenizer,
     TrainableTokenizer,
     image_batches,
     start_codebook,
@@ -681,27 +685,52 @@ def read_changes(text: str) -> dict:
     return changes
 
 
+def made_by(
+    run: RunConfig,
+    source: str | None,  # a run with the tokenizer, or the file of a published one; None: neither
+    data: TokenData,
+) -> tuple[RunConfig, Tokenizer | None]:
+    "`run` with the tokenizer in `source`; `InvalidValue` unless that one has made the tokens."
+    if source is None:
+        return run, None
+    published = PUBLISHED.get(run.tokenizer.kind)
+    if published is None:
+        config, tokenizer = open_tokenizer(source)
+    else:
+        config, tokenizer = run.tokenizer, published.from_pretrained(source)
+    made = data.index['tokenizer_sha256']
+    same = made in ('', content_hash(tokenizer.state_dict()))
+    require(same, 'tokenizer_from', source, "the tokenizer that made these tokens, with hash "
+            f"{made[:12]}…; another one has other weights")
+    return replace(run, tokenizer=config), tokenizer
+
+
 def plan_run(
     folder: Path,
     data: TokenData,  # for training
     preset: str | None,
     changes: dict,
-) -> RunConfig:
+    source: str | None = None,  # of the tokenizer, as for `made_by`
+) -> tuple[RunConfig, Tokenizer | None]:
     "The run of `folder`, or a new one from `preset`; raises `ValueError` if it is another."
     path = folder / 'config.json'
     if not path.exists():
         if preset is None:
             raise InvalidValue(f"run_dir = '{folder}' is not allowed: it must be a folder with "
                                "a config.json; to begin a new run there, give --preset, too")
-        return resolve_tokens(get_preset(preset, changes), data)
+        run, tokenizer = made_by(get_preset(preset, changes), source, data)
+        return resolve_tokens(run, data), tokenizer
     saved = load_run_config(path)
+    known, tokenizer = made_by(saved, source, data)
     if preset is not None:
         asked = get_preset(preset, dict(data=saved.data) | changes)
-        require_same_run(flat_config(saved), flat_config(resolve_tokens(asked, data)), folder)
+        if tokenizer is not None:
+            asked = replace(asked, tokenizer=known.tokenizer)
+        require_same_run(flat_config(known), flat_config(resolve_tokens(asked, data)), folder)
     run = override(saved, changes)
     run = override(run, eval_every=steps_between_evaluations(run.train))
     has_run(folder, run)  # prints what changes
-    return run
+    return replace(run, tokenizer=known.tokenizer), tokenizer
 
 
 def check_start(folder: Path, run: RunConfig, data: TokenData, processes: int):
@@ -712,13 +741,20 @@ def check_start(folder: Path, run: RunConfig, data: TokenData, processes: int):
         require_same_tokenizer(folder, run.init_from, data)
 
 
-def begin_run(folder: Path, run: RunConfig, tokens: str):
+def begin_run(folder: Path, run: RunConfig, tokens: str, tokenizer: Tokenizer | None):
     "Write the configuration of a run that is new, or what has changed in one that goes on."
     if (folder / 'config.json').exists():
         go_on(folder, run)
+    else:
+        new_run_folder(folder, tokens=tokens)
+        save_run_config(run, folder / 'config.json')
+    if (folder / TOKENIZER_FILE).is_file():
         return
-    new_run_folder(folder, tokens=tokens)
-    save_run_config(run, folder / 'config.json')
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder)
+    else:
+        print(f"{folder} gets no tokenizer, so there are no samples while it trains, and none of "
+              "the run until --tokenizer_from puts the tokenizer of the tokens there")
 
 # %% ../../nbs/43_training.ipynb #train005
 def picture_maker(
@@ -792,12 +828,13 @@ def work(
     resume: bool,
     max_minutes: float | None,
     cpu: bool,
+    tokenizer_from: str | None,
 ):
     "What `main` does."
     folder = usable_path(run_dir, 'run_dir').resolve()
     data, validation = open_tokens(tokens)
     state = PartialState(cpu=cpu)
-    saved = plan_run(folder, data, preset, changes)
+    saved, tokenizer = plan_run(folder, data, preset, changes, tokenizer_from)
     run, finished = override(saved, **here), is_finished(folder, resume)
     if not finished:
         check_start(folder, run, data, state.num_processes)
@@ -805,7 +842,7 @@ def work(
         def begin():
             if PARENT not in os.environ:  # or else the notebook holds it
                 stack.enter_context(hold(folder))
-            begin_run(folder, saved, tokens)
+            begin_run(folder, saved, tokens, tokenizer)
             if finished:  # or else `train_run` does it
                 tidy_up(folder, run.devices.keep_every)
             verify_tokens(folder, data, validation)
@@ -831,6 +868,8 @@ def main(
                    required=True) = None,
     tokens: Param("A folder of tokens, or one with the folders train and val", str,
                   required=True) = None,
+    tokenizer_from: Param("Run whose tokenizer made the tokens, or the file of a published one",
+                          str) = None,
     preset: str = None,  # Preset that a new run starts from
     changes: str = '{}',  # Fields of a new run as JSON, such as '{"epochs": 200}'
     resume: bool = False,  # Go on from the checkpoint in the folder, if there is one
@@ -851,5 +890,6 @@ def main(
     end_with_parent()
     here = dict(device_batch_size=device_batch_size, checkpoint_every=checkpoint_every,
                 strategy=strategy, trackers=trackers, compile=compile, checkpointing=checkpointing)
-    work(run_dir, tokens, preset, read_changes(changes), here, resume, max_minutes, cpu)
+    work(run_dir, tokens, preset, read_changes(changes), here, resume, max_minutes, cpu,
+         tokenizer_from)
     PartialState().destroy_process_group()
