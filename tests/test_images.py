@@ -1165,7 +1165,10 @@ def test_image_size_is_checked(size):
 
 
 def test_unknown_names_and_missing_downloads(tmp_path):
-    with pytest.raises(ValueError, match="data = 'imagenette' .*'digits', 'mnist'"):
+    with pytest.raises(
+        ValueError,
+        match="data = 'imagenette' is not allowed: it must be one of digits, mnist, .* or an existing folder",
+    ):
         open_data("imagenette")
     with pytest.raises(ValueError, match="download=True"):
         open_data("mnist", root=tmp_path)

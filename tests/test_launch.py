@@ -200,7 +200,7 @@ def test_the_output_of_a_child_is_read_as_it_is_written(tmp_path, monkeypatch, e
 def test_a_wheel_has_no_run_notebooks(tmp_path, monkeypatch):
     assert notebook_path("train").is_file()
     monkeypatch.setattr(launch, "PROJECT", tmp_path)
-    with pytest.raises(InvalidValue, match=r"notebook = .*train\.ipynb.* `pip install -e \.`"):
+    with pytest.raises(InvalidValue, match=r"notebook = .*train\.ipynb.* `make setup`"):
         notebook_path("train")
 
 

@@ -57,7 +57,10 @@ def test_pretokenize(given, tmp_path, crops, processes, count):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(crop="ten"), "parameter = 'crop' is not allowed: it must be one of"),
+        (
+            dict(crop="ten"),
+            "parameter = 'crop' is not allowed: did you mean 'crops'? It must be one of",
+        ),
         (dict(crops="five"), "crops = 'five' is not allowed: it must be one of ten, centre, one"),
         (
             dict(tokenizer="/no/such/run"),

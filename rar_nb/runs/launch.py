@@ -50,7 +50,7 @@ def notebook_path(name: str) -> Path:
     "The path of a run notebook; `InvalidValue` where only the library was installed."
     path = PROJECT / 'nbs' / f'{name}.ipynb'
     require(path.is_file(), 'notebook', str(path), "an existing file, but a wheel brings none: get "
-            "the project's folder, and run `pip install -e .` in it")
+            "the project's folder, and run `make setup` in it")
     return path
 
 
