@@ -4,9 +4,10 @@ A kernel of a run notebook spends 8 s on imports before anything of its own happ
 standard library's fork server imports the library once, and each kernel is a process forked from
 it, with a namespace, random state, environment and working directory of its own. The programs that
 a run starts are forked, too (forks.py). No run sees anything of another, as with kernels started
-by hand, except for modules that are imported already. What they would hide (an import that is
-missing, a kernel that does not start) is seen by the tests that ask for `as_a_user_does`: at least
-one run and one refusal per notebook.
+by hand, except for modules that are imported already, and for the classifier of an evaluation,
+which takes ten steps in place of a hundred. What this would hide (an import that is missing, a
+kernel that does not start) is seen by the tests that ask for `as_a_user_does`: at least one run and
+one refusal per notebook.
 """
 
 import multiprocessing
@@ -20,6 +21,7 @@ from pathlib import Path
 import papermill
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
+import rar_nb.evaluation as evaluation
 import rar_nb.runs.launch as launch
 from tests.forks import FORKS, POPEN, server_address, start_server, use_server
 
@@ -108,6 +110,7 @@ def be_a_kernel(
     if address is not None:
         use_server(address)
         launch.subprocess = POPEN
+        evaluation.LEAST_STEPS = 10  # no test of a run asks how good a judge the classifier is
     IPKernelApp.launch_instance(
         [*arguments, f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR"]
     )

@@ -364,7 +364,8 @@ def test_wrong_classes_are_caught_by_the_classifier_only(digits):
     assert wrong == pytest.approx(right)
 
 
-def test_a_missing_classifier_is_trained(digits):
+def test_a_missing_classifier_is_trained(digits, monkeypatch):
+    monkeypatch.setattr(evaluation, "LEAST_STEPS", 10)
     images = stack_images(digits.validation, range(0, 500, 25))
     classes = torch.from_numpy(digits.validation.targets[::25])
     numbers, classifier = evaluate_samples(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from papermill.exceptions import PapermillExecutionError
 
+import rar_nb.evaluation as evaluation
 from rar_nb.data.images import Digits
 from rar_nb.pretrained.checkpoints import save_weights
 from rar_nb.pretrained.presets import get_preset, save_run_config
@@ -194,6 +195,7 @@ def run_cells(folder, parameters):
     import matplotlib
 
     matplotlib.use("agg")
+    evaluation.LEAST_STEPS = 10  # as in kernels.py
     namespace = {"__name__": "__main__"}
     for cell in nbformat.read(NBS / "evaluate.ipynb", 4).cells:
         if cell.cell_type == "code":
