@@ -6,10 +6,11 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 from rar_nb.data.images import Digits
 from rar_nb.pretrained.presets import get_preset, resolve
-from rar_nb.support import InvalidValue
+from rar_nb.support import InvalidValue, Stopped
 from tests.kernels import NBS
 from tests.tools import rule
 
@@ -192,3 +193,27 @@ def test_the_rule_is_tried_with_the_model_of_the_notebook(tmp_path):
     changed.write_text(re.sub(r"hidden_size=\d+", "hidden_size=7", text), encoding="utf-8")
     found = rule.settings_of("smaller", changed)
     assert found == rule.settings_of("smaller") | dict(hidden_size=7)
+
+
+@pytest.mark.parametrize(
+    "ename, raised",
+    [
+        ("Stopped", Stopped),
+        ("InvalidValue", InvalidValue),
+        ("KeyError", PapermillExecutionError),
+    ],
+)
+def test_what_train_refuses_is_one_sentence_here(tmp_path, monkeypatch, ename, raised):
+    """The traceback of another error is needed, so it stays."""
+    folder = make_folder(tmp_path / "images", ["a", "b"], 40)
+    given = dict(folder=folder, preset="tiny", image_size=28, run_dir=str(tmp_path / "run"))
+    notebook, _ = run("run_notebook('train'", **given)
+
+    def fail(*_, **__):
+        raise PapermillExecutionError(4, 4, "train()", ename, "the sentence", ["a", "traceback"])
+
+    notebook["papermill"] = SimpleNamespace(execute_notebook=fail)
+    with pytest.raises(raised) as error:
+        notebook["run_notebook"]("train", {})
+    assert (str(error.value) == "the sentence") == (raised is not PapermillExecutionError)
+    assert error.value.__cause__ is None
