@@ -825,6 +825,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'rar_nb.reports.published.row_cells': ( 'published.html#row_cells',
                                                                                   'rar_nb/reports/published.py')},
             'rar_nb.reports.report': { 'rar_nb.reports.report.Point': ('report.html#point', 'rar_nb/reports/report.py'),
+                                       'rar_nb.reports.report.are_digits': ('report.html#are_digits', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.as_text': ('report.html#as_text', 'rar_nb/reports/report.py'),
                                        'rar_nb.reports.report.classifier_caution': ( 'report.html#classifier_caution',
                                                                                      'rar_nb/reports/report.py'),

@@ -255,7 +255,7 @@ def test_the_page_says_how_many_images_and_which_weights():
         sweep_samples=200,
     )
     for text in (
-        "in 1.0 minutes, without what an earlier call had finished.",
+        "in 1.0 minutes, not counting what an earlier call had finished.",
         "against with_images.npz. Real images compared with: 10,000.",
         "The classifier is one that was trained here, on 270 training images.",
         "Each point was measured with 200 images of its own",

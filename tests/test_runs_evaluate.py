@@ -215,7 +215,8 @@ def what_it_wrote(folder):
     numbers = json.loads(found.pop("evaluation.json"))
     page = found.pop("report.md").decode().splitlines()
     other = ("seconds", "date", "commit", "changed")
-    page = [line for line in page if not any(w in line for w in (" minutes.", "out_dir", "commit"))]
+    varies = (" minutes, ", "out_dir", "commit")
+    page = [line for line in page if not any(words in line for words in varies)]
     return found, {name: value for name, value in numbers.items() if name not in other}, page
 
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PROXY', 'DIGITS_CLASSIFIER', 'DIGITS_CLASSIFIER_SHA256', 'DIGITS_SHAPE', 'DIGITS_HASH', 'AXES', 'PROTOCOL', 'FORMATS',
            'SHOWN', 'plot_training', 'losses_at_turns', 'classifier_caution', 'evaluation_table', 'training_hash',
-           'digits_classifier', 'classifier_for', 'plot_nearest', 'sweep_points', 'Point', 'read_point', 'run_sweep',
-           'plot_line', 'plot_heat_map', 'plot_sweep', 'run_metadata', 'differences', 'imagenet_entries', 'as_text',
-           'metrics_section', 'sweep_section', 'configuration_section', 'metadata_section', 'report_page',
+           'digits_classifier', 'are_digits', 'classifier_for', 'plot_nearest', 'sweep_points', 'Point', 'read_point',
+           'run_sweep', 'plot_line', 'plot_heat_map', 'plot_sweep', 'run_metadata', 'differences', 'imagenet_entries',
+           'as_text', 'metrics_section', 'sweep_section', 'configuration_section', 'metadata_section', 'report_page',
            'plot_images', 'first_of_each', 'run_images', 'set_folder', 'read_set', 'stack_pictures',
            'papermill_command', 'plot_agreement']
 
@@ -195,6 +195,17 @@ def digits_classifier() -> SmallCNN:  # in eval mode
     return classifier.eval()
 
 
+def are_digits(
+    images: torch.Tensor,  # uint8 [N, C, H, W]
+    labels,  # [N], from 0 to num_classes - 1
+    num_classes: int,
+) -> bool:
+    "Whether these are the training images of the bundled digits, pixel for pixel."
+    labels = check_image_labels(images, labels, num_classes)
+    same_sizes = tuple(images.shape) == DIGITS_SHAPE and num_classes == 10
+    return same_sizes and training_hash(images, labels) == DIGITS_HASH
+
+
 @checked
 def classifier_for(
     images: torch.Tensor,  # uint8 [N, C, H, W], training images
@@ -204,9 +215,7 @@ def classifier_for(
     device: torch.device | str = 'cpu',
 ) -> SmallCNN:  # in eval mode
     "The classifier that comes with the digits if these are the digits, or else a new one."
-    labels = check_image_labels(images, labels, num_classes)
-    same_sizes = tuple(images.shape) == DIGITS_SHAPE and num_classes == 10
-    if not same_sizes or training_hash(images, labels) != DIGITS_HASH:
+    if not are_digits(images, labels, num_classes):
         if progress:
             print(f'classifier: trained here, on {len(images):,} training images')
         return train_classifier(images, labels, num_classes, progress=progress, device=device)
@@ -550,7 +559,8 @@ def report_page(
     parts = [f'# Evaluation: {markdown_text(Path(run.data).name)}',
              f"{markdown_text(images)}. The preset is {markdown_text(run.preset)}. Measured on "
              f"{metadata['date']} with {markdown_text(metadata['device'])}, "
-             f"in {seconds / 60:.1f} minutes, without what an earlier call had finished."]
+             f"in {seconds / 60:.1f} minutes, not counting what an earlier call had "
+             "finished."]
     if metrics is not None:
         parts += metrics_section(metrics, against, notes, run.preset)
     if proxy is not None:
